@@ -1,0 +1,147 @@
+"""One database behind two dialects: engines, transactions, upserts, and the time that all processes share.
+
+SQLite and PostgreSQL run the same statements. What differs is here, and in the two inboxes of ``service/store.py``.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, func, literal
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql import ColumnElement
+from sqlmodel import Session, SQLModel
+from sqlmodel.sql.sqltypes import UTCDateTime
+
+from runtime.clock import Clock, utcnow
+from runtime.errors import OutOfReachError
+
+BUSY_SECONDS = 15
+"""How long SQLite waits for its write lock: far longer than any transaction here takes."""
+
+STATEMENT_SECONDS = 8
+"""How long PostgreSQL may take over one statement: a webhook must be answered within Meld's 10 s."""
+
+Insert = postgresql.Insert | sqlite.Insert
+
+
+class Database:
+    """The way to the rows. One per process; threads share it.
+
+    Args:
+        url: ``sqlite:///...`` or ``postgresql://...``.
+        pool_size: How many connections to PostgreSQL may be open at once.
+        clock: Given, all times are taken from it; by default PostgreSQL's own clock serves all processes, so that
+            no machine's skew matters, and SQLite, which lives on one machine, is served by that machine's.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, clock: Clock | None = None) -> None:
+        parsed = make_url(url)
+        self.is_postgres = parsed.get_backend_name() == "postgresql"
+        self._clock = clock
+        if self.is_postgres:
+            self._writer = _postgres_engine(parsed, pool_size)
+            self._reader = self._writer
+        else:
+            self._writer = _sqlite_engine(parsed, "BEGIN IMMEDIATE", pool_size)
+            self._reader = _sqlite_engine(parsed, "BEGIN", pool_size)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that writes; for migrations and for the inbox, which speaks to the driver itself."""
+        return self._writer
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open a transaction that writes. It commits at the end, or rolls back and raises.
+
+        Raises:
+            OutOfReachError: Where the database does not answer.
+        """
+        with self._session(self._writer) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a transaction that only reads.
+
+        Raises:
+            OutOfReachError: Where the database does not answer.
+        """
+        with self._session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def _session(self, engine: Engine) -> Iterator[Session]:
+        try:
+            with Session(engine, expire_on_commit=False) as session:
+                yield session
+        except DBAPIError as error:
+            if is_out_of_reach(error):
+                raise OutOfReachError(
+                    "The database does not answer. Is it running, and is DATABASE_URL right?"
+                ) from error
+            raise
+
+    def now(self, seconds: float = 0) -> ColumnElement[datetime]:
+        """Return the present, or the time ``seconds`` from it, for use inside a statement."""
+        if self.is_postgres and self._clock is None:
+            present: ColumnElement[datetime] = func.statement_timestamp(type_=UTCDateTime())
+            return present + func.make_interval(0, 0, 0, 0, 0, 0, seconds) if seconds else present
+        return literal((self._clock or utcnow)() + timedelta(seconds=seconds), UTCDateTime())
+
+    def insert(self, table: type[SQLModel]) -> Insert:
+        """Return the dialect's ``INSERT``, which knows ``on_conflict_do_...``."""
+        return postgresql.insert(table) if self.is_postgres else sqlite.insert(table)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._writer.dispose()
+        self._reader.dispose()
+
+
+def is_out_of_reach(error: DBAPIError) -> bool:
+    """Return whether an error says that the database is away, not that the statement is wrong."""
+    return isinstance(error, OperationalError) or error.connection_invalidated
+
+
+def _postgres_engine(url: URL, pool_size: int) -> Engine:
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=STATEMENT_SECONDS,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        connect_args={
+            "connect_timeout": 5,
+            "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c timezone=UTC",
+            "application_name": "meldwatch",
+            # A machine that vanished must not hold a thread for the kernel's two hours.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": STATEMENT_SECONDS * 1000,
+        },
+    )
+
+
+def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=pool_size, max_overflow=0)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _entry: ConnectionPoolEntry) -> None:  # noqa: ANN401 - sqlite3's, untyped here
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
+        # NORMAL may lose commits that were already answered with 200 when the power fails.
+        connection.execute("PRAGMA synchronous = FULL")
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's, used for one call
+        connection.exec_driver_sql(begin)
+
+    return engine

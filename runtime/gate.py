@@ -1,0 +1,74 @@
+"""The shared pause on reads of Meld: one row, heeded by every process that reads.
+
+It closes when Meld says wait (429), refuses our credentials (401, 403), or fails for one connection after another.
+While it is closed nobody begins a read; when its time is up one reader goes ahead to probe, and a good answer opens
+it for all.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import or_, update
+from sqlmodel import Session, col, select
+
+from runtime.database import Database
+from schemas.tables import Gate
+
+NAME = "meld"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why reads rest, since when and until when; what is not paused has no ``Pause``."""
+
+    reason: str
+    detail: str
+    since: datetime
+    until: datetime
+
+
+def current(session: Session) -> Pause | None:
+    """Return the pause that is on, also when its time is up and only a probe may go ahead."""
+    row = session.exec(select(Gate).where(Gate.name == NAME)).first()
+    if row is None or row.paused_until is None or row.since is None:
+        return None
+    return Pause(row.reason or "", row.detail or "", row.since, row.paused_until)
+
+
+def enter(database: Database, session: Session, probe_seconds: float) -> bool:
+    """Return whether a read may begin now. Where a pause has run out, the first to ask is let in to probe.
+
+    Args:
+        database: The database.
+        session: An open transaction that writes.
+        probe_seconds: How long the others wait for the probe's answer.
+    """
+    if current(session) is None:
+        return True
+    probe = update(Gate).where(col(Gate.name) == NAME, col(Gate.paused_until) <= database.now())
+    return session.exec(probe.values(paused_until=database.now(probe_seconds))).rowcount == 1
+
+
+def open_(session: Session) -> None:
+    """Note a good answer: end the pause and forget the failures before it."""
+    dirty = or_(col(Gate.failures) > 0, col(Gate.paused_until).is_not(None))
+    clean = {"failures": 0, "connection_id": None, "reason": None, "detail": None, "since": None, "paused_until": None}
+    session.exec(update(Gate).where(col(Gate.name) == NAME, dirty).values(**clean))
+
+
+def count(session: Session, connection_id: str) -> int:
+    """Count a failure that may speak of Meld as a whole, and return how many there were in a row.
+
+    A connection that fails again and again counts once: that speaks of the connection.
+    """
+    another = or_(col(Gate.connection_id).is_(None), col(Gate.connection_id) != connection_id)
+    statement = update(Gate).where(col(Gate.name) == NAME, another)
+    session.exec(statement.values(failures=Gate.failures + 1, connection_id=connection_id))
+    return session.exec(select(Gate.failures).where(Gate.name == NAME)).one()
+
+
+def close(database: Database, session: Session, *, reason: str, detail: str, seconds: float) -> None:
+    """Pause all reads for ``seconds`` from now. A pause that is on keeps its beginning."""
+    since = session.exec(select(Gate.since).where(Gate.name == NAME)).one()
+    values = {"reason": reason, "detail": detail, "paused_until": database.now(seconds)}
+    session.exec(update(Gate).where(col(Gate.name) == NAME).values(since=since or database.now(), **values))

@@ -1,0 +1,93 @@
+"""The work owed to connections: how jobs are locked and raised, by whoever learns that a connection may have changed.
+
+A transaction that touches several job rows locks them first, in the order of their ids; so does the inbox. None can
+deadlock another.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, or_
+from sqlmodel import Session, col, select
+
+from runtime.database import Database
+from schemas.jobs import Trigger
+from schemas.tables import Job
+
+WOKEN_SECONDS = 30
+"""A job whose worker was called this recently is not called again: the message is still on its way."""
+
+
+def lock(database: Database, session: Session, ids: Collection[str]) -> None:
+    """Lock the job rows of these connections until the transaction ends; rows that are missing are made first.
+
+    They are made before anything is locked: a row that another transaction is just making cannot be seen, hence not
+    locked in order, and would be waited for later while holding locks that the other waits for.
+    """
+    ordered = sorted(set(ids))
+    now = database.now()
+    rows = [_idle(connection_id, now) for connection_id in ordered]
+    session.exec(database.insert(Job).values(rows).on_conflict_do_nothing(index_elements=["connection_id"]))
+    statement = select(Job.connection_id).where(col(Job.connection_id).in_(ordered)).order_by(col(Job.connection_id))
+    session.exec(statement.with_for_update()).all()
+
+
+def raise_jobs(
+    database: Database, session: Session, ids: Collection[str], trigger: Trigger, *, due_in: float = 0
+) -> list[str]:
+    """Ask for a read of each connection; return those whose worker should be called after the commit.
+
+    A job that is already owed is asked for once more: a read that is under way may have begun too early. Being
+    raised never puts a due read off.
+
+    Args:
+        database: The database.
+        session: An open transaction that writes.
+        ids: The connections, known or unknown.
+        trigger: Why.
+        due_in: Seconds from now before which the read shall not begin; then the clock calls the worker.
+    """
+    if not ids:
+        return []
+    now, due = database.now(), database.now(due_in)
+    rows = [
+        {**_idle(connection_id, now), "requested": 1, "trigger": trigger, "due_at": due}
+        | {"woken_at": None if due_in else now}
+        for connection_id in sorted(set(ids))
+    ]
+    insert = database.insert(Job).values(rows)
+    upsert = insert.on_conflict_do_update(
+        index_elements=["connection_id"],
+        set_={
+            "requested": Job.requested + 1,
+            "trigger": trigger,
+            "raised_at": now,
+            "due_at": case((col(Job.due_at) < due, Job.due_at), else_=due),
+            "woken_at": None if due_in else case((callable_now(database), now), else_=Job.woken_at),
+            "attempts": case((col(Job.failed_at).is_not(None), 0), else_=Job.attempts),
+            "failed_at": None,
+        },
+    ).returning(col(Job.connection_id), col(Job.woken_at) == col(Job.raised_at))
+    return [connection_id for connection_id, called in session.exec(upsert).all() if called]
+
+
+def callable_now(database: Database) -> ColumnElement[bool]:
+    """Whether a job's worker should be called: nobody is at work on it, and no call is on its way."""
+    return and_(
+        or_(col(Job.leased_until).is_(None), col(Job.leased_until) < database.now()),
+        or_(col(Job.woken_at).is_(None), col(Job.woken_at) < database.now(-WOKEN_SECONDS)),
+    )
+
+
+def _idle(connection_id: str, now: ColumnElement[Any]) -> dict[str, Any]:
+    return {
+        "connection_id": connection_id,
+        "requested": 0,
+        "completed": 0,
+        "trigger": "webhook",
+        "raised_at": now,
+        "due_at": None,
+        "woken_at": None,
+        "attempts": 0,
+        "rechecks": 0,
+    }

@@ -1,0 +1,72 @@
+"""Logs: one line per fact, as JSON or for a terminal, whichever library speaks."""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from runtime.redact import is_secret
+
+_QUIET = ("pika", "httpcore2", "httpx2", "dramatiq", "uvicorn.access", "alembic")
+
+
+def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
+    """Send every log through one formatter. Called once, by the process that starts.
+
+    Args:
+        log_format: ``json``, ``console`` or ``auto`` (console on a terminal).
+        stream: Where the lines go.
+    """
+    is_console = log_format == "console" or (log_format == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _redact,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    # Locals of a traceback hold headers and bodies: they are never shown.
+    traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    renderer: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        if is_console
+        else [structlog.processors.ExceptionRenderer(traceback), structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _drop_colour],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def get(name: str) -> structlog.stdlib.BoundLogger:
+    """Return the logger of a module."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+def _redact(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    for key in entry:
+        if is_secret(key):
+            entry[key] = "***"
+    return entry
+
+
+def _drop_colour(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    entry.pop("color_message", None)
+    return entry

@@ -1,0 +1,200 @@
+"""The client of Meld's connection endpoints: every answer, or none, becomes a value with a policy of its own.
+
+It only ever reads. Meld's ``refresh`` is chargeable and is never called.
+"""
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import SecretStr, ValidationError
+
+from runtime.clock import Clock, utcnow
+from runtime.http import Answer, Exchange, ExchangeError
+from runtime.parse import ParseError, clean, parse
+from runtime.redact import redact
+from runtime.settings import Settings
+from schemas.meld import (
+    Absent,
+    Found,
+    Outcome,
+    Page,
+    PageOutcome,
+    Refused,
+    Snapshot,
+    Throttled,
+    Unavailable,
+    Unreadable,
+)
+
+CONNECTION_BYTES = 4 * 1024 * 1024
+PAGE_BYTES = 64 * 1024 * 1024
+PAGE_LIMIT = 100
+"""Items a page: Meld's maximum."""
+
+EVIDENCE_CHARACTERS = 200
+_LONG_WORD = re.compile(r"[\w+/=.-]{12,}")
+LONGEST_PAUSE_SECONDS = 3600.0
+"""More than this is not believed of a ``Retry-After``."""
+
+
+class Meld:
+    """Meld's API, as far as a mirror needs it. Threads share one.
+
+    Args:
+        url: The API's base, without a slash at its end.
+        authorization: The exact ``Authorization`` header.
+        version: ``Meld-Version``, a date; None for the account's default.
+        timeout_seconds: The bound on one exchange, in all.
+        connections: How many exchanges may be under way at once.
+        clock: Read only for a ``Retry-After`` that names a time of day.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        authorization: SecretStr,
+        version: str | None,
+        timeout_seconds: float,
+        connections: int,
+        clock: Clock = utcnow,
+    ) -> None:
+        self._url = url + "/bank-linking/connections"
+        self._headers = {
+            "Authorization": authorization.get_secret_value(),
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "meldwatch",
+        }
+        if version is not None:
+            self._headers["Meld-Version"] = version
+        self._seconds = timeout_seconds
+        self._exchange = Exchange(connections=connections)
+        self._clock = clock
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, connections: int) -> "Meld":
+        """Return the client that the settings describe; ``require`` has seen to the credentials."""
+        assert settings.authorization is not None
+        return cls(
+            url=settings.meld_api_url,
+            authorization=settings.authorization,
+            version=settings.meld_version,
+            timeout_seconds=settings.meld_timeout_seconds,
+            connections=connections,
+        )
+
+    def read(self, connection_id: str) -> Outcome:
+        """Read one connection: one GET, bounded in time and size. Never raises for what Meld does."""
+        answer = self._get(f"{self._url}/{_segment(connection_id)}", None, CONNECTION_BYTES)
+        if not isinstance(answer, Answer):
+            return answer
+        if answer.status in {404, 410}:
+            return Absent()
+        document = _document(answer)
+        if isinstance(document, Unreadable):
+            return document
+        try:
+            snapshot = Snapshot.from_document(redact(document))
+        except (ValidationError, RecursionError) as error:
+            return Unreadable(_why(error))
+        if snapshot.id != connection_id:
+            return Unreadable("the answer is another connection's")
+        return Found(snapshot)
+
+    def page(self, *, after: str | None = None, limit: int = PAGE_LIMIT) -> PageOutcome:
+        """Read one page of the list of all connections, of ``limit`` items, behind the key ``after``."""
+        query: dict[str, str | int] = {"limit": limit}
+        if after is not None:
+            query["after"] = after
+        answer = self._get(self._url, query, PAGE_BYTES)
+        if not isinstance(answer, Answer):
+            return answer
+        document = _document(answer)
+        if isinstance(document, Unreadable):
+            return document
+        items = document.get("connections")
+        if not isinstance(items, list):
+            return Unreadable("the list has no connections in it")
+        snapshots = [snapshot for snapshot in map(_item, items) if snapshot is not None]
+        remaining = document.get("remaining")
+        last = items[-1].get("key") if items and isinstance(items[-1], dict) else None
+        goes_on = isinstance(last, str) and bool(items) and remaining != 0
+        return Page(tuple(snapshots), len(items) - len(snapshots), last if goes_on else None)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._exchange.close()
+
+    def _get(
+        self, url: str, query: dict[str, str | int] | None, limit: int
+    ) -> Answer | Throttled | Unavailable | Refused:
+        try:
+            answer = self._exchange.get(url, query=query, headers=self._headers, seconds=self._seconds, limit=limit)
+        except ExchangeError as error:
+            return Unavailable(str(error))
+        if answer.status == 429:  # noqa: PLR2004 - a status code
+            return Throttled(self._retry_after(answer))
+        if answer.status in {401, 403}:
+            return Refused(f"Meld answered {answer.status}")
+        if answer.status not in {200, 404, 410}:
+            return Unavailable(f"Meld answered {answer.status}", self._retry_after(answer))
+        return answer
+
+    def _retry_after(self, answer: Answer) -> float | None:
+        """Return the seconds of a ``Retry-After``, which may be a number or a date."""
+        value = answer.headers.get("retry-after", "").strip()
+        try:
+            seconds = float(value) if value.isdigit() else (_date(value) - self._clock()).total_seconds()
+        except (ValueError, OverflowError):
+            return None
+        return min(max(seconds, 0.0), LONGEST_PAUSE_SECONDS)
+
+
+def _date(value: str) -> datetime:
+    date = parsedate_to_datetime(value)
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+
+
+def _segment(connection_id: str) -> str:
+    """Quote an id for a path. Alone, dots would be taken for the folders ``.`` and ``..``."""
+    quoted = quote(connection_id, safe="")
+    return quoted.replace(".", "%2E") if connection_id in {".", ".."} else quoted
+
+
+def _document(answer: Answer) -> dict[str, Any] | Unreadable:
+    if answer.status != 200:  # noqa: PLR2004 - a status code
+        return Unreadable(f"Meld answered {answer.status}")
+    if answer.is_cut:
+        return Unreadable("the answer is larger than allowed")
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        return Unreadable("the answer is compressed although that was not asked for")
+    try:
+        document = parse(answer.body)
+    except ParseError as error:
+        return Unreadable(f"the answer is {error}", _evidence(answer.body))
+    if not isinstance(document, dict):
+        return Unreadable("the answer is JSON but no object")
+    return document
+
+
+def _evidence(body: bytes) -> str:
+    """Return the beginning of a body that could not be read, hence not be redacted: nothing long enough for a key."""
+    return _LONG_WORD.sub("...", clean(body[:EVIDENCE_CHARACTERS].decode("utf-8", errors="replace")))
+
+
+def _item(item: object) -> Snapshot | None:
+    try:
+        return Snapshot.from_document(redact(item)) if isinstance(item, dict) else None
+    except (ValidationError, RecursionError):
+        return None
+
+
+def _why(error: ValidationError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "the answer is nested too deep"
+    fields = ", ".join(str(item["loc"][0]) for item in error.errors(include_input=False, include_url=False))
+    return f"the answer is no connection: see {fields}"

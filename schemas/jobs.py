@@ -1,0 +1,9 @@
+"""The names that the web side and the workers share: queues, actors, triggers. Messages carry ids only."""
+
+from typing import Literal
+
+REFRESH = "refresh"
+"""The actor, and its queue, that reads one connection again: ``refresh(connection_id: str)``."""
+
+Trigger = Literal["webhook", "sibling", "recheck", "reconcile", "replay", "operator", "clock"]
+"""Why a read was asked for; an event's ``cause.trigger``."""

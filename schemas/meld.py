@@ -1,0 +1,180 @@
+"""Meld's connection object as we read it, and what a read of Meld can come to.
+
+Source: Meld's reference of ``GET /bank-linking/connections/{id}``. Status and reason are open strings, kept as they
+come; ``null``, absent and ``[]`` mean the same; fields that we do not know stay in ``document``.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from schemas.webhook import DELETED
+
+EXPIRED = "EXPIRED"
+IN_PROGRESS = "IN_PROGRESS"
+TERMINAL = frozenset({DELETED, EXPIRED})
+
+_DATETIME = TypeAdapter(datetime)
+
+
+def _lenient_text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _lenient_texts(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list | tuple) else ()
+
+
+def _lenient_mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def lenient_time(value: object) -> datetime | None:
+    """Return an aware time from ISO 8601 text with any number of fraction digits; None where it is none."""
+    try:
+        time = _DATETIME.validate_python(value) if isinstance(value, str) else None
+    except ValidationError:
+        return None
+    return time if time is not None and time.tzinfo is not None else None
+
+
+def _none_to_empty(value: object) -> object:
+    return () if value is None else value
+
+
+# What the mirror's truth hangs on is strict: a wrong type there makes the answer unreadable. The rest is lenient.
+Text = Annotated[str | None, BeforeValidator(_lenient_text)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_lenient_texts)]
+Time = Annotated[datetime | None, BeforeValidator(lenient_time)]
+
+
+class Snapshot(BaseModel):
+    """One connection as one read of Meld showed it.
+
+    ``document`` is Meld's whole answer, already without secrets and without the list's ``key``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=False)
+
+    id: str = Field(min_length=1)
+    account_id: Text = Field(default=None, alias="accountId")
+    customer_id: Text = Field(default=None, alias="customerId")
+    external_customer_id: Text = Field(default=None, alias="externalCustomerId")
+    institution_id: Text = Field(default=None, alias="institutionId")
+    institution_name: Text = Field(default=None, alias="institutionName")
+    status: str = Field(min_length=1)
+    status_reason: str | None = Field(default=None, alias="statusReason")
+    active_duplicate_id: str | None = Field(default=None, alias="activeDuplicateConnectionId")
+    listed_duplicate_ids: Annotated[tuple[str, ...], BeforeValidator(_none_to_empty)] = Field(
+        default=(), alias="duplicateConnectionIds"
+    )
+    products: Texts = ()
+    optional_products: Texts = Field(default=(), alias="optionalProducts")
+    regions: Texts = ()
+    service_provider_details: Annotated[dict[str, Any], BeforeValidator(_lenient_mapping)] = Field(
+        default_factory=dict, alias="serviceProviderDetails"
+    )
+    created_at: Time = Field(default=None, alias="createdAt")
+    aggregated_at: Time = Field(default=None, alias="successfullyAggregatedAt")
+    document: dict[str, Any] = Field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """The answer's fingerprint: two reads with one digest saw the same."""
+        canonical = json.dumps(self.document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def duplicate_ids(self) -> tuple[str, ...]:
+        """The other members of the group, in Meld's order, each once, without the connection itself."""
+        return tuple(dict.fromkeys(item for item in self.listed_duplicate_ids if item and item != self.id))
+
+    @property
+    def primary_duplicate_id(self) -> str | None:
+        """The member that Meld keeps up to date; None where the connection has no duplicates."""
+        return self.active_duplicate_id or None
+
+    @property
+    def service_provider(self) -> str | None:
+        """The provider's name, where the details say one."""
+        return _lenient_text(self.service_provider_details.get("serviceProvider"))
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "Snapshot":
+        """Read Meld's answer, from which secrets are already gone.
+
+        Raises:
+            pydantic.ValidationError: Where the answer is no connection.
+        """
+        kept = {key: value for key, value in document.items() if key != "key"}
+        return cls.model_validate({**kept, "document": kept})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Meld answered with the connection."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Meld answered 404: deleted, or the wrong environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Meld answered 429. ``retry_after`` is in seconds, None where Meld named no time."""
+
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Meld could not be reached, took too long, or answered with an error of its own (5xx and the unforeseen)."""
+
+    detail: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Meld answered 401 or 403; both mean credentials."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Meld answered 200 with something that is not the connection that was asked for. ``evidence`` is its beginning."""
+
+    detail: str
+    evidence: str = ""
+
+
+Outcome = Found | Absent | Throttled | Unavailable | Refused | Unreadable
+"""What a read of one connection came to; each has its own policy in ``workers/policy.py``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of Meld's list.
+
+    Attributes:
+        snapshots: The connections of the page that could be read.
+        unreadable: How many items could not.
+        after: The key to go on after; None on the last page.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+    unreadable: int
+    after: str | None
+
+
+PageOutcome = Page | Throttled | Unavailable | Refused | Unreadable
+"""What a read of one page of the list came to."""

@@ -1,0 +1,212 @@
+"""The database's rows: what is stored, and what one row of each table means.
+
+These classes are rows and nothing else: they are never parsed into (``table=True`` does not validate) and never sent
+out. Steps are nullable timestamps, so that no status column can contradict them. No foreign keys: retention removes
+old rows of one table while others keep naming them.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+# Batch migrations on SQLite find constraints by name, so every one has a name.
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+METADATA: MetaData = SQLModel.metadata
+
+Big = BigInteger().with_variant(Integer, "sqlite")
+# Ids compare byte by byte, as Python does: every transaction locks rows in one order, and cursors page in it.
+Key = String().with_variant(String(collation="C"), "postgresql")
+Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Webhook(SQLModel, table=True):
+    """A verified delivery, exactly as it came: the inbox. A repeat of ``event_id`` only counts ``deliveries`` up."""
+
+    __tablename__ = "webhook"
+    __table_args__ = (
+        Index("ix_webhook_connection_id_id", "connection_id", "id"),
+        Index(
+            "ix_webhook_pending",
+            "connection_id",
+            sqlite_where=text("processed_at IS NULL AND ignored_at IS NULL"),
+            postgresql_where=text("processed_at IS NULL AND ignored_at IS NULL"),
+        ),
+        Index(
+            "ix_webhook_hint",
+            "connection_id",
+            "occurred_at",
+            sqlite_where=text("hint_status IS NOT NULL"),
+            postgresql_where=text("hint_status IS NOT NULL"),
+        ),
+        # Ids are never used again, also not after retention removed the newest row.
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(Big, primary_key=True, autoincrement=True))
+    event_id: str = Field(sa_type=Key, unique=True)
+    type: str | None = None
+    account_id: str | None = None
+    connection_id: str | None = Field(default=None, sa_type=Key)
+    hint_status: str | None = None
+    occurred_at: datetime | None = None
+    signed_at: datetime
+    received_at: datetime
+    url: str
+    headers: dict[str, str] = Field(sa_column=Column(Document, nullable=False))
+    body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    deliveries: int = 1
+    delivered_at: datetime
+    processed_at: datetime | None = None
+    ignored_at: datetime | None = None
+    failed_at: datetime | None = None
+    error: str | None = None
+
+
+class Job(SQLModel, table=True):
+    """The work owed to one connection: ``requested > completed`` means that a read of Meld is owed."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        Index(
+            "ix_job_due",
+            "due_at",
+            sqlite_where=text("requested > completed"),
+            postgresql_where=text("requested > completed"),
+        ),
+    )
+
+    connection_id: str = Field(sa_type=Key, primary_key=True)
+    requested: int = Field(default=0, sa_column=Column(Big, nullable=False))
+    completed: int = Field(default=0, sa_column=Column(Big, nullable=False))
+    trigger: str
+    raised_at: datetime
+    due_at: datetime | None = None
+    woken_at: datetime | None = None
+    attempts: int = 0
+    rechecks: int = 0
+    lease_token: str | None = None
+    leased_until: datetime | None = None
+    failed_at: datetime | None = None
+    error: str | None = None
+
+
+class Connection(SQLModel, table=True):
+    """The mirror of one Meld connection, with Meld's whole answer in ``document``, its secrets removed."""
+
+    __tablename__ = "connection"
+
+    id: str = Field(sa_type=Key, primary_key=True)
+    account_id: str
+    customer_id: str | None = Field(default=None, index=True)
+    external_customer_id: str | None = Field(default=None, index=True)
+    institution_id: str | None = Field(default=None, index=True)
+    institution_name: str | None = None
+    status: str = Field(index=True)
+    status_reason: str | None = None
+    primary_duplicate_id: str | None = None
+    duplicate_ids: list[str] = Field(sa_column=Column(Document, nullable=False))
+    products: list[str] = Field(sa_column=Column(Document, nullable=False))
+    optional_products: list[str] = Field(sa_column=Column(Document, nullable=False))
+    regions: list[str] = Field(sa_column=Column(Document, nullable=False))
+    service_provider: str | None = None
+    service_provider_details: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+    created_at: datetime | None = None
+    aggregated_at: datetime | None = None
+    observed_at: datetime
+    checked_at: datetime
+    sequence: int = Field(default=0, sa_column=Column(Big, nullable=False))
+    digest: str
+    document: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+
+
+class Observation(SQLModel, table=True):
+    """A read that saw something new. Append-only: folding a connection's observations gives its mirror and events."""
+
+    __tablename__ = "observation"
+    __table_args__ = (
+        Index("ix_observation_connection_id_id", "connection_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(Big, primary_key=True, autoincrement=True))
+    connection_id: str = Field(sa_type=Key)
+    generation: int = Field(sa_column=Column(Big, nullable=False))
+    trigger: str
+    webhook_event_ids: list[str] = Field(sa_column=Column(Document, nullable=False))
+    began_at: datetime
+    ended_at: datetime
+    found: bool
+    digest: str
+    document: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+
+
+class Event(SQLModel, table=True):
+    """An internal event. ``position`` is its place in the whole feed, ``sequence`` its place in its connection's."""
+
+    __tablename__ = "event"
+    __table_args__ = (UniqueConstraint("connection_id", "sequence"),)
+
+    position: int = Field(sa_column=Column(Big, primary_key=True, autoincrement=False))
+    id: str = Field(sa_type=Key, unique=True)
+    connection_id: str = Field(sa_type=Key)
+    sequence: int = Field(sa_column=Column(Big, nullable=False))
+    type: str
+    account_id: str
+    time: datetime
+    observation_id: int = Field(sa_column=Column(Big, nullable=False))
+    data: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+
+
+class Counter(SQLModel, table=True):
+    """A number that is taken in commit order. ``feed`` is the last position in use."""
+
+    __tablename__ = "counter"
+
+    name: str = Field(primary_key=True)
+    value: int = Field(sa_column=Column(Big, nullable=False))
+
+
+class Gate(SQLModel, table=True):
+    """The shared pause on reads of Meld: while ``paused_until`` lies ahead, nobody begins a read.
+
+    ``failures`` counts answers that speak of Meld, not of one connection, since the last good one.
+    """
+
+    __tablename__ = "gate"
+
+    name: str = Field(primary_key=True)
+    failures: int = 0
+    connection_id: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+    since: datetime | None = None
+    paused_until: datetime | None = None
+
+
+class Lease(SQLModel, table=True):
+    """Who does a thing that only one process may do at a time, until when, and when it was last done."""
+
+    __tablename__ = "lease"
+
+    name: str = Field(primary_key=True)
+    holder: str
+    until: datetime
+    ran_at: datetime | None = None
