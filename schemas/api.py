@@ -1,0 +1,83 @@
+"""What our own API says: the shapes of ``contract`` section 4, and what makes them from rows."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas import tables
+
+
+class Wire(BaseModel):
+    """A frozen shape that leaves the service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Connection(Wire):
+    """A connection as the mirror has it."""
+
+    id: str
+    account_id: str
+    customer_id: str | None
+    external_customer_id: str | None
+    institution_id: str | None
+    institution_name: str | None
+    status: str = Field(description="Meld's status; an open string.")
+    status_reason: str | None = Field(description="Meld's reason; an open string.")
+    primary_duplicate_id: str | None = Field(
+        description="The member of the duplicate group that Meld keeps up to date; null without duplicates."
+    )
+    duplicate_ids: list[str] = Field(description="The other members of the group, in Meld's order.")
+    products: list[str]
+    optional_products: list[str]
+    regions: list[str]
+    service_provider: str | None
+    service_provider_details: dict[str, Any] = Field(description="As Meld gave them, without credentials.")
+    created_at: datetime | None
+    aggregated_at: datetime | None
+    observed_at: datetime = Field(description="When the read that last changed it began.")
+    checked_at: datetime = Field(description="When the last read began.")
+    sequence: int = Field(description="How many events it has emitted.")
+
+    @classmethod
+    def from_row(cls, row: tables.Connection) -> "Connection":
+        """Make the shape from the mirror's row."""
+        return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
+
+
+WebhookState = Literal["pending", "processed", "ignored", "failed"]
+
+
+class Webhook(Wire):
+    """A stored webhook. ``pending`` waits for a read, ``ignored`` names no connection, ``failed`` may yet be read."""
+
+    event_id: str = Field(description="Meld's eventId; `sha256:<hex of the body>` where there is no usable one.")
+    type: str | None
+    connection_id: str | None
+    account_id: str | None
+    state: WebhookState
+    occurred_at: datetime | None = Field(description="When Meld says that it happened.")
+    signed_at: datetime
+    received_at: datetime
+    deliveries: int = Field(description="How often it came.")
+    delivered_at: datetime = Field(description="When it last came.")
+    processed_at: datetime | None
+    ignored_at: datetime | None
+    failed_at: datetime | None
+    error: str | None
+
+    @classmethod
+    def from_row(cls, row: tables.Webhook) -> "Webhook":
+        """Make the shape from the inbox's row."""
+        fields = {name: getattr(row, name) for name in cls.model_fields if name != "state"}
+        return cls.model_validate({**fields, "state": state_of(row)})
+
+
+def state_of(row: tables.Webhook) -> WebhookState:
+    """Return the state that a webhook's timestamps amount to."""
+    if row.processed_at is not None:
+        return "processed"
+    if row.ignored_at is not None:
+        return "ignored"
+    return "failed" if row.failed_at is not None else "pending"
