@@ -1,0 +1,189 @@
+"""The first tables, and the rows that are always there.
+
+Revision: 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+KEY = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+DOCUMENT = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+TIME = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    """Make all tables, the feed's counter and the gate before Meld."""
+    _webhook()
+    _job()
+    _connection()
+    _observation()
+    _event()
+    _singles()
+
+
+def downgrade() -> None:
+    """Drop all tables."""
+    for table in ("lease", "gate", "counter", "event", "observation", "connection", "job", "webhook"):
+        op.drop_table(table)
+
+
+def _webhook() -> None:
+    op.create_table(
+        "webhook",
+        sa.Column("id", BIG, autoincrement=True, nullable=False),
+        sa.Column("event_id", KEY, nullable=False),
+        sa.Column("type", sa.String()),
+        sa.Column("account_id", sa.String()),
+        sa.Column("connection_id", KEY),
+        sa.Column("hint_status", sa.String()),
+        sa.Column("occurred_at", TIME),
+        sa.Column("signed_at", TIME, nullable=False),
+        sa.Column("received_at", TIME, nullable=False),
+        sa.Column("url", sa.String(), nullable=False),
+        sa.Column("headers", DOCUMENT, nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("deliveries", sa.Integer(), nullable=False),
+        sa.Column("delivered_at", TIME, nullable=False),
+        sa.Column("processed_at", TIME),
+        sa.Column("ignored_at", TIME),
+        sa.Column("failed_at", TIME),
+        sa.Column("error", sa.String()),
+        sa.PrimaryKeyConstraint("id", name="pk_webhook"),
+        sa.UniqueConstraint("event_id", name="uq_webhook_event_id"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_webhook_connection_id_id", "webhook", ["connection_id", "id"])
+    _partial_index(
+        "ix_webhook_pending", "webhook", ["connection_id"], where="processed_at IS NULL AND ignored_at IS NULL"
+    )
+    _partial_index("ix_webhook_hint", "webhook", ["connection_id", "occurred_at"], where="hint_status IS NOT NULL")
+
+
+def _job() -> None:
+    op.create_table(
+        "job",
+        sa.Column("connection_id", KEY, nullable=False),
+        sa.Column("requested", BIG, nullable=False),
+        sa.Column("completed", BIG, nullable=False),
+        sa.Column("trigger", sa.String(), nullable=False),
+        sa.Column("raised_at", TIME, nullable=False),
+        sa.Column("due_at", TIME),
+        sa.Column("woken_at", TIME),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("rechecks", sa.Integer(), nullable=False),
+        sa.Column("lease_token", sa.String()),
+        sa.Column("leased_until", TIME),
+        sa.Column("failed_at", TIME),
+        sa.Column("error", sa.String()),
+        sa.PrimaryKeyConstraint("connection_id", name="pk_job"),
+    )
+    _partial_index("ix_job_due", "job", ["due_at"], where="requested > completed")
+
+
+def _connection() -> None:
+    op.create_table(
+        "connection",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("account_id", sa.String(), nullable=False),
+        sa.Column("customer_id", sa.String()),
+        sa.Column("external_customer_id", sa.String()),
+        sa.Column("institution_id", sa.String()),
+        sa.Column("institution_name", sa.String()),
+        sa.Column("status", sa.String(), nullable=False),
+        sa.Column("status_reason", sa.String()),
+        sa.Column("primary_duplicate_id", sa.String()),
+        sa.Column("duplicate_ids", DOCUMENT, nullable=False),
+        sa.Column("products", DOCUMENT, nullable=False),
+        sa.Column("optional_products", DOCUMENT, nullable=False),
+        sa.Column("regions", DOCUMENT, nullable=False),
+        sa.Column("service_provider", sa.String()),
+        sa.Column("service_provider_details", DOCUMENT, nullable=False),
+        sa.Column("created_at", TIME),
+        sa.Column("aggregated_at", TIME),
+        sa.Column("observed_at", TIME, nullable=False),
+        sa.Column("checked_at", TIME, nullable=False),
+        sa.Column("sequence", BIG, nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.Column("document", DOCUMENT, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_connection"),
+    )
+    for column in ("customer_id", "external_customer_id", "institution_id", "status"):
+        op.create_index(f"ix_connection_{column}", "connection", [column])
+
+
+def _observation() -> None:
+    op.create_table(
+        "observation",
+        sa.Column("id", BIG, autoincrement=True, nullable=False),
+        sa.Column("connection_id", KEY, nullable=False),
+        sa.Column("generation", BIG, nullable=False),
+        sa.Column("trigger", sa.String(), nullable=False),
+        sa.Column("webhook_event_ids", DOCUMENT, nullable=False),
+        sa.Column("began_at", TIME, nullable=False),
+        sa.Column("ended_at", TIME, nullable=False),
+        sa.Column("found", sa.Boolean(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.Column("document", DOCUMENT, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_observation"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_observation_connection_id_id", "observation", ["connection_id", "id"])
+
+
+def _event() -> None:
+    op.create_table(
+        "event",
+        sa.Column("position", BIG, autoincrement=False, nullable=False),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("connection_id", KEY, nullable=False),
+        sa.Column("sequence", BIG, nullable=False),
+        sa.Column("type", sa.String(), nullable=False),
+        sa.Column("account_id", sa.String(), nullable=False),
+        sa.Column("time", TIME, nullable=False),
+        sa.Column("observation_id", BIG, nullable=False),
+        sa.Column("data", DOCUMENT, nullable=False),
+        sa.PrimaryKeyConstraint("position", name="pk_event"),
+        sa.UniqueConstraint("connection_id", "sequence", name="uq_event_connection_id_sequence"),
+        sa.UniqueConstraint("id", name="uq_event_id"),
+    )
+
+
+def _singles() -> None:
+    counter = op.create_table(
+        "counter",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("value", BIG, nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_counter"),
+    )
+    gate = op.create_table(
+        "gate",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("connection_id", sa.String()),
+        sa.Column("reason", sa.String()),
+        sa.Column("detail", sa.String()),
+        sa.Column("since", TIME),
+        sa.Column("paused_until", TIME),
+        sa.PrimaryKeyConstraint("name", name="pk_gate"),
+    )
+    op.create_table(
+        "lease",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("holder", sa.String(), nullable=False),
+        sa.Column("until", TIME, nullable=False),
+        sa.Column("ran_at", TIME),
+        sa.PrimaryKeyConstraint("name", name="pk_lease"),
+    )
+    op.bulk_insert(counter, [{"name": "feed", "value": 0}])
+    op.bulk_insert(gate, [{"name": "meld", "failures": 0}])
+
+
+def _partial_index(name: str, table: str, columns: list[str], *, where: str) -> None:
+    op.create_index(name, table, columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
