@@ -7,6 +7,7 @@ it for all.
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
@@ -15,6 +16,10 @@ from runtime.database import Database
 from schemas.tables import Gate
 
 NAME = "meld"
+
+
+Entry = Literal["open", "probe", "closed"]
+"""May a read begin? As usual; as the one that finds out whether the pause is over; or not now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ def current(session: Session) -> Pause | None:
     return Pause(row.reason or "", row.detail or "", row.since, row.paused_until)
 
 
-def enter(database: Database, session: Session, probe_seconds: float) -> bool:
+def enter(database: Database, session: Session, probe_seconds: float) -> Entry:
     """Return whether a read may begin now. Where a pause has run out, the first to ask is let in to probe.
 
     Args:
@@ -44,9 +49,10 @@ def enter(database: Database, session: Session, probe_seconds: float) -> bool:
         probe_seconds: How long the others wait for the probe's answer.
     """
     if current(session) is None:
-        return True
+        return "open"
     probe = update(Gate).where(col(Gate.name) == NAME, col(Gate.paused_until) <= database.now())
-    return session.exec(probe.values(paused_until=database.now(probe_seconds))).rowcount == 1
+    is_first = session.exec(probe.values(paused_until=database.now(probe_seconds))).rowcount == 1
+    return "probe" if is_first else "closed"
 
 
 def open_(session: Session) -> None:
@@ -56,13 +62,18 @@ def open_(session: Session) -> None:
     session.exec(update(Gate).where(col(Gate.name) == NAME, dirty).values(**clean))
 
 
-def count(session: Session, connection_id: str) -> int:
-    """Count a failure that may speak of Meld as a whole, and return how many there were in a row.
+def count(session: Session, connection_id: str, *, speaks_of_meld: bool) -> int:
+    """Count a failure, and return how many there were in a row.
 
-    A connection that fails again and again counts once: that speaks of the connection.
+    Args:
+        session: An open transaction that writes.
+        connection_id: The connection whose read failed.
+        speaks_of_meld: Whether the failure is surely Meld's or ours. If not, a connection that fails again and again
+            counts once: that speaks of the connection.
     """
-    another = or_(col(Gate.connection_id).is_(None), col(Gate.connection_id) != connection_id)
-    statement = update(Gate).where(col(Gate.name) == NAME, another)
+    statement = update(Gate).where(col(Gate.name) == NAME)
+    if not speaks_of_meld:
+        statement = statement.where(or_(col(Gate.connection_id).is_(None), col(Gate.connection_id) != connection_id))
     session.exec(statement.values(failures=Gate.failures + 1, connection_id=connection_id))
     return session.exec(select(Gate.failures).where(Gate.name == NAME)).one()
 

@@ -1,0 +1,48 @@
+"""Hint: what a verified body says, as far as it can be read. Nothing in it is taken as state, and nothing is refused."""
+
+from typing import Any
+
+from runtime.parse import ParseError, clean, parse
+from schemas.meld import lenient_time
+from schemas.webhook import CONNECTION_DELETED, DELETED, STATUS_CHANGE, Hint
+
+LONGEST_ID = 200
+"""Characters of an id that is believed; Meld's have 22 or 30. PostgreSQL cannot index values of more than 2,704 bytes."""
+
+
+def read_hint(body: bytes) -> Hint:
+    """Read a webhook's body: any JSON object, any fields missing or null. What cannot be read gives an empty hint."""
+    try:
+        envelope = parse(body)
+    except ParseError:
+        return Hint()
+    if not isinstance(envelope, dict):
+        return Hint()
+    payload = envelope.get("payload")
+    fields: dict[str, Any] = payload if isinstance(payload, dict) else {}
+    type_ = _text(envelope.get("eventType"))
+    return Hint(
+        event_id=_id(envelope.get("eventId")),
+        type=type_,
+        account_id=_id(envelope.get("accountId")),
+        connection_id=_id(fields.get("connectionId")),
+        status=_status(type_, fields),
+        occurred_at=lenient_time(envelope.get("timestamp")),
+    )
+
+
+def _status(type_: str | None, payload: dict[str, Any]) -> str | None:
+    if type_ == CONNECTION_DELETED:
+        return DELETED
+    return _text(payload.get("newStatus")) if type_ == STATUS_CHANGE else None
+
+
+def _id(value: object) -> str | None:
+    """Return an id as it is, or None: one that had to be altered to be stored would name something else."""
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID:
+        return None
+    return value if value.isprintable() and clean(value) == value else None
+
+
+def _text(value: object) -> str | None:
+    return clean(value)[:LONGEST_ID] if isinstance(value, str) and value else None

@@ -1,0 +1,138 @@
+"""Receive: from the socket to the 200. Limits, then verification over the raw bytes, then storage, then the answer.
+
+Meld takes exactly 200 for success and waits 10 s. So nothing that can wait is done here: no call to Meld, none to the
+broker.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from runtime import logs
+from runtime.clock import Clock
+from runtime.errors import OutOfReachError
+from runtime.metrics import Metrics
+from schemas.webhook import Delivery
+from service.hint import read_hint
+from service.verify import Refusal, Verified, Verifier
+
+log = logs.get(__name__)
+
+LONGEST_BODY = 1024 * 1024
+"""Bytes: room for the raw provider webhooks and long account lists that Meld's events carry."""
+
+LONGEST_DRAIN = 16 * LONGEST_BODY
+"""Bytes of a body that is too long that are read and dropped, so that an honest sender sees the answer."""
+
+BODY_SECONDS = 10.0
+LATE = timedelta(minutes=5)
+EVIDENCE = frozenset(
+    {
+        b"meld-signature",
+        b"meld-signature-timestamp",
+        b"meld-retry-count",
+        b"meld-retry-reason",
+        b"meld-version",
+        b"content-type",
+        b"user-agent",
+    }
+)
+"""Headers that are kept with a webhook."""
+
+LONGEST_HEADER = 500
+
+
+class Receive:
+    """The webhook route.
+
+    Args:
+        verifier: Tells whether a request is Meld's.
+        store: Stores a delivery and returns once it is committed; raises ``OutOfReachError`` if it could not be.
+        clock: The present.
+        metrics: Counts every request by what became of it.
+        body_seconds: How long a body may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        verifier: Verifier,
+        store: Callable[[Delivery], Awaitable[None]],
+        clock: Clock,
+        metrics: Metrics,
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
+        self._verifier = verifier
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._body_seconds = body_seconds
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request, with the statuses of the contract."""
+        result, response = await self._receive(request)
+        self._metrics.webhooks.labels(result).inc()
+        return response
+
+    async def _receive(self, request: Request) -> tuple[str, Response]:
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            return "encoded", _closing(415)
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                body = await _read(request)
+        except TimeoutError:
+            return "slow", _closing(408)
+        except ClientDisconnect:
+            return "disconnected", _closing(400)
+        if body is None:
+            return "too_large", _closing(413)
+        received_at = self._clock()
+        verdict = self._verifier.verify(request.headers.raw, body, received_at)
+        if isinstance(verdict, Refusal):
+            log.warning("webhook refused", reason=verdict.reason, bytes=len(body))
+            return verdict.reason, Response(status_code=401)
+        if received_at - verdict.signed_at > LATE:
+            self._metrics.late_webhooks.inc()
+        try:
+            await self._store(_delivery(request, body, verdict, received_at))
+        except OutOfReachError as error:
+            log.error("webhook not stored", detail=str(error))
+            return "not_stored", Response(status_code=503, headers={"Retry-After": "10"})
+        return "stored", Response(status_code=200)
+
+
+def _delivery(request: Request, body: bytes, verified: Verified, received_at: datetime) -> Delivery:
+    kept = {
+        name.decode("ascii"): value.decode("latin-1")[:LONGEST_HEADER]
+        for name, value in request.headers.raw
+        if name in EVIDENCE
+    }
+    return Delivery(
+        body=body,
+        headers=kept,
+        url=verified.url,
+        signed_at=verified.signed_at,
+        received_at=received_at,
+        hint=read_hint(body),
+    )
+
+
+async def _read(request: Request) -> bytes | None:
+    """Return the raw body; None where it is too long, and then all of it, within bounds, has been taken off the wire."""
+    body = bytearray()
+    taken = 0
+    async for chunk in request.stream():
+        taken += len(chunk)
+        if taken <= LONGEST_BODY:
+            body += chunk
+        elif taken > LONGEST_DRAIN:
+            return None
+    return bytes(body) if taken <= LONGEST_BODY else None
+
+
+def _closing(status: int) -> Response:
+    """Return an answer after which the connection ends: what is left of the body must not be read as a request."""
+    return Response(status_code=status, headers={"Connection": "close"})

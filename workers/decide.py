@@ -1,0 +1,131 @@
+"""What a read means: pure. No clock, no database, no network.
+
+The event rules are those of the contract: a connection without duplicates is its own primary; nothing but its status
+is told at first sight; a DELETED or EXPIRED connection says nothing of primaries.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from schemas.events import Change, PrimaryDuplicateMoved, Role, Status, StatusChanged, StatusReasonChanged
+from schemas.meld import TERMINAL
+from schemas.webhook import DELETED
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """As much of a connection as decisions look at, as stored or as read.
+
+    Attributes:
+        id: The connection.
+        status: Meld's status.
+        status_reason: Meld's reason.
+        primary: The connection that Meld keeps up to date for this one's group: itself where it is alone.
+        duplicates: The other members of its group.
+    """
+
+    id: str
+    status: str
+    status_reason: str | None
+    primary: str
+    duplicates: tuple[str, ...]
+
+    @property
+    def others(self) -> frozenset[str]:
+        """Every other connection that this one names."""
+        return frozenset((*self.duplicates, self.primary)) - {self.id}
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether Meld will never change it again."""
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from a read.
+
+    Attributes:
+        changes: What to tell, in order.
+        siblings: Connections whose stored view must be read again.
+        is_contradicted: Whether the newest hint says another status than the read: one of them is early.
+    """
+
+    changes: tuple[Change, ...]
+    siblings: frozenset[str]
+    is_contradicted: bool
+
+
+def decide(before: State | None, after: State, group: Mapping[str, State], hint: str | None) -> Decision:
+    """Compare what was stored with what was read.
+
+    Args:
+        before: The connection as stored; None at first sight.
+        after: The connection as read.
+        group: The stored view of every connection that ``before`` or ``after`` names, as far as it was ever seen.
+        hint: The status that the newest hint announced; None where none did.
+    """
+    return Decision(
+        changes=_changes(before, after),
+        siblings=_siblings(before, after, group),
+        is_contradicted=hint is not None and hint != after.status,
+    )
+
+
+def named(before: State | None, after: State) -> frozenset[str]:
+    """Return the connections that may have to be read again: all that were or are named, if that changed at all."""
+    if before is not None and not _is_regrouped(before, after):
+        return frozenset()
+    return after.others | (before.others if before is not None else frozenset())
+
+
+def _is_regrouped(before: State, after: State) -> bool:
+    is_gone = after.status == DELETED and before.status != DELETED
+    return is_gone or before.primary != after.primary or set(before.duplicates) != set(after.duplicates)
+
+
+def _changes(before: State | None, after: State) -> tuple[Change, ...]:
+    return tuple(change for change in (_status_change(before, after), _primary_change(before, after)) if change)
+
+
+def _status_change(before: State | None, after: State) -> StatusChanged | StatusReasonChanged | None:
+    current = Status(status=after.status, status_reason=after.status_reason)
+    if before is None:
+        return StatusChanged(previous=None, current=current)
+    previous = Status(status=before.status, status_reason=before.status_reason)
+    if previous.status != current.status:
+        return StatusChanged(previous=previous, current=current)
+    if previous.status_reason != current.status_reason:
+        return StatusReasonChanged(previous=previous, current=current)
+    return None
+
+
+def _primary_change(before: State | None, after: State) -> PrimaryDuplicateMoved | None:
+    if before is None or before.primary == after.primary or after.is_terminal:
+        return None
+    role: Role = "followed"
+    if after.primary == after.id:
+        role = "became_primary"
+    elif before.primary == after.id:
+        role = "lost_primary"
+    return PrimaryDuplicateMoved(
+        previous=before.primary, current=after.primary, duplicate_ids=list(after.duplicates), role=role
+    )
+
+
+def _siblings(before: State | None, after: State, group: Mapping[str, State]) -> frozenset[str]:
+    return frozenset(
+        connection_id for connection_id in named(before, after) if not _agrees(group.get(connection_id), after)
+    )
+
+
+def _agrees(stored: State | None, after: State) -> bool:
+    """Return whether a sibling's stored view fits what was read of ``after``, or can never come to."""
+    if stored is None:
+        return False
+    if stored.is_terminal:
+        return True
+    if after.status == DELETED or stored.id not in after.others:
+        return after.id not in stored.others
+    together = {after.id, *after.duplicates}
+    return stored.primary == after.primary and {stored.id, *stored.duplicates} == together

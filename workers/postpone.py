@@ -1,0 +1,76 @@
+"""Postpone: one commit that gives a claim back after a read without a usable answer. The mirror is not touched."""
+
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from runtime import gate
+from runtime.database import Database
+from schemas.meld import Refused, Throttled
+from schemas.tables import Job, Webhook
+from workers.apply import CHUNK, OutrunError
+from workers.claim import Claim
+from workers.policy import FRESH_SECONDS, Failure, Verdict, judge
+
+
+def postpone(database: Database, session: Session, claim: Claim, failure: Failure, *, jitter: float) -> Verdict:
+    """Put the read off, as the outcome's policy says, and return what was decided.
+
+    Raises:
+        OutrunError: Where the claim is no longer the newest; nothing is written then.
+    """
+    _fence(session, claim)
+    # Reads that were under way when somebody else's failure began the pause say nothing new about Meld.
+    is_news = claim.is_probe or gate.current(session) is None
+    failures = gate.count(session, claim.connection_id, speaks_of_meld=_speaks_of_meld(failure)) if is_news else 0
+    verdict = judge(
+        failure,
+        attempts=claim.attempts,
+        failures=failures,
+        is_fresh=_is_fresh(database, session, claim.connection_id),
+        jitter=jitter,
+    )
+    if verdict.pause is not None and is_news:
+        gate.close(database, session, reason=verdict.reason, detail=verdict.detail, seconds=verdict.pause)
+    _put_off(database, session, claim, verdict)
+    if verdict.is_dead:
+        _mark_failed(database, session, claim, verdict.detail)
+    return verdict
+
+
+def _speaks_of_meld(failure: Failure) -> bool:
+    return isinstance(failure, Throttled | Refused)
+
+
+def _fence(session: Session, claim: Claim) -> None:
+    fence = update(Job).where(col(Job.connection_id) == claim.connection_id, col(Job.lease_token) == claim.token)
+    if session.exec(fence.values(lease_token=None, leased_until=None, woken_at=None)).rowcount != 1:
+        raise OutrunError(claim.connection_id)
+
+
+def _is_fresh(database: Database, session: Session, connection_id: str) -> bool:
+    newest = select(col(Webhook.received_at) > database.now(-FRESH_SECONDS)).where(
+        Webhook.connection_id == connection_id
+    )
+    return bool(session.exec(newest.order_by(col(Webhook.id).desc()).limit(1)).first())
+
+
+def _put_off(database: Database, session: Session, claim: Claim, verdict: Verdict) -> None:
+    values: dict[str, Any] = {
+        "due_at": database.now(verdict.delay) if verdict.delay is not None else None,
+        "error": verdict.detail,
+        "attempts": Job.attempts if verdict.costs_attempt else Job.attempts - 1,
+    }
+    if verdict.is_dead:
+        values["failed_at"] = database.now()
+    session.exec(update(Job).where(col(Job.connection_id) == claim.connection_id).values(**values))
+
+
+def _mark_failed(database: Database, session: Session, claim: Claim, detail: str) -> None:
+    ids = [webhook.id for webhook in claim.webhooks]
+    for start in range(0, len(ids), CHUNK):
+        chunk = select(Webhook.id).where(col(Webhook.id).in_(ids[start : start + CHUNK]))
+        locked = chunk.order_by(col(Webhook.id)).with_for_update().cte("locked")
+        mark = update(Webhook).where(col(Webhook.id).in_(select(locked.c.id)))
+        session.exec(mark.values(failed_at=database.now(), error=detail))
