@@ -42,7 +42,8 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 10, clock: Clock | None = None) -> None:
         parsed = make_url(url)
         self.is_postgres = parsed.get_backend_name() == "postgresql"
-        self._clock = clock
+        self._is_timed = clock is None and self.is_postgres
+        self.clock = clock or utcnow
         if self.is_postgres:
             self._writer = _postgres_engine(parsed, pool_size)
             self._reader = self._writer
@@ -89,10 +90,10 @@ class Database:
 
     def now(self, seconds: float = 0) -> ColumnElement[datetime]:
         """Return the present, or the time ``seconds`` from it, for use inside a statement."""
-        if self.is_postgres and self._clock is None:
+        if self._is_timed:
             present: ColumnElement[datetime] = func.statement_timestamp(type_=UTCDateTime())
             return present + func.make_interval(0, 0, 0, 0, 0, 0, seconds) if seconds else present
-        return literal((self._clock or utcnow)() + timedelta(seconds=seconds), UTCDateTime())
+        return literal(self.clock() + timedelta(seconds=seconds), UTCDateTime())
 
     def insert(self, table: type[SQLModel]) -> Insert:
         """Return the dialect's ``INSERT``, which knows ``on_conflict_do_...``."""

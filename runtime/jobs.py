@@ -38,7 +38,7 @@ def raise_jobs(
     """Ask for a read of each connection; return those whose worker should be called after the commit.
 
     A job that is already owed is asked for once more: a read that is under way may have begun too early. Being
-    raised never puts a due read off.
+    raised never puts a due read off. A webhook is news: it gets all attempts and all rechecks anew.
 
     Args:
         database: The database.
@@ -50,6 +50,7 @@ def raise_jobs(
     if not ids:
         return []
     now, due = database.now(), database.now(due_in)
+    is_news = trigger == "webhook"
     rows = [
         {**_idle(connection_id, now), "requested": 1, "trigger": trigger, "due_at": due}
         | {"woken_at": None if due_in else now}
@@ -64,7 +65,8 @@ def raise_jobs(
             "raised_at": now,
             "due_at": case((col(Job.due_at) < due, Job.due_at), else_=due),
             "woken_at": None if due_in else case((callable_now(database), now), else_=Job.woken_at),
-            "attempts": case((col(Job.failed_at).is_not(None), 0), else_=Job.attempts),
+            "attempts": 0 if is_news else case((col(Job.failed_at).is_not(None), 0), else_=Job.attempts),
+            "rechecks": 0 if is_news else Job.rechecks,
             "failed_at": None,
         },
     ).returning(col(Job.connection_id), col(Job.woken_at) == col(Job.raised_at))

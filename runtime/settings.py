@@ -66,13 +66,13 @@ class Settings(BaseModel):
     )
     webhook_secrets: Secrets = Field(
         default=(),
-        description="Secrets of the Meld webhook profiles, comma separated or a JSON list; any of them verifies, so that"
-        " they can be rotated.",
+        description="Secrets of the Meld webhook profiles, comma separated or a JSON list; any of them verifies, so"
+        " that they can be rotated.",
     )
     webhook_max_age_seconds: float = Field(
         default=345600,
         gt=0,
-        description="Oldest accepted signature time. Meld retries for three days and may not sign anew; hence four days.",
+        description="Oldest accepted signature time. Meld retries for three days and may not sign anew, hence four.",
     )
     webhook_max_skew_seconds: float = Field(
         default=300, ge=0, description="Furthest accepted signature time in the future."
@@ -83,8 +83,8 @@ class Settings(BaseModel):
     )
     admin_tokens: Secrets = Field(
         default=(),
-        description="Bearer tokens that may also act. `up` makes one when none is set, prints it once and keeps it beside"
-        " the database.",
+        description="Bearer tokens that may also act. `up` makes one when none is set, prints it once and keeps it"
+        " beside the database.",
     )
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")

@@ -38,7 +38,6 @@ class Delivery:
         headers: Evidence: the signature headers, Meld's retry headers and the like, by lower-case name.
         url: The configured URL that the signature covers.
         signed_at: The time that the signature covers.
-        received_at: When the body was in.
         hint: What the body says.
     """
 
@@ -46,5 +45,4 @@ class Delivery:
     headers: dict[str, str]
     url: str
     signed_at: datetime
-    received_at: datetime
     hint: Hint = field(default_factory=Hint)

@@ -1,4 +1,4 @@
-"""Hint: what a verified body says, as far as it can be read. Nothing in it is taken as state, and nothing is refused."""
+"""Hint: what a verified body says, as far as it can be read. Nothing is taken as state, and nothing is refused."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from schemas.meld import lenient_time
 from schemas.webhook import CONNECTION_DELETED, DELETED, STATUS_CHANGE, Hint
 
 LONGEST_ID = 200
-"""Characters of an id that is believed; Meld's have 22 or 30. PostgreSQL cannot index values of more than 2,704 bytes."""
+"""Characters of an id that is believed; Meld's have 22 or 30. PostgreSQL indexes no value of over 2,704 bytes."""
 
 
 def read_hint(body: bytes) -> Hint:

@@ -6,7 +6,7 @@ broker.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -87,24 +87,25 @@ class Receive:
             return "slow", _closing(408)
         except ClientDisconnect:
             return "disconnected", _closing(400)
-        if body is None:
-            return "too_large", _closing(413)
-        received_at = self._clock()
-        verdict = self._verifier.verify(request.headers.raw, body, received_at)
+        return await self._check(request, body) if body is not None else ("too_large", _closing(413))
+
+    async def _check(self, request: Request, body: bytes) -> tuple[str, Response]:
+        now = self._clock()
+        verdict = self._verifier.verify(request.headers.raw, body, now)
         if isinstance(verdict, Refusal):
             log.warning("webhook refused", reason=verdict.reason, bytes=len(body))
             return verdict.reason, Response(status_code=401)
-        if received_at - verdict.signed_at > LATE:
+        if now - verdict.signed_at > LATE:
             self._metrics.late_webhooks.inc()
         try:
-            await self._store(_delivery(request, body, verdict, received_at))
+            await self._store(_delivery(request, body, verdict))
         except OutOfReachError as error:
-            log.error("webhook not stored", detail=str(error))
+            log.warning("webhook not stored", detail=str(error))
             return "not_stored", Response(status_code=503, headers={"Retry-After": "10"})
         return "stored", Response(status_code=200)
 
 
-def _delivery(request: Request, body: bytes, verified: Verified, received_at: datetime) -> Delivery:
+def _delivery(request: Request, body: bytes, verified: Verified) -> Delivery:
     kept = {
         name.decode("ascii"): value.decode("latin-1")[:LONGEST_HEADER]
         for name, value in request.headers.raw
@@ -115,13 +116,12 @@ def _delivery(request: Request, body: bytes, verified: Verified, received_at: da
         headers=kept,
         url=verified.url,
         signed_at=verified.signed_at,
-        received_at=received_at,
         hint=read_hint(body),
     )
 
 
 async def _read(request: Request) -> bytes | None:
-    """Return the raw body; None where it is too long, and then all of it, within bounds, has been taken off the wire."""
+    """Return the raw body; None where it is too long, and then it has been taken off the wire, within bounds."""
     body = bytearray()
     taken = 0
     async for chunk in request.stream():

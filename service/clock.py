@@ -1,0 +1,108 @@
+"""Clock: what has to happen by itself. It closes every window in which a call to a worker can be lost.
+
+``run_once`` does one pass under a lease in the database, so any number of clocks may run.
+"""
+
+import threading
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from runtime import gate, jobs, logs
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from schemas.tables import Job, Lease
+
+log = logs.get(__name__)
+
+NAME = "clock"
+PASS_SECONDS = 1.0
+LEASE_SECONDS = 5.0
+"""A clock that has not been heard of for so long is replaced by another."""
+
+LARGEST_PASS = 500
+"""Jobs called for in one pass: enough for many workers, not too many for a broker that has just come back."""
+
+
+class ClockWork:
+    """The clock of one process.
+
+    Args:
+        database: Where the work is.
+        call: Calls workers for connections; raises ``OutOfReachError``.
+        holder: Names this process in the lease.
+    """
+
+    def __init__(self, *, database: Database, call: Callable[[Collection[str]], None], holder: str) -> None:
+        self._database = database
+        self._call = call
+        self._holder = holder
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clock", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread that runs a pass each second."""
+        self._thread.start()
+
+    def stop(self, seconds: float = 2.0) -> None:
+        """End the thread, and leave the lease to others."""
+        self._is_stopping.set()
+        self._thread.join(seconds)
+
+    def run_once(self) -> int:
+        """Do one pass, if it is this process's turn; return how many workers were called.
+
+        Raises:
+            OutOfReachError: Where the database or the broker does not answer; the next pass tries again.
+        """
+        with self._database.write() as session:
+            if not self._take_turn(session):
+                return 0
+            due = self._due(session)
+        self._call(due)
+        return len(due)
+
+    def _take_turn(self, session: Session) -> bool:
+        now, until = self._database.now(), self._database.now(LEASE_SECONDS)
+        mine = {"holder": self._holder, "until": until, "ran_at": now}
+        lease = self._database.insert(Lease).values(name=NAME, **mine)
+        is_free = (col(Lease.until) < now) | (col(Lease.holder) == self._holder)
+        upsert = lease.on_conflict_do_update(index_elements=["name"], set_=mine, where=is_free)
+        return session.exec(upsert.returning(col(Lease.name))).one_or_none() is not None
+
+    def _due(self, session: Session) -> list[str]:
+        """Mark the jobs that are due and whose workers nobody has called lately, and return their connections."""
+        limit = _allowed(gate.current(session), session.exec(select(self._database.now())).one())
+        if limit == 0:
+            return []
+        due = (
+            select(Job.connection_id)
+            .where(
+                col(Job.requested) > col(Job.completed),
+                col(Job.due_at) <= self._database.now(),
+                jobs.callable_now(self._database),
+            )
+            .order_by(col(Job.due_at))
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("due")
+        )
+        mark = update(Job).where(col(Job.connection_id).in_(select(due.c.connection_id)))
+        called = mark.values(woken_at=self._database.now()).returning(col(Job.connection_id))
+        return list(session.exec(called).scalars().all())
+
+    def _run(self) -> None:
+        while not self._is_stopping.wait(PASS_SECONDS):
+            try:
+                self.run_once()
+            except OutOfReachError as error:
+                log.warning("clock pass failed", detail=str(error))
+
+
+def _allowed(pause: gate.Pause | None, now: datetime) -> int:
+    """Return how many workers may be called: one, to probe, where a pause has run out; none while it is on."""
+    if pause is None:
+        return LARGEST_PASS
+    return 0 if pause.until > now else 1

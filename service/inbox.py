@@ -1,0 +1,188 @@
+"""The inbox's two tables of one meaning: PostgreSQL takes a batch in one statement, SQLite in one short transaction."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Connection, update
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session, col, select
+
+from runtime import jobs
+from runtime.database import Database
+from schemas import tables
+from schemas.webhook import Delivery
+from service.store import Table
+
+
+def table_for(database: Database) -> Table:
+    """Return the inbox's table for this database's dialect."""
+    return PostgresTable(database) if database.is_postgres else SqliteTable(database)
+
+
+def event_id_of(delivery: Delivery) -> str:
+    """Return what a delivery is known by: Meld's ``eventId``, or the body's fingerprint where there is none."""
+    return delivery.hint.event_id or "sha256:" + hashlib.sha256(delivery.body).hexdigest()
+
+
+class SqliteTable:
+    """SQLite has one writer at a time, so reading first and writing then is exact."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def insert(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """See ``service.store.Table``."""
+        with Session(self._database.engine) as session, session.begin():
+            times = Counter(map(event_id_of, deliveries))
+            known = select(tables.Webhook.event_id).where(col(tables.Webhook.event_id).in_(times))
+            repeats = set(session.exec(known).all())
+            new = {event_id_of(delivery): delivery for delivery in reversed(deliveries)}
+            rows = [self._row(event_id, new[event_id]) for event_id in times if event_id not in repeats]
+            if rows:
+                session.exec(self._database.insert(tables.Webhook), params=rows)
+            for event_id, count in times.items():
+                self._count(session, event_id, count if event_id in repeats else count - 1)
+            ids = {row["connection_id"] for row in rows} - {None}
+            return jobs.raise_jobs(self._database, session, ids, "webhook")
+
+    def _row(self, event_id: str, delivery: Delivery) -> dict[str, Any]:
+        now = self._database.clock()
+        return {
+            **_columns(event_id, delivery),
+            "received_at": now,
+            "delivered_at": now,
+            "deliveries": 1,
+            "ignored_at": now if delivery.hint.connection_id is None else None,
+        }
+
+    def _count(self, session: Session, event_id: str, count: int) -> None:
+        if count:
+            repeat = update(tables.Webhook).where(col(tables.Webhook.event_id) == event_id)
+            more = {"deliveries": tables.Webhook.deliveries + count, "delivered_at": self._database.now()}
+            session.exec(repeat.values(**more))
+
+
+class PostgresTable:
+    """One connection of its own, in autocommit, and one statement a batch.
+
+    The webhooks are inserted in the order of their ids and the jobs raised in the order of theirs, so that writers of
+    several processes cannot deadlock; the repeats are counted in a statement of their own, after the commit, so that
+    no lock on an old row is held while one on a job is waited for.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._engine = database.engine
+        self._connection: Connection | None = None
+
+    def insert(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """See ``service.store.Table``."""
+        try:
+            return self._insert(deliveries)
+        except DBAPIError:
+            self._drop()
+            raise
+
+    def _insert(self, deliveries: Sequence[Delivery]) -> list[str]:
+        rows = [_columns(event_id_of(delivery), delivery) for delivery in deliveries]
+        names = rows[0].keys()
+        batch = {name: [row[name] for row in rows] for name in names}
+        batch["headers"] = [json.dumps(headers) for headers in batch["headers"]]
+        stored, calls = self._execute(INSERT, batch)
+        repeats = Counter(batch["event_id"]) - Counter(stored or ())
+        if repeats:
+            self._execute(COUNT, {"event_id": list(repeats.keys()), "times": list(repeats.values())})
+        return list(calls or ())
+
+    def _execute(self, statement: str, parameters: dict[str, list[Any]]) -> Any:  # noqa: ANN401 - one row
+        if self._connection is None:
+            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        return self._connection.exec_driver_sql(statement, parameters).one()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with suppress(DBAPIError):
+                self._connection.invalidate()
+                self._connection.close()
+            self._connection = None
+
+
+def _columns(event_id: str, delivery: Delivery) -> dict[str, Any]:
+    hint = delivery.hint
+    return {
+        "event_id": event_id,
+        "type": hint.type,
+        "account_id": hint.account_id,
+        "connection_id": hint.connection_id,
+        "hint_status": hint.status,
+        "occurred_at": hint.occurred_at,
+        "signed_at": delivery.signed_at,
+        "url": delivery.url,
+        "headers": delivery.headers,
+        "body": delivery.body,
+    }
+
+
+# The rules of a raise are those of runtime/jobs.py with trigger "webhook".
+_INSERT = """
+WITH incoming AS (
+    SELECT * FROM unnest(
+        %(event_id)s::text[], %(type)s::text[], %(account_id)s::text[], %(connection_id)s::text[],
+        %(hint_status)s::text[], %(occurred_at)s::timestamptz[], %(signed_at)s::timestamptz[], %(url)s::text[],
+        %(headers)s::text[], %(body)b::bytea[]
+    ) AS t (event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers, body)
+), stored AS (
+    INSERT INTO webhook (
+        event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers, body,
+        received_at, delivered_at, deliveries, ignored_at
+    )
+    SELECT
+        event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers::jsonb, body,
+        now(), now(), 1, CASE WHEN connection_id IS NULL THEN now() END
+    FROM incoming
+    ORDER BY event_id COLLATE "C"
+    ON CONFLICT (event_id) DO NOTHING
+    RETURNING event_id, connection_id
+), raised AS (
+    INSERT INTO job (connection_id, requested, completed, trigger, raised_at, due_at, woken_at, attempts, rechecks)
+    SELECT connection_id, 1, 0, 'webhook', now(), now(), now(), 0, 0
+    FROM (SELECT DISTINCT connection_id FROM stored WHERE connection_id IS NOT NULL) AS named
+    ORDER BY connection_id COLLATE "C"
+    ON CONFLICT (connection_id) DO UPDATE SET
+        requested = job.requested + 1,
+        trigger = 'webhook',
+        raised_at = now(),
+        due_at = now(),
+        woken_at = CASE
+            WHEN (job.leased_until IS NULL OR job.leased_until < now())
+                AND (job.woken_at IS NULL OR job.woken_at < now() - interval '{woken_seconds} s')
+            THEN now() ELSE job.woken_at
+        END,
+        attempts = 0,
+        rechecks = 0,
+        failed_at = NULL
+    RETURNING connection_id, woken_at = raised_at AS is_called
+)
+SELECT
+    (SELECT array_agg(event_id) FROM stored),
+    (SELECT array_agg(connection_id) FROM raised WHERE is_called)
+"""
+
+INSERT = _INSERT.replace("{woken_seconds}", str(jobs.WOKEN_SECONDS))
+
+COUNT = """
+WITH repeated AS (
+    SELECT id, times
+    FROM webhook JOIN unnest(%(event_id)s::text[], %(times)s::integer[]) AS t (event_id, times) USING (event_id)
+    ORDER BY id
+    FOR UPDATE OF webhook
+), counted AS (
+    UPDATE webhook SET deliveries = deliveries + times, delivered_at = now()
+    FROM repeated WHERE webhook.id = repeated.id
+    RETURNING 1
+)
+SELECT count(*) FROM counted
+"""

@@ -1,0 +1,152 @@
+"""Store: the inbox. Concurrent deliveries share one commit, and each is answered only after it.
+
+One writer thread per process takes what has queued up and writes it in one transaction: the webhooks, each once by its
+event id, and one raised job per connection named by a new one. A repeat raises nothing. PostgreSQL does all of it in
+one statement: the writer pays for every round trip with a hand-over of the interpreter's lock.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy.exc import DBAPIError
+
+from runtime import logs
+from runtime.database import is_out_of_reach
+from runtime.errors import OutOfReachError
+from runtime.metrics import Metrics
+from schemas.webhook import Delivery
+
+log = logs.get(__name__)
+
+LARGEST_BATCH = 500
+LONGEST_QUEUE = 5_000
+"""Deliveries that may wait; more are told to come again, before Meld's patience of 10 s runs out."""
+
+ANSWER_SECONDS = 8.0
+
+
+class Table(Protocol):
+    """Where webhooks are kept: writes a batch in one transaction."""
+
+    def insert(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """Store deliveries, count repeats, raise jobs; return the connections whose workers should be called.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: Nothing of the batch is stored.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    delivery: Delivery
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[None]
+
+
+class Inbox:
+    """The way into the inbox: ``start``, then ``put`` from any event loop, then ``stop``.
+
+    Args:
+        table: Where webhooks are kept.
+        wake: Told, after the commit, which connections' workers to call; must return at once.
+        metrics: Counts.
+    """
+
+    def __init__(self, *, table: Table, wake: Callable[[Collection[str]], None], metrics: Metrics) -> None:
+        self._table = table
+        self._wake = wake
+        self._metrics = metrics
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._run, name="inbox", daemon=True)
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Start the writer."""
+        self._writer.start()
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """Write what is waiting, refuse what comes later, and end."""
+        self._is_stopping = True
+        self._queue.put(None)
+        self._writer.join(seconds)
+
+    async def put(self, delivery: Delivery) -> None:
+        """Store a delivery; returns once it is committed, also where it is a repeat.
+
+        Raises:
+            OutOfReachError: Where it was not stored in time. It may be stored later; Meld's retry is a repeat then.
+        """
+        if self._is_stopping or self._queue.qsize() >= LONGEST_QUEUE:
+            raise OutOfReachError("the inbox is stopping" if self._is_stopping else "the inbox is full")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+        self._queue.put(_Waiting(delivery, loop, answer))
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await answer
+        except TimeoutError:
+            raise OutOfReachError("the database took too long") from None
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first, *self._more()]
+            self._metrics.batches.observe(len(batch))
+            try:
+                calls = self._table.insert([waiting.delivery for waiting in batch])
+            except DBAPIError as error:
+                self._one_by_one(batch, error)
+            else:
+                _settle(batch, None)
+                self._wake(calls)
+
+    def _more(self) -> Iterable[_Waiting]:
+        for _ in range(LARGEST_BATCH - 1):
+            try:
+                waiting = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if waiting is None:
+                self._queue.put(None)
+                return
+            yield waiting
+
+    def _one_by_one(self, batch: Sequence[_Waiting], error: DBAPIError) -> None:
+        """Find the delivery that spoilt its batch: the others must not suffer for it."""
+        if is_out_of_reach(error) or len(batch) == 1:
+            log.warning("batch not stored", size=len(batch), error=type(error.orig).__name__)
+            _settle(batch, OutOfReachError("the database did not store it"))
+            return
+        for waiting in batch:
+            try:
+                calls = self._table.insert([waiting.delivery])
+            except DBAPIError as own:
+                log.warning("webhook not stored", error=type(own.orig).__name__)
+                _settle([waiting], OutOfReachError("the database did not store it"))
+            else:
+                _settle([waiting], None)
+                self._wake(calls)
+
+
+def _settle(batch: Sequence[_Waiting], error: OutOfReachError | None) -> None:
+    """Answer all of a batch with one hand-over to the event loop: one each would cost more than the commit."""
+    answers: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiting in batch:
+        answers.setdefault(waiting.loop, []).append(waiting.answer)
+    for loop, futures in answers.items():
+        with suppress(RuntimeError):  # the loop has ended, and with it the requests
+            loop.call_soon_threadsafe(_resolve, futures, error)
+
+
+def _resolve(futures: Sequence[asyncio.Future[None]], error: OutOfReachError | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
