@@ -3,8 +3,9 @@
 SQLite and PostgreSQL run the same statements. What differs is here, and in the two inboxes of ``service/store.py``.
 """
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -44,6 +45,8 @@ class Database:
         self.is_postgres = parsed.get_backend_name() == "postgresql"
         self._is_timed = clock is None and self.is_postgres
         self.clock = clock or utcnow
+        # SQLite has one writer at a time, and who waits for it sleeps and tries again; threads queue up better here.
+        self._turn: AbstractContextManager[object] = nullcontext() if self.is_postgres else threading.Lock()
         if self.is_postgres:
             self._writer = _postgres_engine(parsed, pool_size)
             self._reader = self._writer
@@ -63,7 +66,7 @@ class Database:
         Raises:
             OutOfReachError: Where the database does not answer.
         """
-        with self._session(self._writer) as session, session.begin():
+        with self._turn, self._session(self._writer) as session, session.begin():
             yield session
 
     @contextmanager
@@ -82,11 +85,9 @@ class Database:
             with Session(engine, expire_on_commit=False) as session:
                 yield session
         except DBAPIError as error:
-            if is_out_of_reach(error):
-                raise OutOfReachError(
-                    "The database does not answer. Is it running, and is DATABASE_URL right?"
-                ) from error
-            raise
+            raise translate(error) from error
+        except PoolTimeoutError as error:
+            raise OutOfReachError("All connections to the database are in use, and none came free.") from error
 
     def now(self, seconds: float = 0) -> ColumnElement[datetime]:
         """Return the present, or the time ``seconds`` from it, for use inside a statement."""
@@ -105,9 +106,11 @@ class Database:
         self._reader.dispose()
 
 
-def is_out_of_reach(error: DBAPIError) -> bool:
-    """Return whether an error says that the database is away, not that the statement is wrong."""
-    return isinstance(error, OperationalError) or error.connection_invalidated
+def translate(error: DBAPIError) -> DBAPIError | OutOfReachError:
+    """Return what to raise: the error where the statement is wrong, ``OutOfReachError`` where the database is away."""
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        return OutOfReachError("The database does not answer. Is it running, and is DATABASE_URL right?")
+    return error
 
 
 def _postgres_engine(url: URL, pool_size: int) -> Engine:

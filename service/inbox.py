@@ -9,10 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, col, select
 
 from runtime import jobs
-from runtime.database import Database
+from runtime.database import Database, translate
+from runtime.errors import OutOfReachError
 from schemas import tables
 from schemas.webhook import Delivery
 from service.store import Table
@@ -36,7 +38,7 @@ class SqliteTable:
 
     def insert(self, deliveries: Sequence[Delivery]) -> list[str]:
         """See ``service.store.Table``."""
-        with Session(self._database.engine) as session, session.begin():
+        with self._database.write() as session:
             times = Counter(map(event_id_of, deliveries))
             known = select(tables.Webhook.event_id).where(col(tables.Webhook.event_id).in_(times))
             repeats = set(session.exec(known).all())
@@ -82,9 +84,11 @@ class PostgresTable:
         """See ``service.store.Table``."""
         try:
             return self._insert(deliveries)
-        except DBAPIError:
+        except DBAPIError as error:
             self._drop()
-            raise
+            raise translate(error) from error
+        except PoolTimeoutError as error:
+            raise OutOfReachError("All connections to the database are in use.") from error
 
     def _insert(self, deliveries: Sequence[Delivery]) -> list[str]:
         rows = [_columns(event_id_of(delivery), delivery) for delivery in deliveries]

@@ -16,7 +16,6 @@ from typing import Protocol
 from sqlalchemy.exc import DBAPIError
 
 from runtime import logs
-from runtime.database import is_out_of_reach
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.webhook import Delivery
@@ -37,7 +36,8 @@ class Table(Protocol):
         """Store deliveries, count repeats, raise jobs; return the connections whose workers should be called.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: Nothing of the batch is stored.
+            OutOfReachError: The database does not answer; nothing of the batch is stored.
+            sqlalchemy.exc.DBAPIError: It refused something in the batch; nothing of it is stored.
         """
 
 
@@ -96,13 +96,19 @@ class Inbox:
         while (first := self._queue.get()) is not None:
             batch = [first, *self._more()]
             self._metrics.batches.observe(len(batch))
-            try:
-                calls = self._table.insert([waiting.delivery for waiting in batch])
-            except DBAPIError as error:
-                self._one_by_one(batch, error)
-            else:
-                _settle(batch, None)
-                self._wake(calls)
+            self._write(batch)
+
+    def _write(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            calls = self._table.insert([waiting.delivery for waiting in batch])
+        except OutOfReachError as error:
+            log.warning("batch not stored", size=len(batch), detail=str(error))
+            _settle(batch, error)
+        except DBAPIError as error:
+            self._split(batch, error)
+        else:
+            _settle(batch, None)
+            self._wake(calls)
 
     def _more(self) -> Iterable[_Waiting]:
         for _ in range(LARGEST_BATCH - 1):
@@ -115,21 +121,15 @@ class Inbox:
                 return
             yield waiting
 
-    def _one_by_one(self, batch: Sequence[_Waiting], error: DBAPIError) -> None:
-        """Find the delivery that spoilt its batch: the others must not suffer for it."""
-        if is_out_of_reach(error) or len(batch) == 1:
-            log.warning("batch not stored", size=len(batch), error=type(error.orig).__name__)
-            _settle(batch, OutOfReachError("the database did not store it"))
+    def _split(self, batch: Sequence[_Waiting], error: DBAPIError) -> None:
+        """Find the delivery that spoilt its batch, by halves: the others must not suffer for it."""
+        if len(batch) == 1:
+            log.error("webhook refused by the database", error=type(error.orig).__name__)
+            _settle(batch, OutOfReachError("the database refused it"))
             return
-        for waiting in batch:
-            try:
-                calls = self._table.insert([waiting.delivery])
-            except DBAPIError as own:
-                log.warning("webhook not stored", error=type(own.orig).__name__)
-                _settle([waiting], OutOfReachError("the database did not store it"))
-            else:
-                _settle([waiting], None)
-                self._wake(calls)
+        middle = len(batch) // 2
+        self._write(batch[:middle])
+        self._write(batch[middle:])
 
 
 def _settle(batch: Sequence[_Waiting], error: OutOfReachError | None) -> None:

@@ -1,4 +1,4 @@
-"""Wake: call workers off the request path. What the broker does not take is a metric, not a webhook: the clock calls."""
+"""Wake: call workers off the request path. A call that the broker does not take is a metric: the clock will call."""
 
 import queue
 import threading
