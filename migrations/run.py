@@ -15,8 +15,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from runtime.database import is_out_of_reach
-from runtime.errors import OutOfReachError, UsageError
+from runtime.database import translate
+from runtime.errors import UsageError
 
 LOCK = 0x6D656C64
 """The key of PostgreSQL's advisory lock ("meld" in ASCII)."""
@@ -96,9 +96,7 @@ def _connected(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except DBAPIError as error:
-        if is_out_of_reach(error):
-            raise OutOfReachError("The database does not answer. Is it running, and is DATABASE_URL right?") from error
-        raise
+        raise translate(error) from error
 
 
 def _revision(connection: Connection) -> str | None:

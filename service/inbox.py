@@ -51,6 +51,9 @@ class SqliteTable:
             ids = {row["connection_id"] for row in rows} - {None}
             return jobs.raise_jobs(self._database, session, ids, "webhook")
 
+    def close(self) -> None:
+        """See ``service.store.Table``; it holds on to nothing."""
+
     def _row(self, event_id: str, delivery: Delivery) -> dict[str, Any]:
         now = self._database.clock()
         return {
@@ -90,6 +93,12 @@ class PostgresTable:
         except PoolTimeoutError as error:
             raise OutOfReachError("All connections to the database are in use.") from error
 
+    def close(self) -> None:
+        """See ``service.store.Table``."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _insert(self, deliveries: Sequence[Delivery]) -> list[str]:
         rows = [_columns(event_id_of(delivery), delivery) for delivery in deliveries]
         names = rows[0].keys()
@@ -110,8 +119,7 @@ class PostgresTable:
         if self._connection is not None:
             with suppress(DBAPIError):
                 self._connection.invalidate()
-                self._connection.close()
-            self._connection = None
+            self.close()
 
 
 def _columns(event_id: str, delivery: Delivery) -> dict[str, Any]:

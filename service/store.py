@@ -40,6 +40,9 @@ class Table(Protocol):
             sqlalchemy.exc.DBAPIError: It refused something in the batch; nothing of it is stored.
         """
 
+    def close(self) -> None:
+        """Let go of the database."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
@@ -75,6 +78,10 @@ class Inbox:
         self._queue.put(None)
         self._writer.join(seconds)
 
+    def is_alive(self) -> bool:
+        """Return whether its thread runs."""
+        return self._writer.is_alive()
+
     async def put(self, delivery: Delivery) -> None:
         """Store a delivery; returns once it is committed, also where it is a repeat.
 
@@ -97,6 +104,7 @@ class Inbox:
             batch = [first, *self._more()]
             self._metrics.batches.observe(len(batch))
             self._write(batch)
+        self._table.close()
 
     def _write(self, batch: Sequence[_Waiting]) -> None:
         try:

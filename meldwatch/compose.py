@@ -1,0 +1,125 @@
+"""Composition: the parts of each process, wired once. Nothing below this folder makes its own collaborators."""
+
+import os
+import random
+import socket
+import uuid
+from collections.abc import Callable, Collection
+from datetime import timedelta
+from functools import partial
+
+from meldwatch.process import Part
+from meldwatch.server import Server
+from meldwatch.working import Workers
+from runtime import broker as brokers
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.meld import Meld
+from runtime.metrics import Metrics
+from runtime.settings import Settings
+from service.app import create_app
+from service.clock import ClockWork
+from service.feed import Feed
+from service.inbox import table_for
+from service.receive import Receive
+from service.store import Inbox
+from service.verify import Verifier, Window
+from service.wake import Wake
+from workers.actors import declare
+from workers.refresh import Refresh
+
+API_THREADS = 8
+SPARE_CONNECTIONS = 4
+"""Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness."""
+
+
+class Process:
+    """The parts of one process, and what they share.
+
+    ``web``, ``worker`` and ``clock`` add parts; ``up`` adds all three. ``parts`` is in the order of starting.
+    """
+
+    def __init__(self, settings: Settings, *, threads: int = 0) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.database = Database(
+            settings.database_url.get_secret_value(), pool_size=API_THREADS + SPARE_CONNECTIONS + threads
+        )
+        self.broker = brokers.connect(settings.broker_url.get_secret_value())
+        self.feed = Feed(database=self.database)
+        self.parts: list[Part] = []
+        self.listeners: list[Callable[[], None]] = []
+        self._threads = threads
+
+    def add_worker(self) -> None:
+        """Add the threads that read Meld."""
+        meld = Meld.from_settings(self.settings, connections=self._threads)
+        refresh = Refresh(
+            database=self.database,
+            reader=meld,
+            call=self._call,
+            clock=utcnow,
+            lease_seconds=self.settings.lease_seconds,
+            token=lambda: uuid.uuid4().hex,
+            jitter=random.SystemRandom().random,
+            metrics=self.metrics,
+            notify=self._notify,
+        )
+        declare(self.broker, refresh)
+        self.parts.append(Workers(self.broker, refresh, threads=self._threads))
+
+    def add_clock(self) -> None:
+        """Add the clock."""
+        holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
+        self.parts.append(ClockWork(database=self.database, call=self._call, holder=holder))
+
+    def add_web(self, *, host: str, port: int) -> Server:
+        """Add the server, with the inbox and the calls to workers behind it; return it.
+
+        Raises:
+            SettingsError: Where the address cannot be listened on.
+        """
+        wake = Wake(call=self._call, metrics=self.metrics)
+        inbox = Inbox(table=table_for(self.database), wake=wake, metrics=self.metrics)
+        receive = Receive(
+            verifier=verifier_of(self.settings), store=inbox.put, clock=utcnow, metrics=self.metrics
+        )
+        app = create_app(
+            settings=self.settings,
+            database=self.database,
+            clock=utcnow,
+            receive=receive,
+            wake=wake,
+            ping_broker=partial(brokers.ping, self.broker),
+            feed=self.feed,
+            metrics=self.metrics,
+        )
+        server = Server(app, host=host, port=port, on_stop=self.feed.close)
+        self.parts += [wake, inbox, server]
+        return server
+
+    def close(self) -> None:
+        """Close what the parts shared, after they have stopped."""
+        self.broker.close()
+        self.database.close()
+
+    def _call(self, connection_ids: Collection[str]) -> None:
+        brokers.call(self.broker, connection_ids)
+
+    def _notify(self) -> None:
+        self.feed.notify()
+        for listener in self.listeners:
+            listener()
+
+
+def verifier_of(settings: Settings) -> Verifier:
+    """Return the verifier that the settings describe; ``require`` has seen to URLs and secrets."""
+    return Verifier(
+        urls=settings.webhook_urls,
+        secrets=[secret.get_secret_value() for secret in settings.webhook_secrets],
+        window=Window(
+            max_age=timedelta(seconds=settings.webhook_max_age_seconds),
+            max_skew=timedelta(seconds=settings.webhook_max_skew_seconds),
+        ),
+    )
+

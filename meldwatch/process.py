@@ -1,0 +1,71 @@
+"""A process: parts that are started in order, watched, and stopped in reverse when a signal comes."""
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import Protocol
+
+from runtime import logs
+
+log = logs.get(__name__)
+
+STOP_SECONDS = 9.0
+"""The contract gives 10. Whatever is not done by then is found again by its lease and its row."""
+
+
+class Part(Protocol):
+    """Something that runs beside others in one process."""
+
+    def start(self) -> None:
+        """Start, without waiting for work."""
+
+    def stop(self) -> None:
+        """End within a few seconds."""
+
+    def is_alive(self) -> bool:
+        """Return whether it does its work; a process with a dead part ends, so that it is started anew."""
+
+
+def run(parts: Sequence[Part]) -> int:
+    """Run parts until SIGTERM or SIGINT comes, or until one of them dies; return the exit code.
+
+    Args:
+        parts: In the order of starting; what uses another comes after it.
+    """
+    stopping = threading.Event()
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(signum).name)
+        stopping.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
+    started: list[Part] = []
+    try:
+        for part in parts:
+            part.start()
+            started.append(part)
+        code = _watch(parts, stopping)
+    finally:
+        _end_at_the_latest()
+        for part in reversed(started):
+            part.stop()
+    return code
+
+
+def _watch(parts: Sequence[Part], stopping: threading.Event) -> int:
+    while not stopping.wait(0.5):
+        for part in parts:
+            if not part.is_alive():
+                log.error("a part of the process has died", part=type(part).__name__)
+                return 1
+    return 0
+
+
+def _end_at_the_latest() -> None:
+    """End the process even if a part hangs: everything that matters is committed or leased."""
+    timer = threading.Timer(STOP_SECONDS, os._exit, args=[0])
+    timer.daemon = True
+    timer.start()

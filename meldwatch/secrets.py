@@ -1,0 +1,40 @@
+"""What ``up`` makes for itself when it is not set: kept beside the database, readable by its owner alone."""
+
+import os
+import secrets
+from pathlib import Path
+
+import click
+from pydantic import SecretStr
+
+from runtime.settings import Settings
+
+
+def with_admin_token(settings: Settings) -> Settings:
+    """Return the settings with an admin token: the one that is set, the one that was kept, or a new one.
+
+    A new one is printed, once.
+    """
+    if settings.admin_tokens:
+        return settings
+    path = _beside_database(settings, "admin-token")
+    if path.exists():
+        token = path.read_text(encoding="utf-8").strip()
+    else:
+        token = secrets.token_urlsafe(24)
+        _write(path, token)
+        click.echo(f"Made an admin token for the API, kept in {path}: {token}", err=True)
+    return settings.model_copy(update={"admin_tokens": (SecretStr(token),)})
+
+
+def _beside_database(settings: Settings, kind: str) -> Path:
+    if not settings.is_sqlite:
+        return Path(f"meldwatch.{kind}")
+    database = Path(settings.database_url.get_secret_value().removeprefix("sqlite:///"))
+    return database.with_name(f"{database.stem}.{kind}")
+
+
+def _write(path: Path, token: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(token + "\n")

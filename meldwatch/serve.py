@@ -1,0 +1,113 @@
+"""The commands that run until they are told to stop: up, web, worker, clock, simulate."""
+
+import sys
+
+import click
+
+from meldwatch import demo, process
+from meldwatch.compose import Process
+from meldwatch.secrets import with_admin_token
+from meldwatch.setup import settings_for, settings_for_many
+from migrations import run as migrations
+from runtime import logs
+from runtime.errors import SettingsError
+from simulator.faults import Faults
+from simulator.server import Simulator
+
+log = logs.get(__name__)
+
+host_option = click.option("--host", help="The address to listen on. [MELDWATCH_HOST]")
+port_option = click.option("--port", type=click.IntRange(0, 65535), help="The port; 0: any free one. [MELDWATCH_PORT]")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="How many connections are read from Meld at once.",
+)
+
+
+@click.command()
+@click.option("--demo", "is_demo", is_flag=True, help="Run beside a simulated Meld, on a database that is thrown away.")
+@host_option
+@port_option
+@threads_option
+def up(*, is_demo: bool, host: str | None, port: int | None, threads: int) -> None:
+    """Run everything in one process: server, workers and clock."""
+    if is_demo:
+        sys.exit(demo.run(host=host, port=port, threads=threads))
+    settings = settings_for("webhook_urls", "webhook_secrets", "meld_api_key")
+    settings = with_admin_token(settings)
+    served = Process(settings, threads=threads)
+    migrations.upgrade(served.database.engine)
+    served.add_worker()
+    served.add_clock()
+    server = served.add_web(host=host or settings.host, port=settings.port if port is None else port)
+    log.info("up", url=server.url)
+    sys.exit(_run(served))
+
+
+@click.command()
+@host_option
+@port_option
+def web(*, host: str | None, port: int | None) -> None:
+    """Receive webhooks and serve the API; one of several processes."""
+    settings = settings_for_many("webhook_urls", "webhook_secrets")
+    served = Process(settings)
+    server = served.add_web(host=host or settings.host, port=settings.port if port is None else port)
+    log.info("web", url=server.url)
+    sys.exit(_run(served))
+
+
+@click.command()
+@threads_option
+def worker(*, threads: int) -> None:
+    """Read Meld and keep the mirror; one of several processes."""
+    served = Process(settings_for_many("meld_api_key"), threads=threads)
+    served.add_worker()
+    log.info("worker", threads=threads)
+    sys.exit(_run(served))
+
+
+@click.command()
+def clock() -> None:
+    """Call workers for what is due, whatever was lost; one of several processes, of which one is at it."""
+    served = Process(settings_for_many())
+    served.add_clock()
+    log.info("clock")
+    sys.exit(_run(served))
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8010, show_default=True, help="0: any free one.")
+@click.option("--connections", type=click.IntRange(0), default=20, show_default=True, help="How many to begin with.")
+@click.option("--rate", type=click.FloatRange(0), default=1.0, show_default=True, help="Random acts a second.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed lives the same life.")
+@click.option("--faults", "faults_text", default="", help='What goes wrong, such as "lost=0.1,doubled=0.2".')
+def simulate(*, port: int, connections: int, rate: float, seed: int, faults_text: str) -> None:
+    """Run a simulated Meld that sends webhooks to the first configured URL, signed with the first secret."""
+    settings = settings_for("webhook_urls", "webhook_secrets")
+    try:
+        faults = Faults.parse(faults_text)
+    except ValueError as error:
+        raise SettingsError(f"--faults: {error}") from None
+    simulator = Simulator(
+        webhook_url=settings.webhook_urls[0],
+        webhook_secret=settings.webhook_secrets[0].get_secret_value(),
+        port=port,
+        connections=connections,
+        rate=rate,
+        seed=seed,
+        faults=faults,
+    )
+    sys.exit(process.run([demo.Beside(simulator)]))
+
+
+def _run(served: Process) -> int:
+    try:
+        return process.run(served.parts)
+    finally:
+        served.close()
+
+
+COMMANDS = (up, web, worker, clock, simulate)

@@ -1,0 +1,67 @@
+"""What every command begins with: the settings, the logs, a database whose tables are there."""
+
+import os
+from pathlib import Path
+
+from migrations import run as migrations
+from runtime import logs
+from runtime.database import Database
+from runtime.errors import MeldwatchError, SettingsError
+from runtime.settings import Settings, load, require, unknown
+
+log = logs.get(__name__)
+
+
+class MigrationsError(MeldwatchError):
+    """The database's tables are not those of this version."""
+
+
+def settings_for(*needs: str) -> Settings:
+    """Read the settings, set the logs up, and check that what is needed is there.
+
+    Raises:
+        SettingsError: Naming what is missing or unusable.
+    """
+    settings = load(os.environ)
+    logs.configure(settings.log_format)
+    for line in unknown(os.environ):
+        log.warning("unknown setting", detail=line)
+    require(settings, *needs)
+    return settings
+
+
+def settings_for_many(*needs: str) -> Settings:
+    """Read the settings of a process that is one of several; they can only meet over a server.
+
+    Raises:
+        SettingsError: Where database or broker are for one process alone.
+    """
+    settings = settings_for(*needs)
+    if settings.is_sqlite:
+        raise SettingsError(
+            "MELDWATCH_DATABASE_URL names a SQLite file, which one serving process may use: run `meldwatch up`,"
+            " or set it to postgresql://..."
+        )
+    if settings.is_memory_broker:
+        raise SettingsError(
+            "MELDWATCH_BROKER_URL is memory://, which stays inside one process: run `meldwatch up`,"
+            " or set it to redis://... or amqp://..."
+        )
+    return settings
+
+
+def open_database(settings: Settings) -> Database:
+    """Return the database for a command that looks or acts beside the service.
+
+    Raises:
+        MigrationsError: Where its tables are not those of this version.
+        OutOfReachError: Where it does not answer.
+    """
+    url = settings.database_url.get_secret_value()
+    if settings.is_sqlite and not Path(url.removeprefix("sqlite:///")).exists():
+        raise SettingsError("MELDWATCH_DATABASE_URL names a SQLite file that is not there. Run `meldwatch up` first.")
+    database = Database(url, pool_size=2)
+    if not migrations.is_current(database.engine):
+        database.close()
+        raise MigrationsError("The database's tables are not those of this version. Run `meldwatch migrate`.")
+    return database

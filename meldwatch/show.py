@@ -1,0 +1,71 @@
+"""How things look on a terminal: a table; and JSON Lines for everybody else."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from schemas.events import Event
+
+
+def rows(items: Iterable[BaseModel], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print items: as JSON Lines with all their fields, or as a table of some columns.
+
+    Args:
+        items: Shapes of ours.
+        columns: The fields that the table shows.
+        as_json: Which of the two.
+    """
+    if as_json:
+        for item in items:
+            click.echo(item.model_dump_json())
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for item in items:
+        values = item.model_dump(mode="json")
+        table.add_row(*(_cell(values[column]) for column in columns))
+    _console().print(table)
+
+
+def one(item: BaseModel, *, as_json: bool) -> None:
+    """Print one item: as a line of JSON, or a field a line."""
+    if as_json:
+        click.echo(item.model_dump_json())
+        return
+    for name, value in item.model_dump(mode="json").items():
+        click.echo(f"{name:24} {_cell(value)}")
+
+
+def event_line(event: Event) -> str:
+    """Return an event as one line for a person."""
+    data = event.data
+    before, now = (_place(data[name]) for name in ("previous", "current"))
+    role = f" ({data['role']})" if "role" in data else ""
+    trigger = data["cause"]["trigger"]
+    time = event.time.strftime("%H:%M:%S")
+    return f"{event.position:>6}  {time}  {event.type:36} {event.subject}  {before} -> {now}{role}  [{trigger}]"
+
+
+def _place(value: str | dict[str, Any] | None) -> str:
+    if value is None:
+        return "(new)"
+    if isinstance(value, str):
+        return value
+    reason = value["status_reason"]
+    return f"{value['status']}/{reason}" if reason else str(value["status"])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _console() -> Console:
+    # What is piped must not be folded to a terminal's width.
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=1_000)

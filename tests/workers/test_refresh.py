@@ -1,0 +1,426 @@
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from runtime import gate, jobs
+from runtime.database import Database
+from schemas import tables
+from schemas.api import state_of
+from schemas.events import Event
+from schemas.meld import Absent, Outcome, Refused, Throttled, Unavailable, Unreadable
+from schemas.tables import Connection, Gate, Job, Observation, Webhook
+from tests.inbox import DELETED, body, store
+from tests.workers.meldlike import ScriptedReader, found
+from workers.apply import RECHECK_SECONDS
+from workers.policy import MAX_ATTEMPTS
+from workers.refresh import Refresh
+
+
+def all_rows(database: Database, table: type[Any]) -> Sequence[Any]:
+    with database.read() as session:
+        return session.exec(select(table)).all()
+
+
+def job_of(database: Database, connection_id: str) -> Job:
+    with database.read() as session:
+        return session.exec(select(Job).where(Job.connection_id == connection_id)).one()
+
+
+def events_of(database: Database) -> list[Event]:
+    with database.read() as session:
+        rows = session.exec(select(tables.Event).order_by(col(tables.Event.position))).all()
+        return [Event.from_row(row) for row in rows]
+
+
+def make_due(database: Database) -> None:
+    """Let the time pass that jobs and pauses wait for: move them into the past."""
+    past = datetime.now(UTC) - timedelta(hours=1)
+    with database.write() as session:
+        session.exec(update(Job).where(col(Job.due_at).is_not(None)).values(due_at=past))
+        session.exec(update(Gate).where(col(Gate.paused_until).is_not(None)).values(paused_until=past))
+
+
+def states_of(database: Database) -> list[str]:
+    with database.read() as session:
+        return [state_of(row) for row in session.exec(select(Webhook).order_by(col(Webhook.id))).all()]
+
+
+def test_a_webhook_leads_to_a_mirror_and_an_event(database: Database, refresh: Refresh) -> None:
+    """One webhook of a new connection gives one row of the mirror and one event, with nothing before it."""
+    store(database, body("c1", event_id="e1", newStatus="ACTIVE"))
+
+    refresh.refresh("c1")
+
+    (event,) = events_of(database)
+    assert (event.type, event.sequence, event.position) == ("connection.status_changed", "00000001", 1)
+    assert event.data["previous"] is None
+    assert event.data["current"] == {"status": "ACTIVE", "status_reason": None}
+    assert event.data["cause"]["trigger"] == "webhook"
+    assert event.data["cause"]["webhook_event_ids"] == ["e1"]
+    assert event.data["connection"]["sequence"] == 1
+    assert states_of(database) == ["processed"]
+    (connection,) = all_rows(database, Connection)
+    assert (connection.status, connection.sequence) == ("ACTIVE", 1)
+
+
+def test_a_read_that_saw_nothing_new_only_notes_the_time(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """A second read with the same answer writes no observation and no event, and moves ``checked_at``."""
+    store(database, body("c1"))
+    refresh.refresh("c1")
+    (first,) = all_rows(database, Connection)
+    store(database, body("c1"))
+
+    refresh.refresh("c1")
+
+    (second,) = all_rows(database, Connection)
+    assert second.checked_at > first.checked_at
+    assert second.observed_at == first.observed_at
+    assert reader.reads["c1"] == 2
+    assert len(all_rows(database, Observation)) == 1
+    assert len(events_of(database)) == 1
+
+
+def test_status_and_reason_changes_are_told_apart(database: Database, refresh: Refresh, reader: ScriptedReader) -> None:
+    """Another status is one event; the same status with another reason is the other."""
+    for answer in (
+        found("c1", "ACTIVE"),
+        found("c1", "RECONNECT_REQUIRED", statusReason="LOGIN_REQUIRED"),
+        found("c1", "RECONNECT_REQUIRED", statusReason="OTHER"),
+    ):
+        reader.answers["c1"] = answer
+        store(database, body("c1"))
+        refresh.refresh("c1")
+
+    told = [(event.type, event.data["previous"], event.data["current"]) for event in events_of(database)]
+    active = {"status": "ACTIVE", "status_reason": None}
+    login = {"status": "RECONNECT_REQUIRED", "status_reason": "LOGIN_REQUIRED"}
+    other = {"status": "RECONNECT_REQUIRED", "status_reason": "OTHER"}
+    assert told == [
+        ("connection.status_changed", None, active),
+        ("connection.status_changed", active, login),
+        ("connection.status_reason_changed", login, other),
+    ]
+
+
+def test_nothing_is_read_where_nothing_is_owed(database: Database, refresh: Refresh, reader: ScriptedReader) -> None:
+    """A message for a connection that owes nothing costs no read of Meld."""
+    refresh.refresh("c1")
+
+    assert reader.reads["c1"] == 0
+
+
+def test_a_burst_costs_two_reads(database: Database, refresh: Refresh, reader: ScriptedReader) -> None:
+    """A hundred webhooks, ninety-nine of them during the first read, cost one more read."""
+
+    def burst() -> Outcome:
+        reader.answers["c1"] = found("c1")
+        store(database, *(body("c1") for _ in range(99)))
+        refresh.refresh("c1")
+        return found("c1")
+
+    store(database, body("c1"))
+    reader.answers["c1"] = burst
+
+    refresh.refresh("c1")
+    refresh.refresh("c1")
+    refresh.refresh("c1")
+
+    assert reader.reads["c1"] == 2
+    assert states_of(database) == ["processed"] * 100
+
+
+def test_a_webhook_stored_during_a_read_calls_the_worker_again(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """A hint that comes while a read is under way is not covered by it, and is not left to the clock."""
+
+    def late() -> Outcome:
+        assert store(database, body("c1")) == []
+        return found("c1")
+
+    store(database, body("c1"))
+    reader.answers["c1"] = late
+
+    refresh.refresh("c1")
+
+    assert calls == ["c1"]
+    assert states_of(database) == ["processed", "pending"]
+
+
+def test_an_older_read_never_overwrites_a_newer_one(
+    database: Database, make_refresh: Callable[[], Refresh], reader: ScriptedReader
+) -> None:
+    """A slow read whose lease ended is thrown away when a newer one was written: 50 of 50 times."""
+    stale = 0
+    for number in range(50):
+        connection_id = f"c{number}"
+        older, newer = make_refresh(), make_refresh()
+
+        def overtaken(connection_id: str = connection_id, newer: Refresh = newer) -> Outcome:
+            # Read while the old state held; before it is written, the lease ends and another reads the new state.
+            with database.write() as session:
+                past = datetime.now(UTC) - timedelta(seconds=1)
+                session.exec(update(Job).where(col(Job.connection_id) == connection_id).values(leased_until=past))
+            reader.answers[connection_id] = found(connection_id, "RECONNECT_REQUIRED")
+            newer.refresh(connection_id)
+            return found(connection_id, "ACTIVE")
+
+        store(database, body(connection_id))
+        reader.answers[connection_id] = overtaken
+        older.refresh(connection_id)
+        with database.read() as session:
+            row = session.get(Connection, connection_id)
+            stale += row is None or row.status != "RECONNECT_REQUIRED"
+
+    assert stale == 0
+
+
+def test_one_read_at_a_time(database: Database, make_refresh: Callable[[], Refresh], reader: ScriptedReader) -> None:
+    """Sixteen workers called at once for one connection read it once."""
+    store(database, body("c1"))
+    workers = [threading.Thread(target=make_refresh().refresh, args=("c1",)) for _ in range(16)]
+
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    assert reader.reads["c1"] == 1
+
+
+@pytest.mark.parametrize(
+    "failure", [Absent(), Unavailable("Meld answered 500"), Unreadable("the answer is not JSON")], ids=repr
+)
+def test_a_connection_is_given_up_after_twelve_attempts(
+    database: Database, refresh: Refresh, reader: ScriptedReader, failure: Outcome
+) -> None:
+    """What fails for one connection is tried twelve times; then its webhook is failed and the mirror is untouched."""
+    store(database, body("c1", newStatus="ACTIVE"))
+    reader.answers["c1"] = failure
+
+    for _ in range(MAX_ATTEMPTS):
+        make_due(database)
+        refresh.refresh("c1")
+
+    job = job_of(database, "c1")
+    assert reader.reads["c1"] == MAX_ATTEMPTS
+    assert job.failed_at is not None
+    assert job.error
+    assert states_of(database) == ["failed"]
+    assert all_rows(database, Connection) == []
+
+
+def test_a_new_webhook_revives_a_connection_that_was_given_up(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """After the twelfth attempt the next webhook starts anew, and its read settles the failed webhooks as well."""
+    store(database, body("c1"))
+    reader.answers["c1"] = Absent()
+    for _ in range(MAX_ATTEMPTS):
+        make_due(database)
+        refresh.refresh("c1")
+    reader.answers["c1"] = found("c1")
+
+    called = store(database, body("c1"))
+    refresh.refresh("c1")
+
+    assert called == ["c1"]
+    assert states_of(database) == ["processed", "processed"]
+    assert job_of(database, "c1").failed_at is None
+
+
+@pytest.mark.parametrize("failure", [Throttled(None), Throttled(7), Refused("Meld answered 401")], ids=repr)
+def test_what_speaks_of_meld_pauses_all_reads_and_costs_no_attempt(
+    database: Database, refresh: Refresh, reader: ScriptedReader, failure: Outcome
+) -> None:
+    """During a pause nobody reads; afterwards one probes, and its good answer opens the gate for all."""
+    store(database, body("c1"), body("c2"))
+    reader.answers["c1"] = failure
+    for _ in range(MAX_ATTEMPTS + 2):
+        make_due(database)
+        refresh.refresh("c1")
+    reader.answers["c1"] = found("c1")
+
+    refresh.refresh("c2")
+    assert reader.reads["c2"] == 0
+    assert job_of(database, "c1").attempts == 0
+    make_due(database)
+    refresh.refresh("c1")
+    refresh.refresh("c2")
+
+    with database.read() as session:
+        assert gate.current(session) is None
+    assert states_of(database) == ["processed", "processed"]
+
+
+def test_an_outage_kills_no_connection(database: Database, refresh: Refresh, reader: ScriptedReader) -> None:
+    """When one connection after another fails, that is Meld: reads pause, and nobody runs out of attempts."""
+    ids = [f"c{number}" for number in range(10)]
+    store(database, *(body(id_) for id_ in ids))
+    for id_ in ids:
+        reader.answers[id_] = Unavailable("Meld answered 503")
+
+    for _ in range(3 * MAX_ATTEMPTS):
+        make_due(database)
+        for id_ in ids:
+            refresh.refresh(id_)
+    for id_ in ids:
+        reader.answers[id_] = found(id_)
+    make_due(database)
+    for id_ in ids:
+        refresh.refresh(id_)
+
+    assert states_of(database) == ["processed"] * 10
+
+
+def test_a_deleted_connection_that_is_gone_becomes_a_tombstone(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """DELETED announced, then 404: one DELETED status event, and the row stays readable."""
+    store(database, body("c1"))
+    refresh.refresh("c1")
+    reader.answers["c1"] = Absent()
+
+    for _ in range(2):
+        store(database, body("c1", DELETED))
+        refresh.refresh("c1")
+
+    (connection,) = all_rows(database, Connection)
+    assert (connection.status, connection.customer_id) == ("DELETED", "cust")
+    assert [event.data["current"]["status"] for event in events_of(database)] == ["ACTIVE", "DELETED"]
+    assert states_of(database) == ["processed"] * 3
+
+
+def test_a_deleted_connection_never_seen_becomes_a_tombstone(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """A DELETED webhook of a connection that was never read, then 404: a tombstone with the account that it named."""
+    reader.answers["c1"] = Absent()
+    store(database, body("c1", DELETED))
+
+    refresh.refresh("c1")
+
+    (connection,) = all_rows(database, Connection)
+    (event,) = events_of(database)
+    assert (connection.status, connection.account_id) == ("DELETED", "acct")
+    assert event.source == "urn:meld:account:acct"
+
+
+def test_siblings_are_read_again_when_the_primary_moves(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """A member whose primary moved raises the members whose stored view differs; the role of each is told once."""
+
+    def group(primary: str) -> None:
+        for id_ in ("a", "b", "c"):
+            others = [other for other in ("a", "b", "c") if other != id_]
+            reader.answers[id_] = found(id_, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
+
+    group("a")
+    store(database, *(body(id_) for id_ in ("a", "b", "c")))
+    for id_ in ("a", "b", "c"):
+        refresh.refresh(id_)
+    calls.clear()
+    group("b")
+
+    store(database, body("a"))
+    refresh.refresh("a")
+    while calls:
+        refresh.refresh(calls.pop(0))
+
+    moves = [event for event in events_of(database) if event.type == "connection.primary_duplicate_moved"]
+    roles = {event.subject: event.data["role"] for event in moves}
+    assert roles == {"a": "lost_primary", "b": "became_primary", "c": "followed"}
+    assert len(moves) == 3
+
+
+def test_a_read_that_contradicts_its_hint_is_checked_again(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """A hint that says another status than the read is rechecked four times, then left; a new hint starts anew."""
+    store(database, body("c1", newStatus="RECONNECT_REQUIRED"))
+
+    delays = []
+    for _ in range(len(RECHECK_SECONDS) + 1):
+        refresh.refresh("c1")
+        due_at = job_of(database, "c1").due_at
+        delays.append(round((due_at - datetime.now(UTC)).total_seconds()) if due_at else None)
+        make_due(database)
+
+    assert delays == [5, 30, 120, 600, None]
+    assert reader.reads["c1"] == 5
+    store(database, body("c1", newStatus="RECONNECT_REQUIRED"))
+    refresh.refresh("c1")
+    assert job_of(database, "c1").rechecks == 1
+
+
+def test_an_old_hint_that_comes_late_is_not_held_against_a_read(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """Newest is what Meld says happened last, whatever arrived last."""
+    old, new = body("c1", newStatus="RECONNECT_REQUIRED"), body("c1", newStatus="ACTIVE")
+    store(database, new)
+    refresh.refresh("c1")
+
+    store(database, old)
+    refresh.refresh("c1")
+
+    assert job_of(database, "c1").due_at is None
+
+
+def test_claims_are_given_back_when_a_process_ends(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """A read that will not be waited for leaves its job free, and its late answer is thrown away."""
+
+    def interrupted() -> Outcome:
+        refresh.give_back()
+        return found("c1")
+
+    store(database, body("c1"))
+    reader.answers["c1"] = interrupted
+
+    refresh.refresh("c1")
+
+    job = job_of(database, "c1")
+    assert (job.lease_token, job.attempts, job.completed, job.requested) == (None, 0, 0, 1)
+    assert all_rows(database, Connection) == []
+
+
+def test_a_job_whose_reader_dies_each_time_is_given_up(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """Attempts are counted before the read, so a connection that kills its process stops doing so."""
+    store(database, body("c1"))
+    with database.write() as session:
+        session.exec(update(Job).values(attempts=MAX_ATTEMPTS))
+
+    refresh.refresh("c1")
+
+    assert reader.reads["c1"] == 0
+    assert states_of(database) == ["failed"]
+
+
+def test_raising_during_a_lease_is_never_lost(database: Database, refresh: Refresh, reader: ScriptedReader) -> None:
+    """An operator's wish that comes during a read leads to another read."""
+
+    def asked() -> Outcome:
+        reader.answers["c1"] = found("c1")
+        with database.write() as session:
+            jobs.raise_jobs(database, session, ["c1"], "operator")
+        return found("c1")
+
+    store(database, body("c1"))
+    reader.answers["c1"] = asked
+
+    refresh.refresh("c1")
+    refresh.refresh("c1")
+
+    assert reader.reads["c1"] == 2
