@@ -1,0 +1,31 @@
+"""Meld tells in every answer which version of its API it used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers, MutableHeaders
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MELD_VERSION = "Meld-Version"
+DEFAULT_VERSION = "2026-02-03"
+
+
+class VersionEcho:
+    """Adds the Meld-Version that was asked for to every answer, or the account's default."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and mark its answer."""
+        version = Headers(scope=scope).get(MELD_VERSION, DEFAULT_VERSION)
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[MELD_VERSION] = version
+            await send(message)
+
+        await self._app(scope, receive, marked)
