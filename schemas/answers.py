@@ -1,0 +1,70 @@
+"""What the API answers around the shapes of ``api.py`` and ``events.py``: pages, receipts, readiness, problems."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.api import Connection, Webhook, Wire
+from schemas.events import Event
+
+Cursor = str | None
+
+
+class ConnectionPage(Wire):
+    """One page of the mirror, in the order of ids."""
+
+    connections: list[Connection]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class EventPage(Wire):
+    """One page of the feed, in the order of positions."""
+
+    events: list[Event]
+    next: int = Field(
+        description="`after` of the next page: the position of the last event, or `after` itself where there is none."
+    )
+
+
+class WebhookPage(Wire):
+    """One page of the stored webhooks, in the order in which they were stored."""
+
+    webhooks: list[Webhook]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class RefreshReceipt(Wire):
+    """A read of Meld is owed to the connection and will be done soon."""
+
+    connection_id: str
+    state: Literal["requested"] = "requested"
+
+
+class Liveness(Wire):
+    """The process lives."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(Wire):
+    """Everything that the service needs is there."""
+
+    status: Literal["ready"] = "ready"
+    parts: dict[str, str] = Field(description="By part: `ok`.")
+
+
+class Problem(Wire):
+    """What was wrong and what to do about it (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str = Field(description="The status in words.")
+    status: int = Field(ge=400, le=599)
+    detail: str = Field(description="What was wrong with this request, and what to do.")
+
+
+class ReadinessProblem(Problem):
+    """Something that the service needs is missing."""
+
+    parts: dict[str, str] = Field(
+        description="By part: `ok`, what is wrong with it, or `unknown` where another part's failure hides it."
+    )

@@ -1,0 +1,19 @@
+"""From the socket to the queue, in the order in which a webhook goes through it.
+
+    receive   the raw body, within limits
+    verify    is it Meld's? over exactly those bytes
+    hint      what does it say, as far as it can be read
+    store     the inbox: webhook and raised job in one commit, then the 200
+    wake      a worker is called, off the request path
+    clock     calls again for whatever call was lost
+
+Beside it stands the API, which reads what was stored: ``app`` makes routes of operations (``connections``,
+``events``, ``webhooks``, ``health``, ``gauges``), and for each request
+
+    access    may the caller?
+    query     what is asked for, within bounds
+    threads   the rows are read, off the event loop, and written as JSON
+    problems  or what was wrong, and what to do
+
+The same operations are told as OpenAPI by ``openapi``. ``feed`` wakes those who wait for the next event.
+"""

@@ -1,0 +1,120 @@
+"""App: the operations and what they need, wired into one application. It starts and stops nothing."""
+
+import json
+from collections.abc import Awaitable, Callable, Collection
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runtime.clock import Clock
+from runtime.database import Database
+from runtime.errors import MeldwatchError
+from runtime.metrics import Metrics
+from runtime.settings import Settings
+from service import gauges, openapi, problems
+from service.access import Access
+from service.connections import Connections
+from service.events import Events
+from service.feed import Feed
+from service.health import Health
+from service.operation import Answer, Operation
+from service.reply import reply
+from service.routes import make_routes
+from service.threads import Threads
+from service.webhooks import Webhooks
+
+
+def create_app(
+    *,
+    settings: Settings,
+    database: Database,
+    clock: Clock,
+    receive: Callable[[Request], Awaitable[Response]],
+    wake: Callable[[Collection[str]], None],
+    ping_broker: Callable[[], None],
+    feed: Feed,
+    metrics: Metrics,
+) -> Starlette:
+    """Return the application that a web process serves.
+
+    Args:
+        settings: Who may read and act.
+        database: The database.
+        clock: The present; tells how old remembered answers are.
+        receive: Answers the webhook route, untouched.
+        wake: Told which connections' workers to call; must return at once.
+        ping_broker: Asks the broker for a sign of life; raises ``OutOfReachError``.
+        feed: Tells when there are new events; whoever ends the process closes it first.
+        metrics: What this process counts.
+    """
+    threads = Threads()
+    operations = (
+        _receiving(receive),
+        *Connections(database=database, threads=threads, wake=wake).operations(),
+        *Events(database=database, threads=threads, growth=feed).operations(),
+        *Webhooks(database=database, threads=threads).operations(),
+        *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
+        *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),
+    )
+    return assemble(operations, Access(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens))
+
+
+def assemble(operations: tuple[Operation, ...], access: Access) -> Starlette:
+    """Return the application that knows these operations, and the one that describes them all."""
+    described = _describing(operations)
+    app = Starlette(
+        routes=make_routes((*operations, described), access),
+        exception_handlers={
+            MeldwatchError: problems.of_error,
+            HTTPException: problems.of_status,
+            Exception: problems.of_unforeseen,
+        },
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _receiving(receive: Callable[[Request], Awaitable[Response]]) -> Operation:
+    async def handle(request: Request, _query: object) -> Response:
+        return await receive(request)
+
+    return Operation(
+        method="POST",
+        path="/webhooks/meld",
+        name="receiveWebhook",
+        summary="Meld's webhooks: signed over the raw body, and stored before the answer.",
+        need="nothing",
+        headers=(
+            ("Meld-Signature", "HMAC-SHA256 over time, URL and raw body, base64url."),
+            ("Meld-Signature-Timestamp", "The time that is signed."),
+        ),
+        body="Meld's event, byte for byte as signed.",
+        answers=(
+            Answer(description="Stored, now or before.", media_type=None),
+            Answer(status=401, description="The signature is missing or wrong, or too old.", media_type=None),
+            Answer(status=408, description="The body was not in within 10 s.", media_type=None),
+            Answer(status=413, description="The body is longer than 1 MiB.", media_type=None),
+            Answer(status=415, description="The body is encoded.", media_type=None),
+            Answer(status=503, description="It could not be stored; send it again.", media_type=None),
+        ),
+        handle=handle,
+    )
+
+
+def _describing(operations: tuple[Operation, ...]) -> Operation:
+    async def handle(_request: Request, _query: object) -> Response:
+        return reply(text)
+
+    description = Operation(
+        method="GET",
+        path="/openapi.json",
+        name="getDescription",
+        summary="This document.",
+        need="nothing",
+        answers=(Answer(description="OpenAPI 3.1."),),
+        handle=handle,
+    )
+    text = json.dumps(openapi.document((*operations, description))).encode()
+    return description

@@ -1,0 +1,39 @@
+"""The errors that a caller of the API acts on.
+
+    MeldwatchError
+    └── RequestError
+        ├── TokenError      send a valid token
+        ├── RightError      send a token that may do more
+        ├── UnknownError    ask for something else
+        └── QueryError      mend the query
+
+Their HTTP statuses are in ``problems.py``.
+"""
+
+from runtime.errors import MeldwatchError
+
+
+class RequestError(MeldwatchError):
+    """A request cannot be answered as it stands."""
+
+
+class TokenError(RequestError):
+    """No valid token came with the request. Send one as `Authorization: Bearer <token>`."""
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__doc__)
+
+
+class RightError(RequestError):
+    """The token may read, but not act. Send one of the admin tokens."""
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__doc__)
+
+
+class UnknownError(RequestError):
+    """Nothing that was asked for is known."""
+
+
+class QueryError(RequestError):
+    """The query has a parameter that is unknown, missing or out of bounds; the message names it."""

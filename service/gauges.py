@@ -1,0 +1,115 @@
+"""Gauges: how things stand by the rows, beside what this process has counted, as Prometheus text."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runtime import gate
+from runtime.clock import Clock
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from runtime.metrics import Metrics
+from schemas.tables import Job, Webhook
+from service import backlog, feed
+from service.operation import Answer, Operation
+from service.reply import reply
+from service.threads import Threads
+from service.webhooks import in_state
+
+FRESH = timedelta(seconds=5)
+
+NAMES: dict[str, str] = {
+    "meldwatch_database_up": "Whether the database answered; without it there is none of the others.",
+    "meldwatch_jobs_due": "Reads of Meld that are due and that nobody is at.",
+    "meldwatch_oldest_due_job_seconds": "How long the oldest of them has been due.",
+    "meldwatch_jobs_dead": "Connections whose reads failed too often.",
+    "meldwatch_webhooks_pending": "Stored webhooks that wait for a read.",
+    "meldwatch_feed_position": "The position of the newest event.",
+    "meldwatch_reads_paused": "Whether all reads of Meld are paused.",
+}
+"""Every gauge, and what it says."""
+
+
+def measure(database: Database) -> dict[str, float]:
+    """Return what each gauge shows."""
+    try:
+        with database.read() as session:
+            return {"meldwatch_database_up": 1, **_measure(database, session)}
+    except OutOfReachError:
+        return {"meldwatch_database_up": 0}
+
+
+def _measure(database: Database, session: Session) -> dict[str, float]:
+    due = backlog.measure(database, session)
+    dead = select(func.count()).select_from(Job).where(col(Job.failed_at).is_not(None))
+    pending = select(func.count()).select_from(Webhook).where(in_state("pending"))
+    return {
+        "meldwatch_jobs_due": due.jobs,
+        "meldwatch_oldest_due_job_seconds": due.oldest_seconds,
+        "meldwatch_jobs_dead": session.exec(dead).one(),
+        "meldwatch_webhooks_pending": session.exec(pending).one(),
+        "meldwatch_feed_position": feed.position(session),
+        "meldwatch_reads_paused": int(gate.current(session) is not None),
+    }
+
+
+class Gauges(Collector):
+    """Shows the gauges, counting the rows once in a while however often it is asked.
+
+    Args:
+        measure: Returns what each gauge shows.
+        clock: The present.
+    """
+
+    def __init__(self, measure: Callable[[], dict[str, float]], clock: Clock) -> None:
+        self._measure = measure
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._measured: tuple[datetime, dict[str, float]] | None = None
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Name the gauges without counting anything."""
+        return (GaugeMetricFamily(name, text) for name, text in NAMES.items())
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Show the gauges that are known."""
+        values = self._current()
+        return (GaugeMetricFamily(name, text, value=values[name]) for name, text in NAMES.items() if name in values)
+
+    def _current(self) -> dict[str, float]:
+        with self._lock:
+            now = self._clock()
+            if self._measured is None or not timedelta(0) <= now - self._measured[0] < FRESH:
+                self._measured = now, self._measure()
+            return self._measured[1]
+
+
+def operations(*, database: Database, clock: Clock, threads: Threads, metrics: Metrics) -> tuple[Operation, ...]:
+    """Return what Prometheus asks."""
+    rows = CollectorRegistry()
+    rows.register(Gauges(lambda: measure(database), clock))
+
+    async def handle(_request: Request, _query: object) -> Response:
+        text = await threads.run(lambda: generate_latest(metrics.registry) + generate_latest(rows))
+        return reply(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return (
+        Operation(
+            method="GET",
+            path="/metrics",
+            name="getMetrics",
+            summary="What this process has counted, and how things stand by the rows, for Prometheus.",
+            need="nearness",
+            answers=(Answer(description="Prometheus text.", media_type="text/plain"),),
+            handle=handle,
+        ),
+    )

@@ -1,0 +1,123 @@
+"""Webhooks: what the inbox stored, told without the raw body and the signature."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_
+from sqlalchemy.orm import defer
+from sqlmodel import col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from runtime.database import Database
+from schemas import tables
+from schemas.answers import WebhookPage
+from schemas.api import Webhook, WebhookState
+from schemas.queries import Query, WebhookQuery
+from service.errors import UnknownError
+from service.operation import Answer, Operation
+from service.threads import Threads
+
+FILTERS: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
+    ("type", "type", operator.eq),
+    ("connection_id", "connection_id", operator.eq),
+    ("since", "received_at", operator.ge),
+    ("until", "received_at", operator.lt),
+)
+"""What is asked, of which column, and how the two compare."""
+
+
+class Webhooks:
+    """The operations on stored webhooks.
+
+    Args:
+        database: The database.
+        threads: Where the work is done.
+    """
+
+    def __init__(self, *, database: Database, threads: Threads) -> None:
+        self._database = database
+        self._threads = threads
+
+    def find(self, query: WebhookQuery) -> WebhookPage:
+        """Return a page of webhooks, in the order in which they were stored."""
+        statement = _rows().where(*_conditions(query)).order_by(col(tables.Webhook.id))
+        with self._database.read() as session:
+            # One more than the page tells whether there is a next one.
+            rows = session.exec(statement.limit(query.limit + 1)).all()
+        page = rows[: query.limit]
+        return WebhookPage(
+            webhooks=[Webhook.from_row(row) for row in page],
+            next=str(page[-1].id) if len(rows) > query.limit else None,
+        )
+
+    def get(self, event_id: str) -> Webhook:
+        """Return one webhook.
+
+        Raises:
+            UnknownError: Where none is stored under this id.
+        """
+        with self._database.read() as session:
+            row = session.exec(_rows().where(tables.Webhook.event_id == event_id)).one_or_none()
+        if row is None:
+            raise UnknownError(f"No webhook {event_id[:100]!r} is stored. See /api/webhooks for those that are.")
+        return Webhook.from_row(row)
+
+    def operations(self) -> tuple[Operation, ...]:
+        """Return what can be asked of the API."""
+        return (
+            Operation(
+                method="GET",
+                path="/api/webhooks",
+                name="listWebhooks",
+                summary="The stored webhooks, in the order in which they were stored.",
+                need="read",
+                query=WebhookQuery,
+                answers=(Answer(description="A page of webhooks.", shape=WebhookPage),),
+                handle=self._threads.handler(lambda _request, query: self.find(query)),
+            ),
+            Operation(
+                method="GET",
+                path="/api/webhooks/{event_id}",
+                name="getWebhook",
+                summary="One stored webhook.",
+                need="read",
+                query=Query,
+                answers=(Answer(description="The webhook.", shape=Webhook),),
+                handle=self._threads.handler(lambda request, _query: self.get(request.path_params["event_id"])),
+            ),
+        )
+
+
+def in_state(state: WebhookState) -> ColumnElement[bool]:
+    """Return the condition that a webhook is in a state; the states are those of ``schemas.api.state_of``."""
+    processed, ignored, failed = (
+        col(step).is_not(None)
+        for step in (tables.Webhook.processed_at, tables.Webhook.ignored_at, tables.Webhook.failed_at)
+    )
+    conditions = {
+        "processed": processed,
+        "ignored": and_(~processed, ignored),
+        "failed": and_(~processed, ~ignored, failed),
+        "pending": and_(~processed, ~ignored, ~failed),
+    }
+    return conditions[state]
+
+
+def _conditions(query: WebhookQuery) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [
+        compare(getattr(tables.Webhook, column), value)
+        for name, column, compare in FILTERS
+        if (value := getattr(query, name)) is not None
+    ]
+    if query.state is not None:
+        conditions.append(in_state(query.state))
+    if query.after is not None:
+        conditions.append(col(tables.Webhook.id) > int(query.after))
+    return conditions
+
+
+def _rows() -> SelectOfScalar[tables.Webhook]:
+    """Select without what is never sent out."""
+    unsent = (tables.Webhook.body, tables.Webhook.headers)
+    return select(tables.Webhook).options(*(defer(column, raiseload=True) for column in unsent))  # type: ignore[arg-type]
