@@ -1,1 +1,1 @@
-"""The command line, and how processes are put together: here alone clocks, ids, randomness and the environment enter."""
+"""The command line, and how processes are put together: only here do clock, ids and environment come in."""

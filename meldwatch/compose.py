@@ -10,6 +10,7 @@ from functools import partial
 
 from meldwatch.process import Part
 from meldwatch.server import Server
+from meldwatch.setup import last_position
 from meldwatch.working import Workers
 from runtime import broker as brokers
 from runtime.clock import utcnow
@@ -46,7 +47,7 @@ class Process:
             settings.database_url.get_secret_value(), pool_size=API_THREADS + SPARE_CONNECTIONS + threads
         )
         self.broker = brokers.connect(settings.broker_url.get_secret_value())
-        self.feed = Feed(database=self.database)
+        self.feed = Feed(partial(last_position, self.database))
         self.parts: list[Part] = []
         self.listeners: list[Callable[[], None]] = []
         self._threads = threads
@@ -81,9 +82,7 @@ class Process:
         """
         wake = Wake(call=self._call, metrics=self.metrics)
         inbox = Inbox(table=table_for(self.database), wake=wake, metrics=self.metrics)
-        receive = Receive(
-            verifier=verifier_of(self.settings), store=inbox.put, clock=utcnow, metrics=self.metrics
-        )
+        receive = Receive(verifier=verifier_of(self.settings), store=inbox.put, clock=utcnow, metrics=self.metrics)
         app = create_app(
             settings=self.settings,
             database=self.database,
@@ -122,4 +121,3 @@ def verifier_of(settings: Settings) -> Verifier:
             max_skew=timedelta(seconds=settings.webhook_max_skew_seconds),
         ),
     )
-

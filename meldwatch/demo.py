@@ -29,8 +29,9 @@ RATE = 1.5
 def run(*, host: str | None, port: int | None, threads: int) -> int:
     """Run the demo until it is told to stop; return the exit code."""
     settings = settings_for()
-    host, port = host or settings.host, settings.port if port is None else port
-    url = f"http://{host}:{port or _free_port(host)}/webhooks/meld"
+    host = host or settings.host
+    port = (settings.port if port is None else port) or _free_port(host)
+    url = f"http://{host}:{port}/webhooks/meld"
     secret = secrets.token_urlsafe(16)
     simulator = Simulator(webhook_url=url, webhook_secret=secret, connections=CONNECTIONS, rate=RATE)
     with tempfile.TemporaryDirectory(prefix="meldwatch-demo-") as folder, simulator:
@@ -40,7 +41,7 @@ def run(*, host: str | None, port: int | None, threads: int) -> int:
             migrations.upgrade(served.database.engine)
             served.add_worker()
             served.add_clock()
-            server = served.add_web(host=host, port=port or int(url.split(":")[2].split("/")[0]))
+            server = served.add_web(host=host, port=port)
             tell = Tell(served.database, click.echo)
             served.listeners.append(tell.notify)
             _introduce(server.url, simulator.url, ours)

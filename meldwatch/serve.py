@@ -100,7 +100,15 @@ def simulate(*, port: int, connections: int, rate: float, seed: int, faults_text
         seed=seed,
         faults=faults,
     )
-    sys.exit(process.run([demo.Beside(simulator)]))
+    try:
+        simulator.start()
+    except OSError as error:
+        raise SettingsError(f"Cannot listen on port {port} ({error.strerror}). Set --port.") from None
+    log.info("simulated Meld", url=simulator.url, webhooks_to=settings.webhook_urls[0])
+    try:
+        sys.exit(process.run([]))
+    finally:
+        simulator.stop()
 
 
 def _run(served: Process) -> int:

@@ -8,6 +8,7 @@ from runtime import logs
 from runtime.database import Database
 from runtime.errors import MeldwatchError, SettingsError
 from runtime.settings import Settings, load, require, unknown
+from service.feed import position
 
 log = logs.get(__name__)
 
@@ -65,3 +66,9 @@ def open_database(settings: Settings) -> Database:
         database.close()
         raise MigrationsError("The database's tables are not those of this version. Run `meldwatch migrate`.")
     return database
+
+
+def last_position(database: Database) -> int:
+    """Return the last position of the feed."""
+    with database.read() as session:
+        return position(session)

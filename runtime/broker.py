@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import dramatiq
+import pika
 import redis
 from dramatiq.broker import MessageProxy
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
@@ -15,6 +16,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import DramatiqError
 from dramatiq.middleware import Middleware, Retries
+from pika.exceptions import AMQPError
 
 from runtime.errors import OutOfReachError
 from schemas.jobs import REFRESH
@@ -72,10 +74,9 @@ def ping(broker: Broker) -> None:
         if isinstance(broker, RedisBroker):
             broker.client.ping()
         elif isinstance(broker, RabbitmqBroker):
-            broker.connection.process_data_events(time_limit=0)
-    except Exception as error:
-        if isinstance(broker, RabbitmqBroker):
-            del broker.connection
+            # Dramatiq keeps a connection per thread; this one would be left behind with whichever thread asked.
+            pika.BlockingConnection(broker.parameters).close()
+    except (redis.RedisError, AMQPError, OSError) as error:
         raise OutOfReachError(f"The broker does not answer ({type(error).__name__}).") from error
 
 

@@ -9,7 +9,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from runtime.redact import is_secret
 
-_QUIET = ("pika", "httpcore2", "httpx2", "dramatiq", "uvicorn.access", "alembic")
+_QUIET = ("pika", "httpcore2", "httpx2", "dramatiq", "uvicorn", "alembic")
 
 
 def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:

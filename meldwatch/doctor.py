@@ -1,0 +1,131 @@
+"""Doctor: is everything there that the service needs? Each finding says what to do about it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from migrations import run as migrations
+from runtime import broker as brokers
+from runtime.database import Database
+from runtime.errors import MeldwatchError, OutOfReachError
+from runtime.meld import Meld
+from runtime.settings import Settings
+from schemas.meld import Page, Refused, Throttled, Unavailable, Unreadable
+
+WEBHOOK_PATH = "/webhooks/meld"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check came to: the part, whether it is well, and what to do if not."""
+
+    part: str
+    text: str
+    is_ok: bool = True
+    is_out_of_reach: bool = False
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Check everything, and go on after what fails. Meld is asked for one connection of its list: no more."""
+    findings = [_settings(settings)]
+    checks: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
+        ("database", _database),
+        ("broker", _broker),
+        ("meld", _meld),
+    )
+    for part, check in checks:
+        try:
+            findings.append(check(settings))
+        except OutOfReachError as error:
+            findings.append(Finding(part, str(error), is_ok=False, is_out_of_reach=True))
+        except MeldwatchError as error:
+            findings.append(Finding(part, str(error), is_ok=False))
+    findings += [_url(url) for url in settings.webhook_urls]
+    return findings
+
+
+def _settings(settings: Settings) -> Finding:
+    needed = ("webhook_urls", "webhook_secrets", "authorization")
+    names = {"authorization": "MELDWATCH_MELD_API_KEY"}
+    missing = [names.get(name, f"MELDWATCH_{name.upper()}") for name in needed if not getattr(settings, name)]
+    if missing:
+        return Finding("settings", f"set {', '.join(missing)}; see docs/settings.md", is_ok=False)
+    if settings.is_memory_broker and not settings.is_sqlite:
+        return Finding("settings", "BROKER_URL is memory://: only `meldwatch up` can run, not web, worker and clock")
+    if not (settings.read_tokens or settings.admin_tokens):
+        return Finding(
+            "settings", "no READ_TOKENS or ADMIN_TOKENS: the API is closed, but for the token that `up` makes"
+        )
+    return Finding("settings", "all that is needed is set")
+
+
+def _database(settings: Settings) -> Finding:
+    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        current, head = migrations.current(database.engine), migrations.head()
+    finally:
+        database.close()
+    if current != head:
+        text = f"its tables are at {current or 'nothing'}, this version needs {head}: run `meldwatch migrate`"
+        return Finding("database", text, is_ok=False)
+    return Finding("database", f"answers, and its tables are at {head}")
+
+
+def _broker(settings: Settings) -> Finding:
+    broker = brokers.connect(settings.broker_url.get_secret_value())
+    try:
+        brokers.ping(broker)
+    finally:
+        broker.close()
+    return Finding("broker", "inside the process" if settings.is_memory_broker else "answers")
+
+
+def _meld(settings: Settings) -> Finding:
+    if settings.authorization is None:
+        return Finding("meld", "not asked: there are no credentials", is_ok=False)
+    meld = Meld.from_settings(settings, connections=1)
+    try:
+        outcome = meld.page(limit=1)
+    finally:
+        meld.close()
+    match outcome:
+        case Page():
+            return Finding("meld", f"{settings.meld_api_url} takes the credentials")
+        case Refused(detail):
+            return Finding(
+                "meld",
+                f"{detail}: the key does not fit {settings.meld_api_url} (keys are per environment), or the header"
+                " has another form (MELDWATCH_MELD_AUTHORIZATION sets it exactly)",
+                is_ok=False,
+            )
+        case Throttled():
+            return Finding("meld", "takes the credentials, but is being asked too often (429)")
+        case Unavailable(detail):
+            raise OutOfReachError(f"{settings.meld_api_url}: {detail}")
+        case Unreadable(detail):
+            return Finding("meld", f"{detail}: is {settings.meld_api_url} Meld's API?", is_ok=False)
+
+
+def _url(url: str) -> Finding:
+    parts = urlsplit(url)
+    problem = None
+    if parts.fragment or parts.username is not None:
+        problem = "has a fragment or a user in it; no webhook is sent to such a URL"
+    elif not parts.path.endswith(WEBHOOK_PATH):
+        problem = f"does not end with {WEBHOOK_PATH}; unless a proxy rewrites the path, webhooks will not arrive"
+    elif _is_local(parts.hostname or ""):
+        problem = "is this machine's own address; Meld itself cannot reach it (a simulated Meld can)"
+        return Finding("webhook URL", f"{url} {problem}")
+    elif parts.scheme != "https":
+        problem = "is not https; Meld sends to https alone"
+    if problem is not None:
+        return Finding("webhook URL", f"{url} {problem}", is_ok=False)
+    return Finding("webhook URL", f"{url} must be the profile's URL to the letter: it is part of what Meld signs")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,206 @@
+"""The commands that look at what is stored: connections, webhooks, events. They may run beside the service."""
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+from pydantic import ValidationError as InvalidError
+
+from meldwatch import show
+from meldwatch.setup import last_position, open_database, settings_for
+from runtime import broker as brokers
+from runtime import logs
+from runtime.database import Database
+from runtime.errors import OutOfReachError, UsageError
+from runtime.settings import Settings
+from schemas.events import Event
+from schemas.queries import ConnectionQuery, EventQuery, Query, WebhookQuery
+from service.connections import Connections
+from service.events import Events
+from service.feed import Feed
+from service.threads import Threads
+from service.webhooks import Webhooks
+
+log = logs.get(__name__)
+
+TAIL_SECONDS = 0.25
+CONNECTION_COLUMNS = ("id", "status", "status_reason", "primary_duplicate_id", "institution_name", "customer_id")
+WEBHOOK_COLUMNS = ("event_id", "type", "connection_id", "state", "received_at", "deliveries", "error")
+Q = TypeVar("Q", bound=Query)
+Command = Callable[..., Any]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines instead of a table.")
+limit_option = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+
+
+@click.group()
+def connections() -> None:
+    """The mirror."""
+
+
+@connections.command("list")
+@click.option("--status")
+@click.option("--customer-id")
+@click.option("--external-customer-id")
+@click.option("--institution-id")
+@click.option("--after", help="Go on behind this id.")
+@limit_option
+@json_option
+def list_connections(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query, which checks
+    """List connections, in the order of their ids."""
+    query = _query(ConnectionQuery, filters)
+    with _database() as (_settings, database):
+        page = _connections(database).find(query)
+    show.rows(page.connections, CONNECTION_COLUMNS, as_json=as_json)
+    _more(page.next)
+
+
+@connections.command("show")
+@click.argument("connection_id", metavar="ID")
+@json_option
+def show_connection(*, connection_id: str, as_json: bool) -> None:
+    """Show one connection."""
+    with _database() as (_settings, database):
+        show.one(_connections(database).get(connection_id), as_json=as_json)
+
+
+@connections.command("refresh")
+@click.argument("connection_id", metavar="ID")
+def refresh_connection(*, connection_id: str) -> None:
+    """Have a connection read from Meld again. This never calls Meld's chargeable refresh."""
+    with _database() as (settings, database):
+
+        def wake(connection_ids: Collection[str]) -> None:
+            # Through memory:// only the service's own process can be called; its clock will.
+            if settings.is_memory_broker:
+                return
+            broker = brokers.connect(settings.broker_url.get_secret_value())
+            with suppress(OutOfReachError):
+                brokers.call(broker, connection_ids)
+            broker.close()
+
+        _connections(database, wake).refresh(connection_id)
+    click.echo(f"{connection_id} will be read again")
+
+
+@click.group()
+def webhooks() -> None:
+    """The stored webhooks."""
+
+
+@webhooks.command("list")
+@click.option("--state", type=click.Choice(["pending", "processed", "ignored", "failed"]))
+@click.option("--type", "type")
+@click.option("--connection", "connection_id")
+@click.option("--since", help="Received then or later, ISO 8601.")
+@click.option("--until", help="Received before, ISO 8601.")
+@click.option("--after", help="Go on behind this cursor.")
+@limit_option
+@json_option
+def list_webhooks(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query, which checks
+    """List webhooks, in the order in which they were stored."""
+    query = _query(WebhookQuery, filters)
+    with _database() as (_settings, database):
+        page = Webhooks(database=database, threads=Threads()).find(query)
+    show.rows(page.webhooks, WEBHOOK_COLUMNS, as_json=as_json)
+    _more(page.next)
+
+
+@webhooks.command("show")
+@click.argument("event_id", metavar="ID")
+@json_option
+def show_webhook(*, event_id: str, as_json: bool) -> None:
+    """Show one webhook, by Meld's event id."""
+    with _database() as (_settings, database):
+        show.one(Webhooks(database=database, threads=Threads()).get(event_id), as_json=as_json)
+
+
+@click.group()
+def events() -> None:
+    """The feed."""
+
+
+@events.command("list")
+@click.option("--after", type=click.IntRange(0), default=0, help="Only behind this position.")
+@click.option("--type", "type")
+@click.option("--connection", "connection_id")
+@limit_option
+@json_option
+def list_events(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query, which checks
+    """List events, in the order of the feed."""
+    query = _query(EventQuery, filters)
+    with _database() as (_settings, database):
+        found, _end = _events(database).find(query, beyond=query.after)
+    _print(found, as_json=as_json)
+
+
+@events.command("tail")
+@click.option("--after", type=click.IntRange(0), help="Begin behind this position; by default with what comes now.")
+@click.option("--type", "type")
+@click.option("--connection", "connection_id")
+@json_option
+def tail_events(*, after: int | None, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query
+    """Print events as they come, until Ctrl-C."""
+    query = _query(EventQuery, filters)
+    with _database() as (_settings, database), suppress(KeyboardInterrupt):
+        position = last_position(database) if after is None else after
+        while True:
+            found, end = _events(database).find(query, beyond=position)
+            _print(found, as_json=as_json)
+            position = found[-1].position if found else max(position, end)
+            if not found:
+                time.sleep(TAIL_SECONDS)
+
+
+@events.command("show")
+@click.argument("position", type=click.IntRange(1))
+@json_option
+def show_event(*, position: int, as_json: bool) -> None:
+    """Show one event, by its position in the feed."""
+    with _database() as (_settings, database):
+        found, _end = _events(database).find(EventQuery(limit=1), beyond=position - 1)
+    if not found or found[0].position != position:
+        raise UsageError(f"There is no event at position {position}.")
+    show.one(found[0], as_json=as_json)
+
+
+def _print(found: list[Event], *, as_json: bool) -> None:
+    for event in found:
+        click.echo(event.model_dump_json() if as_json else show.event_line(event))
+
+
+@contextmanager
+def _database() -> Iterator[tuple[Settings, Database]]:
+    settings = settings_for()
+    database = open_database(settings)
+    try:
+        yield settings, database
+    finally:
+        database.close()
+
+
+def _connections(database: Database, wake: Callable[[Collection[str]], None] = lambda _ids: None) -> Connections:
+    return Connections(database=database, threads=Threads(), wake=wake)
+
+
+def _events(database: Database) -> Events:
+    return Events(database=database, threads=Threads(), growth=Feed(partial(last_position, database)))
+
+
+def _query(shape: type[Q], given: dict[str, Any]) -> Q:
+    try:
+        return shape.model_validate({name: value for name, value in given.items() if value is not None})
+    except InvalidError as error:
+        detail = error.errors(include_url=False, include_input=False)[0]
+        raise UsageError(f"--{str(detail['loc'][0]).replace('_', '-')}: {detail['msg']}") from None
+
+
+def _more(cursor: str | None) -> None:
+    if cursor is not None:
+        click.echo(f"there are more: --after {cursor}", err=True)
+
+
+COMMANDS = (connections, webhooks, events)

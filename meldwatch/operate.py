@@ -1,0 +1,86 @@
+"""The commands that act once: migrate, doctor, trigger."""
+
+import json
+import sys
+import uuid
+from datetime import datetime
+
+import click
+import httpx2
+
+from meldwatch import doctor as checks
+from meldwatch.setup import settings_for
+from migrations import run as migrations
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.errors import OutOfReachError, UsageError
+from simulator import sign
+
+TRIGGER_SECONDS = 15.0
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the database's tables to this version. Safe to run at any time, and by several at once."""
+    settings = settings_for()
+    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        migrations.upgrade(database.engine)
+    finally:
+        database.close()
+    click.echo(f"the database is at {migrations.head()}")
+
+
+@click.command()
+def doctor() -> None:
+    """Check settings, database, migrations, broker, Meld's credentials and the webhook URLs; say what to do."""
+    findings = checks.examine(settings_for())
+    for finding in findings:
+        click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'}  {finding.part:12} {finding.text}")
+    if any(finding.is_out_of_reach for finding in findings):
+        sys.exit(3)
+    sys.exit(0 if all(finding.is_ok for finding in findings) else 1)
+
+
+@click.command()
+@click.argument("event_type")
+@click.option("--connection", "connection_id", required=True, help="The connection that the webhook names.")
+@click.option("--status", help="The newStatus of a BANK_LINKING_CONNECTION_STATUS_CHANGE.")
+@click.option("--event-id", help="Meld's eventId; by default a new one. Give one twice to send a repeat.")
+@click.option("--to", help="Where to send it; by default to the service on this machine.")
+def trigger(*, event_type: str, connection_id: str, status: str | None, event_id: str | None, to: str | None) -> None:
+    """Send a webhook as Meld would: signed for the first configured URL with the first secret."""
+    settings = settings_for("webhook_urls", "webhook_secrets")
+    now = utcnow()
+    body = _body(event_type, connection_id, status=status, event_id=event_id or uuid.uuid4().hex, now=now)
+    secret, signed_url = settings.webhook_secrets[0].get_secret_value(), settings.webhook_urls[0]
+    headers = sign.headers(secret=secret, url=signed_url, signed_at=sign.stamp(now), body=body)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = to or f"http://{host}:{settings.port}/webhooks/meld"
+    try:
+        answer = httpx2.post(url, content=body, headers=headers, timeout=TRIGGER_SECONDS, trust_env=False)
+    except httpx2.InvalidURL:
+        raise UsageError("--to is no URL.") from None
+    except httpx2.HTTPError as error:
+        raise OutOfReachError(f"{url} does not answer ({type(error).__name__}). Is the service running?") from None
+    click.echo(f"{url} answered {answer.status_code}")
+    sys.exit(0 if answer.status_code == httpx2.codes.OK else 1)
+
+
+def _body(event_type: str, connection_id: str, *, status: str | None, event_id: str, now: datetime) -> bytes:
+    payload = {"requestId": uuid.uuid4().hex, "connectionId": connection_id}
+    if status is not None:
+        payload["newStatus"] = status
+    envelope = {
+        "eventType": event_type,
+        "eventId": event_id,
+        "timestamp": now.isoformat().replace("+00:00", "Z"),
+        "accountId": "meldwatch-trigger",
+        "profileId": None,
+        "version": "2023-12-19",
+        "payload": payload,
+    }
+    return json.dumps(envelope, separators=(",", ":")).encode()
+
+
+COMMANDS = (migrate, doctor, trigger)
