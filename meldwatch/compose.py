@@ -10,7 +10,6 @@ from functools import partial
 
 from meldwatch.process import Part
 from meldwatch.server import Server
-from meldwatch.setup import last_position
 from meldwatch.working import Workers
 from runtime import broker as brokers
 from runtime.clock import utcnow
@@ -47,7 +46,7 @@ class Process:
             settings.database_url.get_secret_value(), pool_size=API_THREADS + SPARE_CONNECTIONS + threads
         )
         self.broker = brokers.connect(settings.broker_url.get_secret_value())
-        self.feed = Feed(partial(last_position, self.database))
+        self.feed = Feed(database=self.database)
         self.parts: list[Part] = []
         self.listeners: list[Callable[[], None]] = []
         self._threads = threads

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -187,7 +186,7 @@ def _connections(database: Database, wake: Callable[[Collection[str]], None] = l
 
 
 def _events(database: Database) -> Events:
-    return Events(database=database, threads=Threads(), growth=Feed(partial(last_position, database)))
+    return Events(database=database, threads=Threads(), growth=Feed(database=database))
 
 
 def _query(shape: type[Q], given: dict[str, Any]) -> Q:

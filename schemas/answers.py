@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.api import Connection, Webhook, Wire
+from schemas.api import Connection, Webhook
 from schemas.events import Event
+from schemas.wire import Wire
 
 Cursor = str | None
 

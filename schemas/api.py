@@ -3,15 +3,10 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from schemas import tables
-
-
-class Wire(BaseModel):
-    """A frozen shape that leaves the service."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from schemas.wire import Wire
 
 
 class Connection(Wire):

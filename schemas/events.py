@@ -1,62 +1,18 @@
 """The internal events: CloudEvents 1.0, the same object in the feed, the stream, a push and a handler.
 
-A change is what was decided; an ``Event`` is what is told: a change with its connection, its cause and its place.
+An event is a change with its connection, its cause and its place in the feed.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from schemas import tables
-from schemas.api import Connection, Wire
+from schemas.api import Connection
+from schemas.changes import EventType, PrimaryDuplicateMoved, StatusChanged, StatusReasonChanged
 from schemas.jobs import Trigger
-
-EventType = Literal[
-    "connection.status_changed", "connection.status_reason_changed", "connection.primary_duplicate_moved"
-]
-Role = Literal["became_primary", "lost_primary", "followed"]
-
-
-class Status(Wire):
-    """A status with its reason."""
-
-    status: str
-    status_reason: str | None
-
-
-class StatusChanged(Wire):
-    """The stored status differs from the one read; ``previous`` is null at first sight."""
-
-    type: ClassVar[EventType] = "connection.status_changed"
-
-    previous: Status | None
-    current: Status
-
-
-class StatusReasonChanged(Wire):
-    """The status stayed, its reason differs."""
-
-    type: ClassVar[EventType] = "connection.status_reason_changed"
-
-    previous: Status
-    current: Status
-
-
-class PrimaryDuplicateMoved(Wire):
-    """The connection's primary moved: ``current`` is where its data lives now."""
-
-    type: ClassVar[EventType] = "connection.primary_duplicate_moved"
-
-    previous: str
-    current: str
-    duplicate_ids: list[str]
-    role: Role = Field(
-        description="`became_primary`: current is this connection; `lost_primary`: previous was; `followed`: neither."
-    )
-
-
-Change = StatusChanged | StatusReasonChanged | PrimaryDuplicateMoved
+from schemas.wire import Wire
 
 
 class Cause(Wire):

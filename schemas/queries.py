@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from schemas.api import WebhookState
-from schemas.events import EventType
+from schemas.changes import EventType
 
 LARGEST_PAGE = 1000
 LONGEST_WAIT = 30.0

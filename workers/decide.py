@@ -7,7 +7,7 @@ is told at first sight; a DELETED or EXPIRED connection says nothing of primarie
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schemas.events import Change, PrimaryDuplicateMoved, Role, Status, StatusChanged, StatusReasonChanged
+from schemas.changes import Change, PrimaryDuplicateMoved, Role, Status, StatusChanged, StatusReasonChanged
 from schemas.meld import TERMINAL
 from schemas.webhook import DELETED
 

@@ -1,0 +1,9 @@
+"""What all shapes have in common that leave the service."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Wire(BaseModel):
+    """A frozen shape that leaves the service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
