@@ -1,0 +1,41 @@
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from starlette.testclient import TestClient
+
+from simulator.server import create_app
+from simulator.stage import Stage
+from simulator.world import World
+from tests.simulator.fakes import SECRET, WEBHOOK_URL, Clock, Receiver
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that the test moves."""
+    return Clock()
+
+
+@pytest.fixture
+def world(clock: Clock) -> World:
+    """An empty world."""
+    return World(clock=clock, random=Random(7))
+
+
+@pytest.fixture
+def receiver() -> Receiver:
+    """Whoever is to get the webhooks."""
+    return Receiver()
+
+
+@pytest.fixture
+def stage(receiver: Receiver) -> Stage:
+    """An empty simulation whose retries come after milliseconds."""
+    return Stage(webhook_url=WEBHOOK_URL, webhook_secret=SECRET, time_scale=1e-4, transport=receiver)
+
+
+@pytest.fixture
+def client(stage: Stage) -> Iterator[TestClient]:
+    """A client of the simulation, with any credentials at all."""
+    with TestClient(create_app(stage), headers={"Authorization": "BASIC any"}) as client:
+        yield client
