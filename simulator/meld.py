@@ -77,8 +77,7 @@ class Face:
         self._answerer.check(request)
         world = self._stage.world
         products = (await read_wish(request, RefreshWish)).products
-        connection = world.connection(request.path_params["connection_id"])
-        insist("refresh", connection.state, world.habits)
+        connection = world.refreshable(request.path_params["connection_id"], products)
         seconds = self._stage.faults.refresh_takes
         asyncio.get_running_loop().call_later(seconds, self._refresh, connection.id, products)
         return JSONResponse({"requestId": world.new_id(), "serviceProviderDetails": None})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from simulator.herald import Announcement
     from simulator.mailbox import Mailbox
     from simulator.parcel import Parcel
-    from simulator.reads import Reads
+    from simulator.reads import Reads, Script
     from simulator.world import World
 
 BACKLOG = 2048
@@ -98,6 +98,11 @@ class Simulator:
     def reads(self) -> Reads:
         """The reads it has answered."""
         return self._stage.reads
+
+    @property
+    def script(self) -> Script:
+        """What is to be done to the next reads."""
+        return self._stage.script
 
     @property
     def mailbox(self) -> Mailbox:

@@ -136,9 +136,14 @@ class World:
     @exclusive
     def refresh(self, connection_id: str, products: Sequence[str] = ()) -> list[Announcement]:
         """A forced refresh; an inactive duplicate becomes primary and takes over the state of the one before."""
+        return self._consequences.aggregate(self.refreshable(connection_id, products))
+
+    @exclusive
+    def refreshable(self, connection_id: str, products: Sequence[str] = ()) -> Connection:
+        """The connection, or the error that a forced refresh of these products ends in."""
         connection = self._ready("refresh", connection_id)
         check_products(products, (*connection.products, *connection.optional_products))
-        return self._consequences.aggregate(connection)
+        return connection
 
     @exclusive
     def aggregate(self, connection_id: str) -> list[Announcement]:
