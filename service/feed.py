@@ -65,8 +65,7 @@ class Feed:
                 async with asyncio.timeout(seconds):
                     await waiter.grown.wait()
         finally:
-            with self._lock:
-                self._waiters.discard(waiter)
+            self._leave(waiter)
 
     def notify(self) -> None:
         """Look at once whether the feed has grown. Called from any thread, after the commit of an event."""
@@ -95,6 +94,12 @@ class Feed:
                 self._is_polling = True
                 threading.Thread(target=self._poll, name="feed", daemon=True).start()
             return True
+
+    def _leave(self, waiter: _Waiter) -> None:
+        with self._lock:
+            self._waiters.discard(waiter)
+            if not self._waiters:
+                self._stir.set()
 
     def _poll(self) -> None:
         while self._is_awaited():

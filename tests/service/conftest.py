@@ -1,0 +1,105 @@
+"""The API on a real database, with a client for each kind of caller."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pytest
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.testclient import TestClient
+
+from runtime.database import Database
+from runtime.metrics import Metrics
+from runtime.settings import Settings
+from service.app import create_app
+from service.feed import Feed
+from tests.service.fakes import FakeBroker, HandClock
+
+READ = "read-token"
+ADMIN = "admin-token"
+
+
+async def receive(request: Request) -> Response:
+    """Stand for the webhook route: answer with what came."""
+    return Response((await request.body()) + str(request.url.query).encode())
+
+
+@dataclass(kw_only=True)
+class Api:
+    """The application, what it was made of, and its callers."""
+
+    app: Starlette
+    database: Database
+    feed: Feed
+    clock: HandClock
+    broker: FakeBroker
+    metrics: Metrics
+    woken: list[str]
+    anonymous: TestClient
+    reader: TestClient
+    admin: TestClient
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What an application is made of."""
+
+    database: Database
+    settings: Settings = field(
+        default_factory=lambda: Settings(read_tokens=(SecretStr(READ),), admin_tokens=(SecretStr(ADMIN),))
+    )
+    clock: HandClock = field(default_factory=HandClock)
+    broker: FakeBroker = field(default_factory=FakeBroker)
+    metrics: Metrics = field(default_factory=Metrics)
+    woken: list[str] = field(default_factory=list)
+
+    def app(self, feed: Feed) -> Starlette:
+        """Make the application."""
+        return create_app(
+            settings=self.settings,
+            database=self.database,
+            clock=self.clock,
+            receive=receive,
+            wake=self.woken.extend,
+            ping_broker=self.broker.ping,
+            feed=feed,
+            metrics=self.metrics,
+        )
+
+
+@pytest.fixture
+def api(database: Database) -> Iterator[Api]:
+    """The API on a fresh database."""
+    parts = Parts(database=database)
+    feed = Feed(database=database)
+    app = parts.app(feed)
+
+    def client(token: str | None) -> TestClient:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return stack.enter_context(TestClient(app, headers=headers, raise_server_exceptions=False))
+
+    with ExitStack() as stack:
+        yield Api(
+            app=app,
+            database=database,
+            feed=feed,
+            clock=parts.clock,
+            broker=parts.broker,
+            metrics=parts.metrics,
+            woken=parts.woken,
+            anonymous=client(None),
+            reader=client(READ),
+            admin=client(ADMIN),
+        )
+        feed.close()
+
+
+@pytest.fixture(params=["sqlite:////nowhere/at/all.db", "postgresql://nobody@127.0.0.1:1/nothing"])
+def away(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database that does not answer, of each kind."""
+    database = Database(request.param)
+    yield database
+    database.close()

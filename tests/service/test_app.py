@@ -1,0 +1,78 @@
+import pytest
+from starlette.testclient import TestClient
+
+from runtime.database import Database
+from service.feed import Feed
+from tests.service import rows
+from tests.service.conftest import READ, Api, Parts
+
+
+@pytest.mark.parametrize("path", ["/", "/api", "/nothing", "/api/connections/", "/healthz/", "//api/connections"])
+def test_an_unknown_route_is_404(api: Api, path: str) -> None:
+    """As a problem, and nobody is sent elsewhere."""
+    response = api.admin.get(path, follow_redirects=False)
+
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/api/connections", {"GET", "HEAD"}),
+        ("GET", "/api/connections/c1/refresh", {"POST"}),
+        ("DELETE", "/healthz", {"GET", "HEAD"}),
+        ("GET", "/webhooks/meld", {"POST"}),
+        ("OPTIONS", "/api/events", {"GET", "HEAD"}),
+    ],
+)
+def test_a_wrong_method_is_405(api: Api, method: str, path: str, allowed: set[str]) -> None:
+    """As a problem, with the methods that there are."""
+    response = api.admin.request(method, path)
+
+    assert (response.status_code, response.headers["content-type"]) == (405, "application/problem+json")
+    assert allowed == set(response.headers["allow"].split(", "))
+
+
+def test_the_webhook_route_is_handed_on_untouched(api: Api) -> None:
+    """Raw body and query reach the receiver, whatever they are, and its answer leaves as it is."""
+    response = api.anonymous.post("/webhooks/meld?a=%00&a=2", content=b"\x00\xff{")
+
+    assert (response.status_code, response.content) == (200, b"\x00\xff{a=%00&a=2")
+    assert {"content-length"} == set(response.headers)
+
+
+def test_head_is_get_without_a_body(api: Api) -> None:
+    """HEAD asks for the same rights and tells the same status."""
+    assert (api.reader.head("/api/connections").status_code, api.anonymous.head("/api/events").status_code) == (
+        200,
+        401,
+    )
+
+
+@pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/webhooks", "/healthz", "/openapi.json"])
+def test_answers_are_safe_to_receive(api: Api, path: str) -> None:
+    """No sniffing, no keeping, in the media type that it says."""
+    headers = api.reader.get(path).headers
+
+    expected = ("nosniff", "no-store", "application/json")
+    assert expected == tuple(headers[name] for name in ("x-content-type-options", "cache-control", "content-type"))
+
+
+@pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/webhooks/e1"])
+def test_a_database_that_is_away_is_503(away: Database, path: str) -> None:
+    """The caller is told to come again, not that something broke."""
+    client = TestClient(Parts(database=away).app(Feed(database=away)))
+
+    response = client.get(path, headers={"Authorization": f"Bearer {READ}"})
+
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+
+
+def test_nothing_of_a_webhook_leaks(api: Api) -> None:
+    """Neither the raw body, nor the signature, nor Meld's whole answer leave by any route."""
+    rows.store(api.database, rows.webhook("e1"), rows.connection("c1"), rows.event(1))
+
+    paths = ["/api/webhooks", "/api/webhooks/e1", "/api/connections", "/api/connections/c1", "/api/events", "/metrics"]
+    texts = [api.admin.get(path).text for path in paths]
+
+    assert not any(mark in text for text in texts for mark in ("marker-of", "document-of-meld"))

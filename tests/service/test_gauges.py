@@ -1,0 +1,94 @@
+from datetime import timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from runtime import gate
+from runtime.clock import utcnow
+from runtime.database import Database
+from service.feed import Feed
+from service.gauges import NAMES
+from tests.service import rows
+from tests.service.conftest import READ, Api, Parts
+
+
+def shown(text: str) -> dict[str, float]:
+    """Return what each gauge of the rows shows."""
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {sample.name: sample.value for sample in samples if sample.name in NAMES}
+
+
+def test_gauges_tell_how_things_stand(api: Api) -> None:
+    """By the rows, whichever process wrote them."""
+    past = utcnow() - timedelta(seconds=60)
+    rows.store(
+        api.database,
+        rows.job("c1", requested=1, due_at=past),
+        rows.job("c2", requested=1, failed_at=past),
+        rows.webhook(),
+        rows.webhook(),
+        rows.webhook(processed_at=past),
+        rows.webhook(failed_at=past),
+        rows.event(1),
+        rows.event(2),
+    )
+    with api.database.write() as session:
+        gate.close(api.database, session, reason="throttled", detail="", seconds=30)
+
+    values = shown(api.reader.get("/metrics").text)
+    seconds = values.pop("meldwatch_oldest_due_job_seconds")
+
+    expected = {
+        "meldwatch_database_up": 1,
+        "meldwatch_jobs_due": 1,
+        "meldwatch_jobs_dead": 1,
+        "meldwatch_webhooks_pending": 2,
+        "meldwatch_feed_position": 2,
+        "meldwatch_reads_paused": 1,
+    }
+    assert (expected, True) == (values, 60 <= seconds < 70)
+
+
+def test_every_gauge_is_there_from_the_beginning(api: Api) -> None:
+    """An alarm needs a 0 to compare with."""
+    values = shown(api.reader.get("/metrics").text)
+
+    assert {**dict.fromkeys(NAMES, 0), "meldwatch_database_up": 1} == values
+
+
+def test_the_counts_of_the_process_are_there_too(api: Api) -> None:
+    """One page holds both, in Prometheus' own media type."""
+    api.metrics.webhooks.labels("stored").inc(3)
+
+    response = api.reader.get("/metrics")
+
+    assert 'meldwatch_webhooks_total{result="stored"} 3.0' in response.text
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_the_rows_are_counted_once_in_a_while(api: Api) -> None:
+    """However often Prometheus asks, for five seconds it is told the same."""
+    values = []
+    for number, seconds in enumerate((0, 4.9, 0.1), start=1):
+        rows.store(api.database, rows.event(number))
+        api.clock.move(seconds)
+        values.append(shown(api.reader.get("/metrics").text)["meldwatch_feed_position"])
+
+    assert values == [1, 1, 3]
+
+
+def test_a_database_that_is_away_is_a_gauge(away: Database) -> None:
+    """What the process counted is told all the same."""
+    client = TestClient(Parts(database=away).app(Feed(database=away)))
+
+    response = client.get("/metrics", headers={"Authorization": f"Bearer {READ}"})
+
+    assert (response.status_code, shown(response.text)) == (200, {"meldwatch_database_up": 0})
+    assert "meldwatch_worker_calls_lost_total 0.0" in response.text
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("::1", 200), ("203.0.113.9", 401)])
+def test_who_is_near_needs_no_token(api: Api, host: str, status: int) -> None:
+    """Loopback reads, others send a token."""
+    assert status == TestClient(api.app, client=(host, 1)).get("/metrics").status_code
