@@ -1,0 +1,31 @@
+"""Meld's signature, made the plain way, for tests of whoever checks it."""
+
+import base64
+import hashlib
+import hmac
+from datetime import UTC, datetime
+
+URL = "https://example.meld.io/webhooks"
+SECRET = "42m4NMLS34WQ6BbMfo1KFKqMv4hy"
+TIMESTAMP = b"2022-05-26T20:25:17.682818Z"
+SIGNED_AT = datetime(2022, 5, 26, 20, 25, 17, 682818, tzinfo=UTC)
+
+
+def digest(body: bytes, *, timestamp: bytes = TIMESTAMP, url: str = URL, secret: str = SECRET) -> bytes:
+    """Return the bare HMAC over what Meld signs."""
+    return hmac.new(secret.encode(), timestamp + b"." + url.encode() + b"." + body, hashlib.sha256).digest()
+
+
+def sign(body: bytes, *, timestamp: bytes = TIMESTAMP, url: str = URL, secret: str = SECRET) -> bytes:
+    """Return the ``Meld-Signature`` of a body."""
+    return base64.urlsafe_b64encode(digest(body, timestamp=timestamp, url=url, secret=secret))
+
+
+def headers(signature: bytes, timestamp: bytes = TIMESTAMP) -> list[tuple[bytes, bytes]]:
+    """Return the header lines of a request, as a server hands them on."""
+    return [
+        (b"host", b"example.meld.io"),
+        (b"content-type", b"application/json"),
+        (b"meld-signature", signature),
+        (b"meld-signature-timestamp", timestamp),
+    ]
