@@ -3,6 +3,7 @@
 SQLite and PostgreSQL run the same statements. What differs is here, and in the two inboxes of ``service/store.py``.
 """
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -109,7 +110,9 @@ class Database:
 
 def translate(error: DBAPIError) -> DBAPIError | OutOfReachError:
     """Return what to raise: the error where the statement is wrong, ``OutOfReachError`` where the database is away."""
-    if isinstance(error, OperationalError) or error.connection_invalidated:
+    # To SQLite a wrong statement is an OperationalError, too; it bears this code and no other does.
+    is_wrong = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    if (isinstance(error, OperationalError) and not is_wrong) or error.connection_invalidated:
         return OutOfReachError("The database does not answer. Is it running, and is DATABASE_URL right?")
     return error
 
