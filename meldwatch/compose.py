@@ -12,6 +12,7 @@ from meldwatch.process import Part
 from meldwatch.server import Server
 from meldwatch.working import Workers
 from runtime import broker as brokers
+from runtime import jobs
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.meld import Meld
@@ -50,6 +51,11 @@ class Process:
         self.parts: list[Part] = []
         self.listeners: list[Callable[[], None]] = []
         self._threads = threads
+
+    def start_alone(self) -> None:
+        """Free what a process before this one had claimed: the contract lets one process at a time serve SQLite."""
+        with self.database.write() as session:
+            jobs.forget_calls(session)
 
     def add_worker(self) -> None:
         """Add the threads that read Meld."""

@@ -14,7 +14,13 @@ HEAD_SECONDS = 10.0
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's own protocol, which ends a connection whose request head is too long (431) or too slow (408)."""
+    """uvicorn's own protocol, which ends a connection whose request head is too long (431) or too slow (408).
+
+    Attributes:
+        head_seconds: How long a request's head may take.
+    """
+
+    head_seconds = HEAD_SECONDS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - handed through
         super().__init__(*args, **kwargs)
@@ -65,7 +71,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._refuse, 408)
+            self._timer = self.loop.call_later(self.head_seconds, self._refuse, 408)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

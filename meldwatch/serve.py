@@ -1,16 +1,17 @@
 """The commands that run until they are told to stop: up, web, worker, clock, simulate."""
 
 import sys
+from contextlib import suppress
 
 import click
 
 from meldwatch import demo, process
 from meldwatch.compose import Process
 from meldwatch.secrets import with_admin_token
-from meldwatch.setup import settings_for, settings_for_many
+from meldwatch.setup import check_tables, settings_for, settings_for_many
 from migrations import run as migrations
 from runtime import logs
-from runtime.errors import SettingsError
+from runtime.errors import OutOfReachError, SettingsError
 from simulator.faults import Faults
 from simulator.server import Simulator
 
@@ -40,6 +41,8 @@ def up(*, is_demo: bool, host: str | None, port: int | None, threads: int) -> No
     settings = with_admin_token(settings)
     served = Process(settings, threads=threads)
     migrations.upgrade(served.database.engine)
+    if settings.is_sqlite:
+        served.start_alone()
     served.add_worker()
     served.add_clock()
     server = served.add_web(host=host or settings.host, port=settings.port if port is None else port)
@@ -113,6 +116,9 @@ def simulate(*, port: int, connections: int, rate: float, seed: int, faults_text
 
 def _run(served: Process) -> int:
     try:
+        # A database that is away now may be there soon, and readiness says so; wrong tables stay wrong.
+        with suppress(OutOfReachError):
+            check_tables(served.database)
         return process.run(served.parts)
     finally:
         served.close()

@@ -23,18 +23,21 @@ class Server:
         host: The address to listen on.
         port: The port; 0 takes a free one, see ``url``.
         on_stop: Told first when it ends: lets go of requests that wait for something.
+        protocol: Reads requests and bounds their heads.
 
     Raises:
         SettingsError: Where the address cannot be listened on; said at once, before anything is started.
     """
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, host: str, port: int, on_stop: Callable[[], None], protocol: type[Protocol] = Protocol
+    ) -> None:
         self._on_stop = on_stop
         self._socket = _listen(host, port)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

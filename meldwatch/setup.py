@@ -62,10 +62,23 @@ def open_database(settings: Settings) -> Database:
     if settings.is_sqlite and not Path(url.removeprefix("sqlite:///")).exists():
         raise SettingsError("MELDWATCH_DATABASE_URL names a SQLite file that is not there. Run `meldwatch up` first.")
     database = Database(url, pool_size=2)
-    if not migrations.is_current(database.engine):
+    try:
+        check_tables(database)
+    except MeldwatchError:
         database.close()
-        raise MigrationsError("The database's tables are not those of this version. Run `meldwatch migrate`.")
+        raise
     return database
+
+
+def check_tables(database: Database) -> None:
+    """Check that the database's tables are those of this version.
+
+    Raises:
+        MigrationsError: Where they are not.
+        OutOfReachError: Where it does not answer.
+    """
+    if not migrations.is_current(database.engine):
+        raise MigrationsError("The database's tables are not those of this version. Run `meldwatch migrate`.")
 
 
 def last_position(database: Database) -> int:

@@ -7,14 +7,14 @@ deadlock another.
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, or_
+from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
 from schemas.jobs import Trigger
 from schemas.tables import Job
 
-WOKEN_SECONDS = 30
+WOKEN_SECONDS = 10
 """A job whose worker was called this recently is not called again: the message is still on its way."""
 
 
@@ -71,6 +71,15 @@ def raise_jobs(
         },
     ).returning(col(Job.connection_id), col(Job.woken_at) == col(Job.raised_at))
     return [connection_id for connection_id, called in session.exec(upsert).all() if called]
+
+
+def forget_calls(session: Session) -> None:
+    """Free every job: nobody is at work, and no call is on its way.
+
+    For a process that starts and knows that it is alone: what another had claimed or called for died with it.
+    """
+    owed = update(Job).where(col(Job.requested) > col(Job.completed))
+    session.exec(owed.values(woken_at=None, lease_token=None, leased_until=None))
 
 
 def callable_now(database: Database) -> ColumnElement[bool]:

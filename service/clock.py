@@ -5,9 +5,8 @@
 
 import threading
 from collections.abc import Callable, Collection
-from datetime import datetime
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, func, update
 from sqlmodel import Session, col, select
 
 from runtime import gate, jobs, logs
@@ -22,8 +21,9 @@ PASS_SECONDS = 1.0
 LEASE_SECONDS = 5.0
 """A clock that has not been heard of for so long is replaced by another."""
 
-LARGEST_PASS = 500
-"""Jobs called for in one pass: enough for many workers, not too many for a broker that has just come back."""
+MOST_CALLS = 1000
+"""Calls on their way at a time, as far as the clock adds to them: enough for many workers, and a backlog of any size
+does not fill the broker with calls for what it has been called for already."""
 
 
 class ClockWork:
@@ -51,6 +51,10 @@ class ClockWork:
         self._is_stopping.set()
         self._thread.join(seconds)
 
+    def is_alive(self) -> bool:
+        """Return whether its thread runs."""
+        return self._thread.is_alive()
+
     def run_once(self) -> int:
         """Do one pass, if it is this process's turn; return how many workers were called.
 
@@ -74,16 +78,12 @@ class ClockWork:
 
     def _due(self, session: Session) -> list[str]:
         """Mark the jobs that are due and whose workers nobody has called lately, and return their connections."""
-        limit = _allowed(gate.current(session), session.exec(select(self._database.now())).one())
-        if limit == 0:
+        limit = self._allowed(session)
+        if limit <= 0:
             return []
         due = (
             select(Job.connection_id)
-            .where(
-                col(Job.requested) > col(Job.completed),
-                col(Job.due_at) <= self._database.now(),
-                jobs.callable_now(self._database),
-            )
+            .where(*self._is_due(), jobs.callable_now(self._database))
             .order_by(col(Job.due_at))
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -93,16 +93,29 @@ class ClockWork:
         called = mark.values(woken_at=self._database.now()).returning(col(Job.connection_id))
         return list(session.exec(called).scalars().all())
 
+    def _allowed(self, session: Session) -> int:
+        """Return how many workers may be called: one, to probe, where a pause has run out; none while it is on."""
+        pause = gate.current(session)
+        if pause is not None:
+            now = session.exec(select(self._database.now())).one()
+            return 0 if pause.until > now else 1
+        on_their_way = (
+            select(Job.connection_id)
+            .where(*self._is_due(), col(Job.woken_at) >= self._database.now(-jobs.WOKEN_SECONDS))
+            .limit(MOST_CALLS)
+            .subquery()
+        )
+        return MOST_CALLS - session.exec(select(func.count()).select_from(on_their_way)).one()
+
+    def _is_due(self) -> tuple[ColumnElement[bool], ...]:
+        return col(Job.requested) > col(Job.completed), col(Job.due_at) <= self._database.now()
+
     def _run(self) -> None:
         while not self._is_stopping.wait(PASS_SECONDS):
             try:
                 self.run_once()
             except OutOfReachError as error:
                 log.warning("clock pass failed", detail=str(error))
-
-
-def _allowed(pause: gate.Pause | None, now: datetime) -> int:
-    """Return how many workers may be called: one, to probe, where a pause has run out; none while it is on."""
-    if pause is None:
-        return LARGEST_PASS
-    return 0 if pause.until > now else 1
+            except Exception:
+                # Whatever it was, the next pass may do better; without passes, what was lost stays lost.
+                log.exception("clock pass failed")

@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqlalchemy.exc import DBAPIError
-
 from runtime import logs
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
@@ -37,7 +35,7 @@ class Table(Protocol):
 
         Raises:
             OutOfReachError: The database does not answer; nothing of the batch is stored.
-            sqlalchemy.exc.DBAPIError: It refused something in the batch; nothing of it is stored.
+            Exception: Something in the batch cannot be stored; nothing of it is.
         """
 
     def close(self) -> None:
@@ -112,7 +110,7 @@ class Inbox:
         except OutOfReachError as error:
             log.warning("batch not stored", size=len(batch), detail=str(error))
             _settle(batch, error)
-        except DBAPIError as error:
+        except Exception as error:  # noqa: BLE001 - whatever one delivery is made of, the others must not suffer for it
             self._split(batch, error)
         else:
             _settle(batch, None)
@@ -129,10 +127,10 @@ class Inbox:
                 return
             yield waiting
 
-    def _split(self, batch: Sequence[_Waiting], error: DBAPIError) -> None:
-        """Find the delivery that spoilt its batch, by halves: the others must not suffer for it."""
+    def _split(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """Find the delivery that spoilt its batch, by halves."""
         if len(batch) == 1:
-            log.error("webhook refused by the database", error=type(error.orig).__name__)
+            log.error("webhook cannot be stored", error=type(error).__name__)
             _settle(batch, OutOfReachError("the database refused it"))
             return
         middle = len(batch) // 2

@@ -48,6 +48,10 @@ class Wake:
             return
         self._thread.join(seconds)
 
+    def is_alive(self) -> bool:
+        """Return whether its thread runs."""
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         while (connection_id := self._queue.get()) is not None:
             try:
@@ -55,3 +59,7 @@ class Wake:
             except OutOfReachError as error:
                 self._metrics.calls_lost.inc()
                 log.warning("worker not called", connection_id=connection_id, detail=str(error))
+            except Exception:
+                # Whatever it was, the next call may go through; the clock makes this one.
+                self._metrics.calls_lost.inc()
+                log.exception("worker not called", connection_id=connection_id)

@@ -182,7 +182,6 @@ def _complete(session: Session, claim: Claim) -> bool:
             due_at=case((is_owed, Job.due_at), else_=None),
             lease_token=None,
             leased_until=None,
-            woken_at=None,
             attempts=0,
             failed_at=None,
             error=None,

@@ -63,7 +63,13 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
             col(Job.due_at) <= database.now(),
             is_free,
         )
-        .values(lease_token=token, leased_until=database.now(lease_seconds), attempts=Job.attempts + 1)
+        .values(
+            lease_token=token,
+            leased_until=database.now(lease_seconds),
+            # The call has arrived; should this process die, the clock calls as soon as the lease has ended.
+            woken_at=None,
+            attempts=Job.attempts + 1,
+        )
         .returning(col(Job.requested), col(Job.attempts), col(Job.failed_at), col(Job.trigger))
     )
     row = session.exec(lease).one_or_none()
@@ -107,4 +113,4 @@ def _defer(session: Session, connection_id: str) -> None:
 
 
 def _given_back() -> dict[str, Any]:
-    return {"lease_token": None, "leased_until": None, "woken_at": None, "attempts": Job.attempts - 1}
+    return {"lease_token": None, "leased_until": None, "attempts": Job.attempts - 1}

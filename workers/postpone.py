@@ -45,7 +45,7 @@ def _speaks_of_meld(failure: Failure) -> bool:
 
 def _fence(session: Session, claim: Claim) -> None:
     fence = update(Job).where(col(Job.connection_id) == claim.connection_id, col(Job.lease_token) == claim.token)
-    if session.exec(fence.values(lease_token=None, leased_until=None, woken_at=None)).rowcount != 1:
+    if session.exec(fence.values(lease_token=None, leased_until=None)).rowcount != 1:
         raise OutrunError(claim.connection_id)
 
 
