@@ -24,7 +24,7 @@ FAILED_SECONDS = 1.0
 
 
 def position(session: Session) -> int:
-    """Return the last position in use. An event that is read after this, and up to this, will never be joined by more.
+    """Return the last position in use. No event will ever be added at or before it.
 
     Positions are taken in commit order, from this very row: whoever sees it at 7 can see all events up to 7.
     """
