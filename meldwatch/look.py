@@ -14,6 +14,7 @@ from runtime import broker as brokers
 from runtime import logs
 from runtime.database import Database
 from runtime.errors import OutOfReachError, UsageError
+from runtime.jobs import take_back_calls
 from runtime.settings import Settings
 from schemas.events import Event
 from schemas.queries import ConnectionQuery, EventQuery, Query, WebhookQuery
@@ -73,8 +74,10 @@ def refresh_connection(*, connection_id: str) -> None:
     with _database() as (settings, database):
 
         def wake(connection_ids: Collection[str]) -> None:
-            # Through memory:// only the service's own process can be called; its clock will.
             if settings.is_memory_broker:
+                # Through memory:// nobody can be called but by the service's own process; its clock will.
+                with database.write() as session:
+                    take_back_calls(session, connection_ids)
                 return
             broker = brokers.connect(settings.broker_url.get_secret_value())
             with suppress(OutOfReachError):

@@ -73,6 +73,11 @@ def raise_jobs(
     return [connection_id for connection_id, called in session.exec(upsert).all() if called]
 
 
+def take_back_calls(session: Session, ids: Collection[str]) -> None:
+    """Note that nobody could be called for these connections; the clock calls with its next pass."""
+    session.exec(update(Job).where(col(Job.connection_id).in_(ids)).values(woken_at=None))
+
+
 def forget_calls(session: Session) -> None:
     """Free every job: nobody is at work, and no call is on its way.
 

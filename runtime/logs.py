@@ -9,7 +9,15 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from runtime.redact import is_secret
 
-_QUIET = ("pika", "httpcore2", "httpx2", "dramatiq", "uvicorn", "alembic")
+_QUIET = {
+    "alembic": logging.WARNING,
+    "dramatiq": logging.WARNING,
+    "httpcore2": logging.WARNING,
+    "httpx2": logging.WARNING,
+    "uvicorn": logging.WARNING,
+    # It logs the traceback of every connection that fails, and then raises as well.
+    "pika": logging.CRITICAL,
+}
 
 
 def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
@@ -50,8 +58,8 @@ def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:

@@ -1,0 +1,192 @@
+"""The commands of the operator, beside a running service."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.eventually import eventually
+from tests.flow.deployment import COMMAND, KEY, SECRET, TOKEN, Deployment, deployed
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
+    """A running service on each database, with one connection in its mirror."""
+    with deployed(tmp_path, request.getfixturevalue(f"{request.param}_url"), "memory://") as deployment:
+        deployment.start("up")
+        deployment.wait_until_ready()
+        deployment.meld.tell(deployment.meld.world.complete(deployment.meld.world.start().id))
+        eventually(lambda: deployment.mirror() and deployment.is_settled(), message="the mirror")
+        yield deployment
+
+
+def lines(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def test_what_is_stored_can_be_looked_at(served: Deployment) -> None:
+    """Connections, webhooks and events are listed and shown, as JSON Lines that equal what the API says."""
+    (connection,) = lines(served.run("connections", "list", "--status", "ACTIVE", "--json"))
+    (shown,) = lines(served.run("connections", "show", connection["id"], "--json"))
+    webhooks = lines(served.run("webhooks", "list", "--state", "processed", "--json"))
+    (webhook,) = lines(served.run("webhooks", "show", webhooks[0]["event_id"], "--json"))
+    events = lines(served.run("events", "list", "--connection", connection["id"], "--json"))
+    (event,) = lines(served.run("events", "show", "1", "--json"))
+
+    assert [connection, shown] == [served.mirror()[connection["id"]]] * 2
+    assert webhooks == served.webhooks()
+    assert webhook == webhooks[0]
+    assert events == served.events()
+    assert event == events[0]
+
+
+def test_tables_are_for_people(served: Deployment) -> None:
+    """Without ``--json`` there is a head line and a line for each row, and nothing is folded or cut."""
+    (id_,) = served.mirror()
+
+    listed = served.run("connections", "list").stdout.splitlines()
+
+    assert listed[0].split()[:2] == ["id", "status"]
+    assert listed[1].split()[:2] == [id_, "ACTIVE"]
+
+
+def test_a_trigger_is_taken_for_melds(served: Deployment) -> None:
+    """``trigger`` signs as Meld does: the webhook is stored and the connection is read again."""
+    (id_,) = served.mirror()
+    reads = served.reads(id_)
+
+    ended = served.run("trigger", "BANK_LINKING_ACCOUNTS_UPDATED", "--connection", id_, "--event-id", "mine")
+
+    assert (ended.returncode, ended.stdout.strip()) == (0, f"{served.url}/webhooks/meld answered 200")
+    eventually(lambda: served.reads(id_) == reads + 1, message="the read")
+    assert lines(served.run("webhooks", "show", "mine", "--json"))[0]["connection_id"] == id_
+
+
+def test_a_refresh_leads_to_a_read(served: Deployment) -> None:
+    """``connections refresh`` has the running service read the connection again, within seconds."""
+    (id_,) = served.mirror()
+    reads = served.reads(id_)
+
+    ended = served.run("connections", "refresh", id_)
+
+    assert ended.returncode == 0
+    eventually(lambda: served.reads(id_) == reads + 1, message="the read")
+
+
+def test_a_tail_follows_the_feed(served: Deployment) -> None:
+    """``events tail`` prints what comes from now on, and ends with Ctrl-C and success."""
+    (id_,) = served.mirror()
+    command = [*COMMAND, "events", "tail", "--json"]
+    with subprocess.Popen(command, env=served.environment, cwd=served.folder, stdout=subprocess.PIPE) as tail:
+        assert tail.stdout is not None
+        # The tail says nothing until there is something, so damage is done until it has been seen.
+        acts = [served.meld.world.damage, served.meld.world.heal] * 20
+        for act in acts:
+            served.meld.tell(act(id_))
+            if (time.sleep(0.3), len(served.events()))[1] > 4:
+                break
+        event = json.loads(tail.stdout.readline())
+        tail.send_signal(signal.SIGINT)
+        code = tail.wait(10)
+
+    assert event in served.events()
+    assert code == 0
+
+
+def test_the_doctor_finds_everything_well(served: Deployment) -> None:
+    """``doctor`` asks database, broker and Meld, and ends with success."""
+    ended = served.run("doctor")
+
+    assert ended.returncode == 0, ended.stdout
+    assert [line.split()[0] for line in ended.stdout.splitlines()] == ["ok"] * 5
+    assert not any(secret in ended.stdout + ended.stderr for secret in (KEY, SECRET, TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        ({"MELDWATCH_MELD_API_KEY": "another"}, 1, "the key does not fit"),
+        ({"MELDWATCH_MELD_API_URL": "http://127.0.0.1:1"}, 3, "http://127.0.0.1:1"),
+        ({"MELDWATCH_BROKER_URL": "redis://127.0.0.1:1"}, 3, "The broker does not answer"),
+        ({"MELDWATCH_BROKER_URL": "amqp://127.0.0.1:1"}, 3, "The broker does not answer"),
+        ({"MELDWATCH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, 3, "The database does not answer"),
+        ({"MELDWATCH_WEBHOOK_URLS": "https://example.com/hook"}, 1, "does not end with /webhooks/meld"),
+        ({"MELDWATCH_WEBHOOK_URLS": "http://example.com/webhooks/meld"}, 1, "is not https"),
+        ({"MELDWATCH_WEBHOOK_SECRETS": ""}, 1, "MELDWATCH_WEBHOOK_SECRETS"),
+    ],
+    ids=["key", "meld", "redis", "rabbitmq", "database", "path", "scheme", "secret"],
+)
+def test_the_doctor_names_what_is_wrong(
+    sqlite_url: str, tmp_path: Path, settings: dict[str, str], code: int, said: str
+) -> None:
+    """Each thing that may be wrong is found, with what to do about it, and no traceback."""
+    with deployed(tmp_path, sqlite_url, "memory://") as deployment:
+        ended = deployment.run("doctor", **settings)
+
+    assert (ended.returncode, said in ended.stdout) == (code, True), ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("connections", "show", "nobody"), 2, "nobody"),
+        (("webhooks", "list", "--since", "yesterday"), 2, "--since"),
+        (("events", "list", "--type", "no.such"), 2, "--type"),
+        (("events", "show", "999"), 2, "999"),
+        (("trigger", "TEST", "--connection", "c", "--to", "http://127.0.0.1:1/"), 3, "Is the service running?"),
+        (("no-such-command",), 2, "No such command"),
+    ],
+    ids=lambda value: "-".join(value[:2]) if isinstance(value, tuple) else None,
+)
+def test_a_users_mistake_is_a_clear_line(
+    sqlite_url: str, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    """Bad input ends with the contract's code and a line that says what was wrong, never with a traceback."""
+    with deployed(tmp_path, sqlite_url, "memory://") as deployment:
+        ended = deployment.run(*arguments)
+
+    assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_database_without_tables_is_named(tmp_path: Path) -> None:
+    """A command that finds no tables, or no file, says which command makes them."""
+    with deployed(tmp_path, f"sqlite:///{tmp_path / 'new.db'}", "memory://") as deployment:
+        missing = deployment.run("connections", "list")
+        migrated = deployment.run("migrate")
+        listed = deployment.run("connections", "list", "--json")
+
+    assert (missing.returncode, "meldwatch up" in missing.stderr) == (2, True)
+    assert migrated.returncode == 0
+    assert (listed.returncode, listed.stdout) == (0, "")
+
+
+def test_a_port_that_is_taken_is_named(served: Deployment) -> None:
+    """A second service on the same port says so in one line."""
+    ended = served.run("up")
+
+    assert ended.returncode == 2
+    assert "Cannot listen on" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_demo_shows_events_within_seconds(tmp_path: Path) -> None:
+    """``up --demo`` needs no setting, prints events, and ends with success when it is told to."""
+    command = [*COMMAND, "up", "--demo", "--port", "0"]
+    environment = {"PATH": Path(sys.executable).parent.as_posix(), "MELDWATCH_LOG_FORMAT": "json"}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        seen = next(line for line in demo.stdout if "connection.status_changed" in line)
+        demo.send_signal(signal.SIGTERM)
+        code = demo.wait(10)
+
+    assert "(new) ->" in seen
+    assert code == 0
