@@ -43,12 +43,14 @@ class Life:
 
     def step(self) -> list[Announcement]:
         """One act, and what Meld announces of it; nothing where no connection fits."""
-        act = self._random.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]
-        if act == "connect":
-            self._world.start(self._newcomer())
-            return []
-        connection = self._find(act)
-        return [] if connection is None else self._acts()[act](connection)
+        # Held for the whole step, so that what was found to be possible still is.
+        with self._world.lock:
+            act = self._random.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]
+            if act == "connect":
+                self._world.start(self._newcomer())
+                return []
+            connection = self._find(act)
+            return [] if connection is None else self._acts()[act](connection)
 
     def _acts(self) -> dict[str, Callable[[Connection], list[Announcement]]]:
         world = self._world

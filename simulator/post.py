@@ -54,7 +54,6 @@ class Post:
         self._random = random
         self._sleep = sleep
         self._time_scale = time_scale
-        self._places = asyncio.Semaphore(POSTS_AT_ONCE)
         self._lock = Lock()
         self._early: list[tuple[Dispatch, Sequence[Parcel]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -64,6 +63,8 @@ class Post:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Deliver until the block ends; deliveries under way are then dropped."""
+        # Made anew for every run: a semaphore belongs to one event loop.
+        self._places = asyncio.Semaphore(POSTS_AT_ONCE)
         async with self._courier.ready():
             with self._lock:
                 self._loop = asyncio.get_running_loop()

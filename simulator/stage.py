@@ -57,7 +57,7 @@ class Stage:
         self.random = Random(f"reads {seed}")
         self.world = World(clock=utc_now, random=Random(seed))
         self.faults = faults
-        self.initial = self.faults
+        self._initial = self.faults
         self.reads = Reads(utc_now)
         self.script = Script()
         courier = Courier(url=webhook_url, secret=webhook_secret, clock=utc_now, transport=transport)
@@ -90,7 +90,7 @@ class Stage:
         self.mailbox.clear()
         self.script.clear()
         self.reads.clear()
-        self.faults = self.initial
+        self.faults = self._initial
         self.world.clear()
 
     @asynccontextmanager
