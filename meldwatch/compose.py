@@ -30,7 +30,7 @@ from workers.actors import declare
 from workers.refresh import Refresh
 
 API_THREADS = 8
-SPARE_CONNECTIONS = 4
+SPARE_CONNECTIONS = 6
 """Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness."""
 
 

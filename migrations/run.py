@@ -40,12 +40,16 @@ def current(engine: Engine) -> str | None:
 
 
 def is_current(engine: Engine) -> bool:
-    """Return whether the database has the newest revision.
+    """Return whether the database has the newest revision, or one that only a newer version of the program knows.
+
+    A release migrates first and replaces its processes one after the other: until they are replaced, the old ones
+    work on, since a migration leaves what the version before it needs.
 
     Raises:
         OutOfReachError: Where the database does not answer.
     """
-    return current(engine) == head()
+    revision = current(engine)
+    return revision is not None and (revision == head() or revision not in _known())
 
 
 def upgrade(engine: Engine) -> None:
@@ -82,8 +86,7 @@ def _locked(engine: Engine) -> Iterator[Connection]:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         revision = _revision(connection)
-        known = {script.revision for script in _scripts().walk_revisions()}
-        if revision is not None and revision not in known:
+        if revision is not None and revision not in _known():
             raise UsageError(
                 f"The database has revision {revision}, which this version does not know: a newer one migrated it."
             )
@@ -101,6 +104,10 @@ def _connected(engine: Engine) -> Iterator[Connection]:
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def _known() -> set[str]:
+    return {script.revision for script in _scripts().walk_revisions()}
 
 
 def _scripts() -> ScriptDirectory:

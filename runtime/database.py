@@ -122,6 +122,7 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         url.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=0,
+        hide_parameters=True,  # see below
         pool_timeout=STATEMENT_SECONDS,
         pool_pre_ping=True,
         pool_recycle=1800,
@@ -139,7 +140,14 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
 
 
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=pool_size, max_overflow=0)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": BUSY_SECONDS},
+        pool_size=pool_size,
+        max_overflow=0,
+        # What is bound to a statement is other people's data, and errors are logged.
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _entry: ConnectionPoolEntry) -> None:  # noqa: ANN401 - sqlite3's, untyped here

@@ -5,7 +5,7 @@ broker.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
 from starlette.requests import ClientDisconnect, Request
@@ -16,7 +16,9 @@ from runtime.clock import Clock
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.webhook import Delivery
+from service import problems
 from service.hint import read_hint
+from service.reply import reply
 from service.verify import Refusal, Verified, Verifier
 
 log = logs.get(__name__)
@@ -79,29 +81,31 @@ class Receive:
 
     async def _receive(self, request: Request) -> tuple[str, Response]:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            return "encoded", _closing(415)
+            return "encoded", _closing(415, "Send the body as it is signed, without a Content-Encoding.")
         try:
             async with asyncio.timeout(self._body_seconds):
                 body = await _read(request)
         except TimeoutError:
-            return "slow", _closing(408)
+            return "slow", _closing(408, f"The body was not in within {self._body_seconds:g} s.")
         except ClientDisconnect:
-            return "disconnected", _closing(400)
-        return await self._check(request, body) if body is not None else ("too_large", _closing(413))
+            return "disconnected", _closing(400, "The body ended too early.")
+        if body is None:
+            return "too_large", _closing(413, f"The body is longer than {LONGEST_BODY} bytes.")
+        return await self._check(request, body)
 
     async def _check(self, request: Request, body: bytes) -> tuple[str, Response]:
         now = self._clock()
         verdict = self._verifier.verify(request.headers.raw, body, now)
         if isinstance(verdict, Refusal):
             log.warning("webhook refused", reason=verdict.reason, bytes=len(body))
-            return verdict.reason, Response(status_code=401)
+            return verdict.reason, _problem(401, "The signature does not hold.", headers={})
         if now - verdict.signed_at > LATE:
             self._metrics.late_webhooks.inc()
         try:
             await self._store(_delivery(request, body, verdict))
         except OutOfReachError as error:
             log.warning("webhook not stored", detail=str(error))
-            return "not_stored", Response(status_code=503, headers={"Retry-After": "10"})
+            return "not_stored", _problem(503, "It could not be stored. Send it again.", headers={"Retry-After": "10"})
         return "stored", Response(status_code=200)
 
 
@@ -133,6 +137,11 @@ async def _read(request: Request) -> bytes | None:
     return bytes(body) if taken <= LONGEST_BODY else None
 
 
-def _closing(status: int) -> Response:
+def _problem(status: int, detail: str, *, headers: Mapping[str, str]) -> Response:
+    problem = problems.describe(status, detail)
+    return reply(problem, status=status, media_type=problems.MEDIA_TYPE, headers=headers)
+
+
+def _closing(status: int, detail: str) -> Response:
     """Return an answer after which the connection ends: what is left of the body must not be read as a request."""
-    return Response(status_code=status, headers={"Connection": "close"})
+    return _problem(status, detail, headers={"Connection": "close"})
