@@ -101,7 +101,7 @@ class Protocol(HttpToolsProtocol):
         if not self._is_in_head and self.cycle.response_complete:
             self._start_timer()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words for the sender
         """Refuse what is no HTTP. uvicorn would answer it before the earlier requests that still wait."""
         self._refuse(400)
 

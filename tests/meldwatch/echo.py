@@ -1,0 +1,49 @@
+"""A small application for tests of the server: it says what reached it, and can be made to wait."""
+
+import threading
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+
+class Echo:
+    """Answers with what came, and keeps a list of the requests that it began to handle.
+
+    Attributes:
+        seen: Method and path of every request, in order.
+        gate: ``/slow`` waits for it.
+        app: The application.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.gate = threading.Event()
+        routes = {"/echo": self._echo, "/slow": self._slow, "/ignore": self._ignore, "/headers": self._headers}
+        self.app = Starlette(routes=[Route(path, work, methods=["GET", "POST"]) for path, work in routes.items()])
+
+    async def _echo(self, request: Request) -> Response:
+        self._note(request)
+        try:
+            return Response(await request.body())
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    async def _slow(self, request: Request) -> Response:
+        self._note(request)
+        await anyio.to_thread.run_sync(self.gate.wait)
+        return Response(b"slow")
+
+    async def _ignore(self, request: Request) -> Response:
+        self._note(request)
+        return Response(b"ignored")
+
+    async def _headers(self, request: Request) -> Response:
+        self._note(request)
+        await request.body()
+        return Response(b",".join(name for name, _ in request.headers.raw))
+
+    def _note(self, request: Request) -> None:
+        self.seen.append(f"{request.method} {request.url.path}")
