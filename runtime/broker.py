@@ -16,12 +16,16 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import DramatiqError
 from dramatiq.middleware import Middleware, Retries
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from runtime.errors import OutOfReachError
 from schemas.jobs import REFRESH
 
 Broker = dramatiq.Broker
+
+# Pika's handshake that takes too long is none of its AMQPErrors.
+_AWAY = (DramatiqError, redis.RedisError, AMQPError, AMQPConnectorException, OSError)
 
 
 def connect(url: str) -> Broker:
@@ -43,7 +47,7 @@ def connect(url: str) -> Broker:
             client=client, middleware=middleware, namespace="meldwatch", maintenance_chance=100_000
         )
     separator = "&" if urlsplit(url).query else "?"
-    timeouts = "heartbeat=60&blocked_connection_timeout=10&connection_attempts=1&socket_timeout=5"
+    timeouts = "heartbeat=60&blocked_connection_timeout=10&connection_attempts=1&socket_timeout=5&stack_timeout=5"
     # Without confirmation a message for a queue that is gone would vanish silently.
     return RabbitmqBroker(url=f"{url}{separator}{timeouts}", middleware=middleware, confirm_delivery=True)
 
@@ -60,7 +64,7 @@ def call(broker: Broker, connection_ids: Iterable[str]) -> None:
         )
         try:
             broker.enqueue(message)
-        except (DramatiqError, redis.RedisError, OSError) as error:
+        except _AWAY as error:
             raise OutOfReachError("The broker does not answer. Is it running, and is BROKER_URL right?") from error
 
 
@@ -76,7 +80,7 @@ def ping(broker: Broker) -> None:
         elif isinstance(broker, RabbitmqBroker):
             # Dramatiq keeps a connection per thread; this one would be left behind with whichever thread asked.
             pika.BlockingConnection(broker.parameters).close()
-    except (redis.RedisError, AMQPError, OSError) as error:
+    except _AWAY as error:
         raise OutOfReachError(f"The broker does not answer ({type(error).__name__}).") from error
 
 
