@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from runtime.errors import SettingsError
 
@@ -29,6 +32,13 @@ def _several(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _check_port(url: str) -> None:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError("is no URL: see its port, and quote what is special in its password") from None
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_several)]
 
@@ -36,7 +46,7 @@ Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_several)]
 class Settings(BaseModel):
     """All settings. Secrets are ``SecretStr``: they are never printed."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)
 
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///meldwatch.db"),
@@ -102,6 +112,10 @@ class Settings(BaseModel):
             raise ValueError("must start with sqlite:/// or postgresql://")
         if ":memory:" in text or text == "sqlite:///":
             raise ValueError("must name a file: a database in memory would lose every webhook")
+        try:
+            make_url(text)
+        except (ValueError, ArgumentError):
+            raise ValueError("is no URL: see its port, and quote what is special in its password") from None
         return url
 
     @field_validator("broker_url")
@@ -109,6 +123,7 @@ class Settings(BaseModel):
     def _known_broker(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(("memory://", "redis://", "rediss://", "amqp://", "amqps://")):
             raise ValueError("must start with memory://, redis://, rediss://, amqp:// or amqps://")
+        _check_port(url.get_secret_value())
         return url
 
     @field_validator("meld_api_url")
@@ -116,6 +131,7 @@ class Settings(BaseModel):
     def _http(cls, url: str) -> str:
         if not url.startswith(("http://", "https://")):
             raise ValueError("must start with https:// (or http:// for a simulated Meld)")
+        _check_port(url)
         return url.rstrip("/")
 
     @field_validator("webhook_urls")
