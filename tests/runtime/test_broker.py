@@ -1,0 +1,151 @@
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+import dramatiq
+import pytest
+
+from runtime import broker
+from runtime.errors import OutOfReachError
+from schemas.jobs import REFRESH
+from tests import servers
+from tests.eventually import eventually
+
+GENEROUS_SECONDS = 25
+
+
+@pytest.fixture
+def connected(broker_url: str) -> Iterator[broker.Broker]:
+    """A connection to an empty broker, of each kind."""
+    made = broker.connect(broker_url)
+    yield made
+    made.close()
+
+
+@contextmanager
+def working(made: broker.Broker, work: Callable[[str], None]) -> Iterator[None]:
+    dramatiq.actor(work, broker=made, actor_name=REFRESH, queue_name=REFRESH)
+    worker = dramatiq.Worker(made, worker_threads=2, worker_timeout=50)
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Each kind of broker that may be away."""
+    return str(request.param)
+
+
+def complaint(use: Callable[[], None]) -> str:
+    began = monotonic()
+    with pytest.raises(OutOfReachError) as caught:
+        use()
+    assert monotonic() - began < GENEROUS_SECONDS
+    return str(caught.value)
+
+
+def test_a_call_reaches_a_worker(connected: broker.Broker) -> None:
+    """Each connection that is called arrives at the actor once, by its id."""
+    seen: list[str] = []
+    with working(connected, seen.append):
+        broker.call(connected, ["c1", "c 2/é"])
+
+        eventually(lambda: sorted(seen) == ["c 2/é", "c1"])
+
+
+def test_a_call_waits_for_a_worker(connected: broker.Broker) -> None:
+    """A call that was made while no worker ran is taken up by the next one."""
+    seen: list[str] = []
+    dramatiq.actor(seen.append, broker=connected, actor_name=REFRESH, queue_name=REFRESH)
+    broker.call(connected, ["c1"])
+    worker = dramatiq.Worker(connected, worker_threads=1, worker_timeout=50)
+
+    worker.start()
+
+    eventually(lambda: seen == ["c1"])
+    worker.stop()
+
+
+def test_work_that_fails_is_tried_again(connected: broker.Broker) -> None:
+    """A worker whose database is away for a moment does not lose the call."""
+    seen: list[str] = []
+
+    def stumble(connection_id: str) -> None:
+        seen.append(connection_id)
+        if len(seen) == 1:
+            raise OutOfReachError("away for a moment")
+
+    with working(connected, stumble):
+        broker.call(connected, ["c1"])
+
+        eventually(lambda: seen == ["c1", "c1"], seconds=30)
+
+
+def test_a_living_broker_answers_a_ping(connected: broker.Broker) -> None:
+    """A broker that is there is not called out of reach."""
+    broker.ping(connected)
+
+
+def test_a_broker_that_is_away_is_told(scheme: str) -> None:
+    """Where nobody listens, a ping and a call say so soon, without the password."""
+    made = broker.connect(f"{scheme}://user:hidden@127.0.0.1:{servers.free_ports(1)[0]}/0")
+
+    complaints = [complaint(lambda: broker.ping(made)), complaint(lambda: broker.call(made, ["c1"]))]
+
+    assert "hidden" not in "".join(complaints)
+    made.close()
+
+
+def test_a_broker_that_hangs_is_told(scheme: str) -> None:
+    """Where somebody listens but never answers, a call ends within its time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = broker.connect(f"{scheme}://user:hidden@127.0.0.1:{silent.getsockname()[1]}/0")
+
+        assert "hidden" not in complaint(lambda: broker.call(made, ["c1"]))
+        made.close()
+
+
+def test_a_ping_of_a_broker_that_hangs_is_told(scheme: str) -> None:
+    """Where somebody listens but never answers, a ping ends within its time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = broker.connect(f"{scheme}://user:hidden@127.0.0.1:{silent.getsockname()[1]}/0")
+
+        assert "hidden" not in complaint(lambda: broker.ping(made))
+        made.close()
+
+
+def test_a_broker_that_comes_back_is_used_again(test_run: servers.Run) -> None:
+    """A broker that dies between two calls costs the calls in between, and nothing after."""
+    server = servers.start_valkey(test_run, "mortal")
+    port = int(server.url.rsplit(":", 1)[1].removesuffix("/0"))
+    made = broker.connect(server.url)
+    broker.call(made, ["c1"])
+
+    server.kill()
+    with pytest.raises(OutOfReachError):
+        broker.call(made, ["c2"])
+    server = servers.start_valkey(test_run, "mortal", port)
+
+    broker.call(made, ["c3"])
+    made.close()
+    server.stop()
+
+
+def test_dead_letters_are_not_kept_in_memory() -> None:
+    """The broker inside the process forgets what failed for good: the rows remember it."""
+    made = broker.connect("memory://")
+    made.declare_queue(REFRESH)
+    message: dramatiq.Message[None] = dramatiq.Message(REFRESH, REFRESH, ("c1",), {}, {})
+    made.enqueue(message)
+    consumer = made.consume(REFRESH, timeout=100)
+    taken = next(consumer)
+    assert taken is not None
+
+    consumer.nack(taken)
+
+    assert made.dead_letters == []
+    assert list(made.dead_letters_by_queue[REFRESH]) == []

@@ -1,0 +1,13 @@
+from datetime import UTC, datetime
+
+from runtime.clock import utcnow
+
+
+def test_the_present_is_aware() -> None:
+    """The present is UTC, and lies between two looks at another clock."""
+    before = datetime.now(UTC)
+
+    now = utcnow()
+
+    assert before <= now <= datetime.now(UTC)
+    assert now.tzinfo is UTC
