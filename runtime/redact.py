@@ -11,10 +11,10 @@ _SECRET_NAME = re.compile(
     r"token$|secret|password|passwd|passphrase|credential|apikey|privatekey|authorization|accesskey"
     r"|signature$|cookie|^pin$|mfa|^jwt$|bearer|sessionkey"
 )
-# A credential under an innocent name: Plaid's tokens, bearer values, JSON web tokens.
+# A credential under an innocent name: Plaid's tokens, bearer values (but no "Basic Bank"), JSON web tokens.
 _SECRET_VALUE = re.compile(
     r"^(?:(?:access|processor|public|link|user)-(?:sandbox|development|production)-\S+"
-    r"|(?:bearer|basic)\s+\S+|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]*)$",
+    r"|(?:bearer|basic)\s+(?=\S*[\d+/=_.~-])\S{8,}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]*)$",
     re.IGNORECASE,
 )
 _PUNCTUATION = re.compile(r"[^a-z0-9]")
