@@ -56,12 +56,21 @@ class Inbox:
         table: Where webhooks are kept.
         wake: Told, after the commit, which connections' workers to call; must return at once.
         metrics: Counts.
+        answer_seconds: How long a delivery may wait for its commit.
     """
 
-    def __init__(self, *, table: Table, wake: Callable[[Collection[str]], None], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        table: Table,
+        wake: Callable[[Collection[str]], None],
+        metrics: Metrics,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self._table = table
         self._wake = wake
         self._metrics = metrics
+        self._answer_seconds = answer_seconds
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._run, name="inbox", daemon=True)
         self._is_stopping = False
@@ -92,7 +101,7 @@ class Inbox:
         answer: asyncio.Future[None] = loop.create_future()
         self._queue.put(_Waiting(delivery, loop, answer))
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._answer_seconds):
                 await answer
         except TimeoutError:
             raise OutOfReachError("the database took too long") from None
