@@ -33,12 +33,19 @@ def lock(database: Database, session: Session, ids: Collection[str]) -> None:
 
 
 def raise_jobs(
-    database: Database, session: Session, ids: Collection[str], trigger: Trigger, *, due_in: float = 0
+    database: Database,
+    session: Session,
+    ids: Collection[str],
+    trigger: Trigger,
+    *,
+    due_in: float = 0,
+    depth: int = 0,
 ) -> list[str]:
     """Ask for a read of each connection; return those whose worker should be called after the commit.
 
     A job that is already owed is asked for once more: a read that is under way may have begun too early. Being
-    raised never puts a due read off. A webhook is news: it gets all attempts and all rechecks anew.
+    raised never puts a due read off. A webhook is news: it gets all attempts anew; and all but a recheck get all
+    rechecks anew.
 
     Args:
         database: The database.
@@ -46,13 +53,15 @@ def raise_jobs(
         ids: The connections, known or unknown.
         trigger: Why.
         due_in: Seconds from now before which the read shall not begin; then the clock calls the worker.
+        depth: How far the wish came through siblings.
     """
     if not ids:
         return []
     now, due = database.now(), database.now(due_in)
     is_news = trigger == "webhook"
+    is_owed = col(Job.requested) > col(Job.completed)
     rows = [
-        {**_idle(connection_id, now), "requested": 1, "trigger": trigger, "due_at": due}
+        {**_idle(connection_id, now), "requested": 1, "trigger": trigger, "due_at": due, "depth": depth}
         | {"woken_at": None if due_in else now}
         for connection_id in sorted(set(ids))
     ]
@@ -66,7 +75,8 @@ def raise_jobs(
             "due_at": case((col(Job.due_at) < due, Job.due_at), else_=due),
             "woken_at": None if due_in else case((callable_now(database), now), else_=Job.woken_at),
             "attempts": 0 if is_news else case((col(Job.failed_at).is_not(None), 0), else_=Job.attempts),
-            "rechecks": 0 if is_news else Job.rechecks,
+            "depth": case((is_owed & (col(Job.depth) < depth), Job.depth), else_=depth),
+            "rechecks": Job.rechecks if trigger == "recheck" else 0,
             "failed_at": None,
         },
     ).returning(col(Job.connection_id), col(Job.woken_at) == col(Job.raised_at))
@@ -105,5 +115,6 @@ def _idle(connection_id: str, now: ColumnElement[Any]) -> dict[str, Any]:
         "due_at": None,
         "woken_at": None,
         "attempts": 0,
+        "depth": 0,
         "rechecks": 0,
     }

@@ -81,7 +81,11 @@ class Webhook(SQLModel, table=True):
 
 
 class Job(SQLModel, table=True):
-    """The work owed to one connection: ``requested > completed`` means that a read of Meld is owed."""
+    """The work owed to one connection: ``requested > completed`` means that a read of Meld is owed.
+
+    ``depth`` is how far the wish came through siblings: 0 from outside, 1 from a connection that was read for a wish
+    from outside, and so on. ``rechecks`` counts the reads owed to disagreement alone.
+    """
 
     __tablename__ = "job"
     __table_args__ = (
@@ -101,6 +105,7 @@ class Job(SQLModel, table=True):
     due_at: datetime | None = None
     woken_at: datetime | None = None
     attempts: int = 0
+    depth: int = 0
     rechecks: int = 0
     lease_token: str | None = None
     leased_until: datetime | None = None

@@ -159,8 +159,10 @@ WITH incoming AS (
     ON CONFLICT (event_id) DO NOTHING
     RETURNING event_id, connection_id
 ), raised AS (
-    INSERT INTO job (connection_id, requested, completed, trigger, raised_at, due_at, woken_at, attempts, rechecks)
-    SELECT connection_id, 1, 0, 'webhook', now(), now(), now(), 0, 0
+    INSERT INTO job (
+        connection_id, requested, completed, trigger, raised_at, due_at, woken_at, attempts, depth, rechecks
+    )
+    SELECT connection_id, 1, 0, 'webhook', now(), now(), now(), 0, 0, 0
     FROM (SELECT DISTINCT connection_id FROM stored WHERE connection_id IS NOT NULL) AS named
     ORDER BY connection_id COLLATE "C"
     ON CONFLICT (connection_id) DO UPDATE SET
@@ -174,6 +176,7 @@ WITH incoming AS (
             THEN now() ELSE job.woken_at
         END,
         attempts = 0,
+        depth = 0,
         rechecks = 0,
         failed_at = NULL
     RETURNING connection_id, woken_at = raised_at AS is_called

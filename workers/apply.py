@@ -21,12 +21,10 @@ from schemas.tables import Connection, Counter, Event, Job, Observation, Webhook
 from schemas.webhook import DELETED
 from workers.claim import Claim
 from workers.decide import Decision, State, decide, named
+from workers.follow import RECHECK_SECONDS, follow
 
 EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
 """Event ids are made in it; it must never change."""
-
-RECHECK_SECONDS = (5.0, 30.0, 120.0, 600.0)
-"""When a read that contradicts the newest hint is followed by another: Meld's API may be behind Meld's webhooks."""
 
 HINT_SECONDS = sum(RECHECK_SECONDS) + 180
 """How long a hint is held against reads: as long as its rechecks take, with some room."""
@@ -84,8 +82,7 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     is_new = row is None or row.digest != mirror.digest
     types: tuple[str, ...] = ()
     _mark_processed(database, session, claim)
-    calls = jobs.raise_jobs(database, session, decision.siblings, "sibling")
-    calls += _go_on(database, session, claim, is_owed=is_owed, is_contradicted=decision.is_contradicted)
+    calls = follow(database, session, claim, decision, is_owed=is_owed)
     gate.open_(session)
     if is_new:
         observation_id = _observe(session, claim, reading, mirror)
@@ -95,6 +92,21 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
         seen = update(Connection).where(col(Connection.id) == claim.connection_id)
         session.exec(seen.values(checked_at=reading.began_at))
     return Applied(tuple(calls), types)
+
+
+def dismiss(session: Session, claim: Claim) -> None:
+    """Settle a claim that only a sibling's list had led to, where Meld does not have the connection: nothing is owed.
+
+    Raises:
+        OutrunError: Where the claim is no longer the newest.
+    """
+    _complete(session, claim)
+
+
+def is_only_listed(session: Session, claim: Claim) -> bool:
+    """Return whether a connection is known from the lists of others alone: no webhook named it, no read found it."""
+    is_followed = claim.trigger in {"sibling", "recheck"} and not claim.webhooks
+    return is_followed and session.get(Connection, claim.connection_id) is None
 
 
 def state_of(row: Connection) -> State:
@@ -223,21 +235,6 @@ def _mark_processed(database: Database, session: Session, claim: Claim) -> None:
         locked = chunk.order_by(col(Webhook.id)).with_for_update().cte("locked")
         mark = update(Webhook).where(col(Webhook.id).in_(select(locked.c.id)))
         session.exec(mark.values(processed_at=database.now(), failed_at=None, error=None))
-
-
-def _go_on(database: Database, session: Session, claim: Claim, *, is_owed: bool, is_contradicted: bool) -> list[str]:
-    """See to the connection's next read: at once where one is owed, later where a hint and the read disagree."""
-    mine = col(Job.connection_id) == claim.connection_id
-    if is_owed:
-        session.exec(update(Job).where(mine).values(woken_at=database.now()))
-        return [claim.connection_id]
-    if is_contradicted:
-        rechecks = session.exec(select(Job.rechecks).where(mine)).one()
-        if rechecks < len(RECHECK_SECONDS):
-            due_in = RECHECK_SECONDS[rechecks]
-            jobs.raise_jobs(database, session, [claim.connection_id], "recheck", due_in=due_in)
-            session.exec(update(Job).where(mine).values(rechecks=rechecks + 1))
-    return []
 
 
 def _observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:

@@ -35,6 +35,7 @@ class Claim:
         is_dead: Whether the job had been given up before.
         is_probe: Whether it finds out if a pause is over.
         trigger: Why the read is owed.
+        depth: How far the wish came through siblings.
         webhooks: The webhooks that it is owed to.
     """
 
@@ -45,6 +46,7 @@ class Claim:
     is_dead: bool
     is_probe: bool
     trigger: Trigger
+    depth: int
     webhooks: tuple[Covered, ...]
 
 
@@ -70,7 +72,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
             woken_at=None,
             attempts=Job.attempts + 1,
         )
-        .returning(col(Job.requested), col(Job.attempts), col(Job.failed_at), col(Job.trigger))
+        .returning(col(Job.requested), col(Job.attempts), col(Job.failed_at), col(Job.trigger), col(Job.depth))
     )
     row = session.exec(lease).one_or_none()
     if row is None:
@@ -79,7 +81,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
     if entry == "closed":
         _defer(session, connection_id)
         return None
-    requested, attempts, failed_at, trigger = row
+    requested, attempts, failed_at, trigger, depth = row
     pending = (
         select(Webhook.id, Webhook.event_id)
         .where(
@@ -98,6 +100,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
         is_dead=failed_at is not None,
         is_probe=entry == "probe",
         trigger=trigger,
+        depth=depth,
         webhooks=covered,
     )
 

@@ -47,12 +47,15 @@ class Decision:
 
     Attributes:
         changes: What to tell, in order.
-        siblings: Connections whose stored view must be read again.
+        siblings: Connections that were or are in its group, whose stored view does not fit what was read.
+        is_regrouped: Whether its group is another than was stored: then the siblings are behind; otherwise either side
+            may be.
         is_contradicted: Whether the newest hint says another status than the read: one of them is early.
     """
 
     changes: tuple[Change, ...]
     siblings: frozenset[str]
+    is_regrouped: bool
     is_contradicted: bool
 
 
@@ -65,17 +68,20 @@ def decide(before: State | None, after: State, group: Mapping[str, State], hint:
         group: The stored view of every connection that ``before`` or ``after`` names, as far as it was ever seen.
         hint: The status that the newest hint announced; None where none did.
     """
+    is_regrouped = before is None or _is_regrouped(before, after)
+    others = named(before, after)
+    # A member that Meld lists but does not have was asked for when the group was found; once is enough.
+    known = others if is_regrouped else others & group.keys()
     return Decision(
         changes=_changes(before, after),
-        siblings=_siblings(before, after, group),
+        siblings=frozenset(id_ for id_ in known if not _agrees(group.get(id_), after)),
+        is_regrouped=is_regrouped,
         is_contradicted=hint is not None and hint != after.status,
     )
 
 
 def named(before: State | None, after: State) -> frozenset[str]:
-    """Return the connections that may have to be read again: all that were or are named, if that changed at all."""
-    if before is not None and not _is_regrouped(before, after):
-        return frozenset()
+    """Return the other members of the connection's group, old and new."""
     return after.others | (before.others if before is not None else frozenset())
 
 
@@ -110,12 +116,6 @@ def _primary_change(before: State | None, after: State) -> PrimaryDuplicateMoved
         role = "lost_primary"
     return PrimaryDuplicateMoved(
         previous=before.primary, current=after.primary, duplicate_ids=list(after.duplicates), role=role
-    )
-
-
-def _siblings(before: State | None, after: State, group: Mapping[str, State]) -> frozenset[str]:
-    return frozenset(
-        connection_id for connection_id in named(before, after) if not _agrees(group.get(connection_id), after)
     )
 
 

@@ -17,7 +17,7 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.meld import Absent, Found, Outcome, Unavailable
-from workers.apply import Applied, OutrunError, Reading, apply, believes_absence
+from workers.apply import Applied, OutrunError, Reading, apply, believes_absence, dismiss, is_only_listed
 from workers.claim import Claim, release, take
 from workers.policy import MAX_ATTEMPTS, Failure
 from workers.postpone import postpone
@@ -128,6 +128,9 @@ class Refresh:
                 return apply(self._database, session, claim, Reading(outcome.snapshot, began_at, ended_at))
             if isinstance(outcome, Absent) and believes_absence(session, claim.connection_id):
                 return apply(self._database, session, claim, Reading(None, began_at, ended_at))
+            if isinstance(outcome, Absent) and is_only_listed(session, claim):
+                dismiss(session, claim)
+                return Applied()
             self._postpone(session, claim, outcome)
         return Applied()
 

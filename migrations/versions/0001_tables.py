@@ -77,6 +77,7 @@ def _job() -> None:
         sa.Column("due_at", TIME),
         sa.Column("woken_at", TIME),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("depth", sa.Integer(), nullable=False),
         sa.Column("rechecks", sa.Integer(), nullable=False),
         sa.Column("lease_token", sa.String()),
         sa.Column("leased_until", TIME),

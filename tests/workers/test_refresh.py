@@ -16,7 +16,7 @@ from schemas.meld import Absent, Outcome, Refused, Throttled, Unavailable, Unrea
 from schemas.tables import Connection, Gate, Job, Observation, Webhook
 from tests.inbox import DELETED, body, store
 from tests.workers.meldlike import ScriptedReader, found
-from workers.apply import RECHECK_SECONDS
+from workers.follow import RECHECK_SECONDS
 from workers.policy import MAX_ATTEMPTS
 from workers.refresh import Refresh
 
@@ -424,3 +424,96 @@ def test_raising_during_a_lease_is_never_lost(database: Database, refresh: Refre
     refresh.refresh("c1")
 
     assert reader.reads["c1"] == 2
+
+
+def group_of(reader: ScriptedReader, primary: str, members: str) -> None:
+    """Let every member of a group answer that ``primary`` leads it."""
+    for id_ in members:
+        others = [other for other in members if other != id_]
+        reader.answers[id_] = found(id_, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
+
+
+def settle(database: Database, refresh: Refresh, calls: list[str]) -> None:
+    """Work until nothing is owed, letting the time pass that is waited for."""
+    for _ in range(200):
+        while calls:
+            refresh.refresh(calls.pop(0))
+        owed = [job.connection_id for job in all_rows(database, Job) if job.requested > job.completed]
+        if not owed:
+            return
+        make_due(database)
+        calls += owed
+    pytest.fail("the reads do not end")
+
+
+def test_a_member_read_too_early_is_read_again(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """A member whose first read after the move still shows the old group disagrees with it, and is rechecked."""
+    group_of(reader, "a", "abc")
+    calls += store(database, *(body(id_) for id_ in "abc"))
+    settle(database, refresh, calls)
+    stale = reader.answers["c"]
+    group_of(reader, "b", "abc")
+    fresh, early = reader.answers["c"], [stale, stale]
+    reader.answers["c"] = lambda: early.pop() if early else fresh  # type: ignore[return-value]
+
+    calls += store(database, body("b"))
+    settle(database, refresh, calls)
+
+    assert {row.id: row.primary_duplicate_id for row in all_rows(database, Connection)} == dict.fromkeys("abc", "b")
+    roles = [event.data["role"] for event in events_of(database) if "primary" in event.type]
+    assert sorted(roles) == ["became_primary", "followed", "lost_primary"]
+
+
+def test_reads_end_although_the_group_never_agrees(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """Members that contradict each other at every read cost a bounded number of reads for one webhook."""
+    flips = dict.fromkeys("abcd", 0)
+
+    def flip(id_: str) -> Outcome:
+        flips[id_] += 1
+        others = [other for other in "abcd" if other != id_]
+        primary = others[flips[id_] % 3]
+        return found(id_, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
+
+    for id_ in "abcd":
+        reader.answers[id_] = lambda id_=id_: flip(id_)  # type: ignore[misc]
+
+    calls += store(database, body("a"))
+    settle(database, refresh, calls)
+
+    most = sum((5 * 3) ** depth for depth in range(3)) * 5
+    assert sum(flips.values()) <= most
+
+
+def test_a_listed_member_that_meld_does_not_have_is_no_failure(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """An id that only a sibling's list names, and that is 404, is asked for once and fails nothing."""
+    reader.answers["a"] = found("a", activeDuplicateConnectionId="a", duplicateConnectionIds=["gone"])
+    reader.answers["gone"] = Absent()
+
+    for _ in range(3):
+        calls += store(database, body("a"))
+        settle(database, refresh, calls)
+
+    assert reader.reads["gone"] == 1
+    assert job_of(database, "gone").failed_at is None
+
+
+def test_a_move_in_a_group_of_five_costs_a_read_for_each(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """With nobody in anybody's way, one webhook and four silent members are five reads."""
+    group_of(reader, "a", "abcde")
+    calls += store(database, *(body(id_) for id_ in "abcde"))
+    settle(database, refresh, calls)
+    group_of(reader, "b", "abcde")
+    before = sum(reader.reads.values())
+
+    calls += store(database, body("b"))
+    settle(database, refresh, calls)
+
+    assert sum(reader.reads.values()) - before == 5

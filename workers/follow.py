@@ -1,0 +1,75 @@
+"""Follow: which reads a read leads to, its own connection's and its siblings'. Bounded, whatever Meld answers.
+
+A read that finds another group raises the members whose stored view does not fit. A read that finds the group it knew,
+but a member or the newest hint that does not fit, cannot tell who is behind: both are read again, some time later.
+
+The bound: a wish from outside has depth 0, one of a sibling is one deeper, and none goes deeper than ``MAX_DEPTH``;
+each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 1 + that number, a wish in a group of n
+costs at most R * sum of (R * (n - 1)) ** depth reads for depth 0 to MAX_DEPTH; usually one for each member.
+"""
+
+from sqlalchemy import and_, or_, update
+from sqlmodel import Session, col, select
+
+from runtime import jobs
+from runtime.database import Database
+from schemas.tables import Job
+from workers.claim import Claim
+from workers.decide import Decision
+
+MAX_DEPTH = 2
+"""The connection that a wish from outside is for, the members that it names, and those that only they name."""
+
+RECHECK_SECONDS = (5.0, 30.0, 120.0, 600.0)
+"""When who disagrees is read again: Meld's API may be behind Meld's webhooks, and one member behind another."""
+
+
+def follow(database: Database, session: Session, claim: Claim, decision: Decision, *, is_owed: bool) -> list[str]:
+    """Raise what a read leads to, and return the connections whose workers should be called after the commit.
+
+    Args:
+        database: The database.
+        session: An open transaction that holds the locks of all jobs of the group.
+        claim: The claim of the read; its job is completed already.
+        decision: What the read means.
+        is_owed: Whether the connection's next read is owed already.
+    """
+    calls: list[str] = []
+    may_raise = decision.is_regrouped and claim.depth < MAX_DEPTH
+    siblings = _not_about_to_be_read(database, session, decision.siblings)
+    if may_raise:
+        calls += jobs.raise_jobs(database, session, siblings, "sibling", depth=claim.depth + 1)
+    if is_owed:
+        session.exec(update(Job).where(col(Job.connection_id) == claim.connection_id).values(woken_at=database.now()))
+        return [*calls, claim.connection_id]
+    unsettled = set() if may_raise else siblings
+    if decision.is_contradicted or unsettled:
+        _recheck(database, session, claim, unsettled)
+    return calls
+
+
+def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
+    """Leave out whose read is under way or due now: when it is settled, that connection looks at its group itself."""
+    if not ids:
+        return set()
+    is_leased = and_(col(Job.lease_token).is_not(None), col(Job.leased_until) >= database.now())
+    is_next = and_(
+        col(Job.requested) > col(Job.completed),
+        or_(is_leased, col(Job.due_at) <= database.now()),
+    )
+    about_to_be = select(Job.connection_id).where(col(Job.connection_id).in_(ids), is_next)
+    return set(ids) - set(session.exec(about_to_be).all())
+
+
+def _recheck(database: Database, session: Session, claim: Claim, unsettled: set[str]) -> None:
+    """Have the connection, and the members that it disagrees with, read again, as long as each has rechecks left."""
+    rechecks = session.exec(select(Job.rechecks).where(Job.connection_id == claim.connection_id)).one()
+    if rechecks >= len(RECHECK_SECONDS):
+        return
+    left = select(Job.connection_id).where(
+        col(Job.connection_id).in_({claim.connection_id, *unsettled}), col(Job.rechecks) < len(RECHECK_SECONDS)
+    )
+    ids = session.exec(left).all()
+    depth = min(claim.depth + 1, MAX_DEPTH) if unsettled else claim.depth
+    jobs.raise_jobs(database, session, ids, "recheck", due_in=RECHECK_SECONDS[rechecks], depth=depth)
+    session.exec(update(Job).where(col(Job.connection_id).in_(ids)).values(rechecks=Job.rechecks + 1))
