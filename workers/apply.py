@@ -4,33 +4,23 @@ Behind the fence, the mirror's row is only ever written by the holder of the new
 overwrite a newer one, and what is decided here cannot be outdated by the time it is committed.
 """
 
-import hashlib
-import uuid
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import case, exists, or_, update
 from sqlmodel import Session, col, select
 
 from runtime import gate, jobs
 from runtime.database import Database
-from schemas import api, events
-from schemas.meld import Snapshot
-from schemas.tables import Connection, Counter, Event, Job, Observation, Webhook
+from schemas.tables import Connection, Job, Webhook
 from schemas.webhook import DELETED
-from workers.claim import Claim
-from workers.decide import Decision, State, decide, named
+from workers.claim import Claim, mark_webhooks
+from workers.decide import decide, named
 from workers.follow import RECHECK_SECONDS, follow
-
-EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
-"""Event ids are made in it; it must never change."""
+from workers.mirror import Reading, mirror_of, state_of
+from workers.tell import observe, tell
 
 HINT_SECONDS = sum(RECHECK_SECONDS) + 180
 """How long a hint is held against reads: as long as its rechecks take, with some room."""
-
-CHUNK = 500
-"""Ids per statement; SQLite takes no more than 32,766 parameters."""
 
 
 class OutrunError(Exception):
@@ -38,20 +28,11 @@ class OutrunError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a read saw and when: a snapshot, or None where Meld has the connection no more and that is believed."""
-
-    snapshot: Snapshot | None
-    began_at: datetime
-    ended_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Applied:
     """What was committed: the connections to call workers for, and the types of the events emitted."""
 
     calls: tuple[str, ...] = ()
-    types: tuple[str, ...] = field(default=())
+    types: tuple[str, ...] = ()
 
 
 def believes_absence(session: Session, connection_id: str) -> bool:
@@ -70,7 +51,7 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     row = session.get(Connection, claim.connection_id)
     before = state_of(row) if row is not None else None
     account_id = _account(session, claim, row)
-    mirror = _mirror(claim.connection_id, account_id, row, reading)
+    mirror = mirror_of(claim.connection_id, account_id, row, reading)
     after = state_of(mirror)
     others = named(before, after)
     if others:
@@ -81,12 +62,12 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     decision = decide(before, after, group, hint)
     is_new = row is None or row.digest != mirror.digest
     types: tuple[str, ...] = ()
-    _mark_processed(database, session, claim)
+    mark_webhooks(session, claim, processed_at=database.now(), failed_at=None, error=None)
     calls = follow(database, session, claim, decision, is_owed=is_owed)
     gate.open_(session)
     if is_new:
-        observation_id = _observe(session, claim, reading, mirror)
-        types = _tell(session, claim, reading, mirror, decision=decision, observation_id=observation_id)
+        observation_id = observe(session, claim, reading, mirror)
+        types = tell(session, claim, reading, mirror, decision=decision, observation_id=observation_id)
         session.merge(mirror)
     else:
         seen = update(Connection).where(col(Connection.id) == claim.connection_id)
@@ -101,23 +82,13 @@ def dismiss(session: Session, claim: Claim) -> None:
         OutrunError: Where the claim is no longer the newest.
     """
     _complete(session, claim)
+    gate.open_(session)
 
 
 def is_only_listed(session: Session, claim: Claim) -> bool:
     """Return whether a connection is known from the lists of others alone: no webhook named it, no read found it."""
     is_followed = claim.trigger in {"sibling", "recheck"} and not claim.webhooks
     return is_followed and session.get(Connection, claim.connection_id) is None
-
-
-def state_of(row: Connection) -> State:
-    """Return what decisions look at of a connection's row."""
-    return State(
-        id=row.id,
-        status=row.status,
-        status_reason=row.status_reason,
-        primary=row.primary_duplicate_id or row.id,
-        duplicates=tuple(row.duplicate_ids),
-    )
 
 
 def _account(session: Session, claim: Claim, row: Connection | None) -> str:
@@ -128,59 +99,6 @@ def _account(session: Session, claim: Claim, row: Connection | None) -> str:
         Webhook.connection_id == claim.connection_id, col(Webhook.account_id).is_not(None)
     )
     return session.exec(said.order_by(col(Webhook.id).desc()).limit(1)).first() or ""
-
-
-def _mirror(connection_id: str, account_id: str, row: Connection | None, reading: Reading) -> Connection:
-    """Return the mirror's row as it is after the read; its sequence still as before."""
-    snapshot = reading.snapshot
-    times = {"observed_at": reading.began_at, "checked_at": reading.began_at}
-    sequence = row.sequence if row is not None else 0
-    if snapshot is None:
-        return _tombstone(connection_id, account_id, row, {**times, "sequence": sequence})
-    return Connection(
-        id=connection_id,
-        account_id=snapshot.account_id or account_id,
-        customer_id=snapshot.customer_id,
-        external_customer_id=snapshot.external_customer_id,
-        institution_id=snapshot.institution_id,
-        institution_name=snapshot.institution_name,
-        status=snapshot.status,
-        status_reason=snapshot.status_reason,
-        primary_duplicate_id=snapshot.primary_duplicate_id,
-        duplicate_ids=list(snapshot.duplicate_ids),
-        products=list(snapshot.products),
-        optional_products=list(snapshot.optional_products),
-        regions=list(snapshot.regions),
-        service_provider=snapshot.service_provider,
-        service_provider_details=snapshot.service_provider_details,
-        created_at=snapshot.created_at,
-        aggregated_at=snapshot.aggregated_at,
-        sequence=sequence,
-        digest=snapshot.digest,
-        document=snapshot.document,
-        **times,
-    )
-
-
-def _tombstone(connection_id: str, account_id: str, row: Connection | None, values: dict[str, Any]) -> Connection:
-    """Return the row of a connection that Meld has no more: what was last known of it, DELETED and in no group."""
-    known = row.model_dump() if row is not None else {"id": connection_id, "account_id": account_id}
-    empty: dict[str, Any] = {
-        "products": [],
-        "optional_products": [],
-        "regions": [],
-        "service_provider_details": {},
-        "document": {},
-    }
-    is_known_deleted = row is not None and row.status == DELETED
-    gone: dict[str, Any] = {
-        "status": DELETED,
-        "status_reason": row.status_reason if row is not None and is_known_deleted else None,
-        "primary_duplicate_id": None,
-        "duplicate_ids": [],
-        "digest": hashlib.sha256(f"absent {connection_id}".encode()).hexdigest(),
-    }
-    return Connection(**{**empty, **known, **gone, **values})
 
 
 def _complete(session: Session, claim: Claim) -> bool:
@@ -225,65 +143,3 @@ def _newest_hint(database: Database, session: Session, claim: Claim) -> str | No
 
 def _siblings(session: Session, others: frozenset[str]) -> list[Connection]:
     return list(session.exec(select(Connection).where(col(Connection.id).in_(others))).all()) if others else []
-
-
-def _mark_processed(database: Database, session: Session, claim: Claim) -> None:
-    ids = [webhook.id for webhook in claim.webhooks]
-    for start in range(0, len(ids), CHUNK):
-        # Locked in order, as the inbox does when it counts repeats.
-        chunk = select(Webhook.id).where(col(Webhook.id).in_(ids[start : start + CHUNK]))
-        locked = chunk.order_by(col(Webhook.id)).with_for_update().cte("locked")
-        mark = update(Webhook).where(col(Webhook.id).in_(select(locked.c.id)))
-        session.exec(mark.values(processed_at=database.now(), failed_at=None, error=None))
-
-
-def _observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:
-    observation = Observation(
-        connection_id=claim.connection_id,
-        generation=claim.generation,
-        trigger="webhook" if claim.webhooks else claim.trigger,
-        webhook_event_ids=[webhook.event_id for webhook in claim.webhooks],
-        began_at=reading.began_at,
-        ended_at=reading.ended_at,
-        found=reading.snapshot is not None,
-        digest=mirror.digest,
-        document=mirror.document if reading.snapshot is not None else {},
-    )
-    session.add(observation)
-    session.flush()
-    assert observation.id is not None
-    return observation.id
-
-
-def _tell(
-    session: Session, claim: Claim, reading: Reading, mirror: Connection, *, decision: Decision, observation_id: int
-) -> tuple[str, ...]:
-    """Append the changes to the feed. The counter is taken last, so that positions grow in commit order."""
-    if not decision.changes:
-        return ()
-    cause = events.Cause(
-        trigger="webhook" if claim.webhooks else claim.trigger,
-        webhook_event_ids=[webhook.event_id for webhook in claim.webhooks],
-        observation_id=observation_id,
-    )
-    key = f"{mirror.id}\n{reading.began_at.isoformat()}\n{mirror.digest}"
-    count = len(decision.changes)
-    feed = update(Counter).where(col(Counter.name) == "feed").values(value=Counter.value + count)
-    last: int = session.exec(feed.returning(col(Counter.value))).scalar_one()
-    for position, change in enumerate(decision.changes, start=last - count + 1):
-        mirror.sequence += 1
-        data = events.DATA[change.type](**dict(change), connection=api.Connection.from_row(mirror), cause=cause)
-        session.add(
-            Event(
-                position=position,
-                id=str(uuid.uuid5(EVENT_NAMESPACE, f"{key}\n{change.type}")),
-                connection_id=mirror.id,
-                sequence=mirror.sequence,
-                type=change.type,
-                account_id=mirror.account_id,
-                time=reading.ended_at,
-                observation_id=observation_id,
-                data=data.model_dump(mode="json"),
-            )
-        )
-    return tuple(change.type for change in decision.changes)

@@ -14,6 +14,9 @@ from runtime.database import Database
 from schemas.jobs import Trigger
 from schemas.tables import Job, Webhook
 
+CHUNK = 500
+"""Ids per statement; SQLite takes no more than 32,766 parameters."""
+
 
 @dataclass(frozen=True, slots=True)
 class Covered:
@@ -48,6 +51,16 @@ class Claim:
     trigger: Trigger
     depth: int
     webhooks: tuple[Covered, ...]
+
+    @property
+    def cause(self) -> Trigger:
+        """What an event tells as its trigger: the webhooks come first, whatever else was wished meanwhile."""
+        return "webhook" if self.webhooks else self.trigger
+
+    @property
+    def event_ids(self) -> list[str]:
+        """The event ids of the webhooks that it covers."""
+        return [webhook.event_id for webhook in self.webhooks]
 
 
 def take(database: Database, session: Session, connection_id: str, *, token: str, lease_seconds: float) -> Claim | None:
@@ -103,6 +116,16 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
         depth=depth,
         webhooks=covered,
     )
+
+
+def mark_webhooks(session: Session, claim: Claim, **steps: Any) -> None:  # noqa: ANN401 - a column's value
+    """Set columns of the webhooks that the claim covers. Locked in order, as the inbox does when it counts repeats."""
+    ids = [webhook.id for webhook in claim.webhooks]
+    for start in range(0, len(ids), CHUNK):
+        chunk = select(Webhook.id).where(col(Webhook.id).in_(ids[start : start + CHUNK]))
+        locked = chunk.order_by(col(Webhook.id)).with_for_update().cte("locked")
+        mark = update(Webhook).where(col(Webhook.id).in_(select(locked.c.id)))
+        session.exec(mark.values(**steps))
 
 
 def release(session: Session, tokens: list[str]) -> None:

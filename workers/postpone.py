@@ -7,11 +7,11 @@ from sqlmodel import Session, col, select
 
 from runtime import gate
 from runtime.database import Database
-from schemas.meld import Refused, Throttled
+from schemas.meld import Absent, Refused, Throttled, Unreadable
 from schemas.tables import Job, Webhook
-from workers.apply import CHUNK, OutrunError
-from workers.claim import Claim
-from workers.policy import FRESH_SECONDS, Failure, Verdict, judge
+from workers.apply import OutrunError
+from workers.claim import Claim, mark_webhooks
+from workers.policy import FRESH_SECONDS, PAUSE_SECONDS, Failure, Verdict, judge
 
 
 def postpone(database: Database, session: Session, claim: Claim, failure: Failure, *, jitter: float) -> Verdict:
@@ -31,12 +31,22 @@ def postpone(database: Database, session: Session, claim: Claim, failure: Failur
         is_fresh=_is_fresh(database, session, claim.connection_id),
         jitter=jitter,
     )
-    if verdict.pause is not None and is_news:
-        gate.close(database, session, reason=verdict.reason, detail=verdict.detail, seconds=verdict.pause)
+    if is_news:
+        _steer_gate(database, session, claim, failure, verdict)
     _put_off(database, session, claim, verdict)
     if verdict.is_dead:
-        _mark_failed(database, session, claim, verdict.detail)
+        mark_webhooks(session, claim, failed_at=database.now(), error=verdict.detail)
     return verdict
+
+
+def _steer_gate(database: Database, session: Session, claim: Claim, failure: Failure, verdict: Verdict) -> None:
+    if verdict.pause is not None:
+        gate.close(database, session, reason=verdict.reason, detail=verdict.detail, seconds=verdict.pause)
+    elif isinstance(failure, Absent | Unreadable):
+        # Of no use for this connection, but Meld takes reads.
+        gate.open_(session)
+    elif claim.is_probe:
+        gate.close(database, session, reason="unavailable", detail=verdict.detail, seconds=PAUSE_SECONDS)
 
 
 def _speaks_of_meld(failure: Failure) -> bool:
@@ -65,12 +75,3 @@ def _put_off(database: Database, session: Session, claim: Claim, verdict: Verdic
     if verdict.is_dead:
         values["failed_at"] = database.now()
     session.exec(update(Job).where(col(Job.connection_id) == claim.connection_id).values(**values))
-
-
-def _mark_failed(database: Database, session: Session, claim: Claim, detail: str) -> None:
-    ids = [webhook.id for webhook in claim.webhooks]
-    for start in range(0, len(ids), CHUNK):
-        chunk = select(Webhook.id).where(col(Webhook.id).in_(ids[start : start + CHUNK]))
-        locked = chunk.order_by(col(Webhook.id)).with_for_update().cte("locked")
-        mark = update(Webhook).where(col(Webhook.id).in_(select(locked.c.id)))
-        session.exec(mark.values(failed_at=database.now(), error=detail))

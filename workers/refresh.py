@@ -17,8 +17,9 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.meld import Absent, Found, Outcome, Unavailable
-from workers.apply import Applied, OutrunError, Reading, apply, believes_absence, dismiss, is_only_listed
+from workers.apply import Applied, OutrunError, apply, believes_absence, dismiss, is_only_listed
 from workers.claim import Claim, release, take
+from workers.mirror import Reading
 from workers.policy import MAX_ATTEMPTS, Failure
 from workers.postpone import postpone
 

@@ -517,3 +517,20 @@ def test_a_move_in_a_group_of_five_costs_a_read_for_each(
     settle(database, refresh, calls)
 
     assert sum(reader.reads.values()) - before == 5
+
+
+@pytest.mark.parametrize("answer", [Absent(), Unreadable("the answer is not JSON")], ids=repr)
+def test_a_probe_that_meld_answers_ends_the_pause(
+    database: Database, refresh: Refresh, reader: ScriptedReader, answer: Outcome
+) -> None:
+    """The probe's connection may be gone or unreadable: Meld takes reads again, and the others must not wait."""
+    store(database, body("c1"), body("c2"))
+    reader.answers["c1"] = Throttled(7)
+    refresh.refresh("c1")
+    reader.answers["c1"] = answer
+
+    make_due(database)
+    refresh.refresh("c1")
+    refresh.refresh("c2")
+
+    assert reader.reads["c2"] == 1

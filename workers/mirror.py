@@ -1,0 +1,91 @@
+"""Mirror: the row that a read makes of a connection. Values in, a row out; nothing is written here."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from schemas.meld import Snapshot
+from schemas.tables import Connection
+from schemas.webhook import DELETED
+from workers.decide import State
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a read saw and when: a snapshot, or None where Meld has the connection no more and that is believed."""
+
+    snapshot: Snapshot | None
+    began_at: datetime
+    ended_at: datetime
+
+
+def state_of(row: Connection) -> State:
+    """Return what decisions look at of a connection's row."""
+    return State(
+        id=row.id,
+        status=row.status,
+        status_reason=row.status_reason,
+        primary=row.primary_duplicate_id or row.id,
+        duplicates=tuple(row.duplicate_ids),
+    )
+
+
+def mirror_of(connection_id: str, account_id: str, row: Connection | None, reading: Reading) -> Connection:
+    """Return the mirror's row as it is after the read; its sequence still as before.
+
+    Args:
+        connection_id: The connection.
+        account_id: Its account, in case that the answer does not name it.
+        row: The row as stored; None at first sight.
+        reading: What the read saw.
+    """
+    snapshot = reading.snapshot
+    times = {"observed_at": reading.began_at, "checked_at": reading.began_at}
+    sequence = row.sequence if row is not None else 0
+    if snapshot is None:
+        return _tombstone(connection_id, account_id, row, {**times, "sequence": sequence})
+    return Connection(
+        id=connection_id,
+        account_id=snapshot.account_id or account_id,
+        customer_id=snapshot.customer_id,
+        external_customer_id=snapshot.external_customer_id,
+        institution_id=snapshot.institution_id,
+        institution_name=snapshot.institution_name,
+        status=snapshot.status,
+        status_reason=snapshot.status_reason,
+        primary_duplicate_id=snapshot.primary_duplicate_id,
+        duplicate_ids=list(snapshot.duplicate_ids),
+        products=list(snapshot.products),
+        optional_products=list(snapshot.optional_products),
+        regions=list(snapshot.regions),
+        service_provider=snapshot.service_provider,
+        service_provider_details=snapshot.service_provider_details,
+        created_at=snapshot.created_at,
+        aggregated_at=snapshot.aggregated_at,
+        sequence=sequence,
+        digest=snapshot.digest,
+        document=snapshot.document,
+        **times,
+    )
+
+
+def _tombstone(connection_id: str, account_id: str, row: Connection | None, values: dict[str, Any]) -> Connection:
+    """Return the row of a connection that Meld has no more: what was last known of it, DELETED and in no group."""
+    known = row.model_dump() if row is not None else {"id": connection_id, "account_id": account_id}
+    empty: dict[str, Any] = {
+        "products": [],
+        "optional_products": [],
+        "regions": [],
+        "service_provider_details": {},
+        "document": {},
+    }
+    is_known_deleted = row is not None and row.status == DELETED
+    gone: dict[str, Any] = {
+        "status": DELETED,
+        "status_reason": row.status_reason if row is not None and is_known_deleted else None,
+        "primary_duplicate_id": None,
+        "duplicate_ids": [],
+        "digest": hashlib.sha256(f"absent {connection_id}".encode()).hexdigest(),
+    }
+    return Connection(**{**empty, **known, **gone, **values})

@@ -1,0 +1,71 @@
+"""Tell: the observation of what a read saw, and the events of what that changed, at the end of the feed."""
+
+import uuid
+
+from sqlalchemy import update
+from sqlmodel import Session, col
+
+from schemas import api, events
+from schemas.tables import Connection, Counter, Event, Observation
+from workers.claim import Claim
+from workers.decide import Decision
+from workers.mirror import Reading
+
+EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
+"""Event ids are made in it; it must never change."""
+
+
+def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:
+    """Keep what the read saw, and return the observation's id."""
+    observation = Observation(
+        connection_id=claim.connection_id,
+        generation=claim.generation,
+        trigger=claim.cause,
+        webhook_event_ids=claim.event_ids,
+        began_at=reading.began_at,
+        ended_at=reading.ended_at,
+        found=reading.snapshot is not None,
+        digest=mirror.digest,
+        document=mirror.document if reading.snapshot is not None else {},
+    )
+    session.add(observation)
+    session.flush()
+    assert observation.id is not None
+    return observation.id
+
+
+def tell(
+    session: Session, claim: Claim, reading: Reading, mirror: Connection, *, decision: Decision, observation_id: int
+) -> tuple[str, ...]:
+    """Append the changes to the feed, and return their types.
+
+    The counter is taken last, so that positions grow in commit order.
+    """
+    if not decision.changes:
+        return ()
+    cause = events.Cause(
+        trigger=claim.cause,
+        webhook_event_ids=claim.event_ids,
+        observation_id=observation_id,
+    )
+    key = f"{mirror.id}\n{reading.began_at.isoformat()}\n{mirror.digest}"
+    count = len(decision.changes)
+    feed = update(Counter).where(col(Counter.name) == "feed").values(value=Counter.value + count)
+    last: int = session.exec(feed.returning(col(Counter.value))).scalar_one()
+    for position, change in enumerate(decision.changes, start=last - count + 1):
+        mirror.sequence += 1
+        data = events.DATA[change.type](**dict(change), connection=api.Connection.from_row(mirror), cause=cause)
+        session.add(
+            Event(
+                position=position,
+                id=str(uuid.uuid5(EVENT_NAMESPACE, f"{key}\n{change.type}")),
+                connection_id=mirror.id,
+                sequence=mirror.sequence,
+                type=change.type,
+                account_id=mirror.account_id,
+                time=reading.ended_at,
+                observation_id=observation_id,
+                data=data.model_dump(mode="json"),
+            )
+        )
+    return tuple(change.type for change in decision.changes)
