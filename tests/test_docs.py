@@ -1,0 +1,414 @@
+"""What is written down is true: generated parts are up to date, and named things exist."""
+
+import ast
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+from starlette.routing import Route
+
+from docs import generate
+from meldwatch.main import cli
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.metrics import Metrics
+from runtime.settings import Settings
+from schemas.changes import EventType, Role
+from schemas.events import DATA, Event
+from schemas.jobs import Trigger
+from service import gauges
+from service.app import create_app
+from service.feed import Feed
+from service.parts import DATABASE_PARTS
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PACKAGES = ("meldwatch", "service", "workers", "runtime")
+GUARANTEES = 12
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """Return a document without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def section(text: str, heading: str) -> str:
+    """Return what stands under a heading of the second level."""
+    return re.split(r"^## ", text.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of all tables, heads left out."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    heads = {number - 1 for number, line in enumerate(lines) if set(line) <= set("|-")}
+    body = [line for number, line in enumerate(lines) if number not in heads and not set(line) <= set("|-")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
+
+
+def codes(text: str) -> list[str]:
+    """Return what is set as code."""
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+# What the program writes itself
+
+
+@pytest.mark.parametrize("name", generate.DOCUMENTS)
+def test_generated_documents_are_up_to_date(name: str) -> None:
+    """``python -m docs.generate`` would change nothing."""
+    assert read(f"docs/{name}") == generate.DOCUMENTS[name]()
+
+
+def test_every_setting_is_described() -> None:
+    """A setting says what it is for."""
+    silent = [name for name, field in Settings.model_fields.items() if not field.description]
+
+    assert silent == []
+
+
+# What must exist
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a heading gets."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "")).strip().lower().replace(" ", "-")
+
+
+def anchors_of(document: Path) -> list[str]:
+    return [slug(heading) for heading in re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=short)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every link to a file of ours names one that is there, and a heading in it where it says one."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(document.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        if not target.is_file() or (anchor and anchor not in anchors_of(target)):
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    """Nothing is written that nobody finds: the README names it, or the folder that it is one of."""
+    named = read("README.md")
+    missing = [short(path) for path in DOCUMENTS if path.parent == ROOT / "docs" and f"(docs/{path.name}" not in named]
+
+    assert missing == []
+    assert "(docs/decisions/" in named
+
+
+def test_the_guarantees_are_held_by_tests() -> None:
+    """Each of the twelve names tests that exist, or says that it comes later."""
+    text = read("docs/guarantees.md")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    gone = [f"{file}::{name}" for file, name in named if name not in functions_of(ROOT / file)]
+    bare = [
+        number
+        for number in range(1, GUARANTEES + 1)
+        if not re.search(r"`tests/[\w/]+\.py::test_\w+`|^Comes later:", guarantee(text, number), re.MULTILINE)
+    ]
+
+    assert gone == []
+    assert bare == []
+
+
+def guarantee(text: str, number: int) -> str:
+    match = re.search(rf"^## {number}\. .*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert match is not None, f"guarantee {number} is not there"
+    return match[0]
+
+
+def functions_of(path: Path) -> set[str]:
+    """Return the tests of a file, by its syntax alone."""
+    if not path.is_file():
+        return set()
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+# Events
+
+
+def examples() -> list[dict[str, Any]]:
+    return [json.loads(block) for block in blocks(read("docs/events.md"), "json")]
+
+
+def test_every_event_type_has_its_section_and_an_example() -> None:
+    """A type that is emitted is described, and no other is."""
+    types = set(get_args(EventType))
+    headings = re.findall(r"^### `(.*)`$", read("docs/events.md"), re.MULTILINE)
+
+    assert types == set(headings)
+    assert types == {example["type"] for example in examples()}
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example["type"])
+def test_examples_of_events_are_valid(example: dict[str, Any]) -> None:
+    """The examples have the shapes that are sent out, member by member, and what they say twice they say alike."""
+    event = Event.model_validate(example)
+    data = DATA[event.type].model_validate(event.data)
+
+    assert example.keys() == Event.model_fields.keys()
+    assert example["data"].keys() == DATA[event.type].model_fields.keys()
+    assert event.dataschema == f"urn:meldwatch:schema:{event.type}:1"
+    assert event.source == f"urn:meld:account:{data.connection.account_id}"
+    assert (event.subject, int(event.sequence)) == (data.connection.id, data.connection.sequence)
+
+
+def test_the_words_of_events_are_described() -> None:
+    """Envelope, roles and triggers: all of them, and each field of each type."""
+    text = read("docs/events.md")
+    known = set(codes(prose(text)))
+    words = {*Event.model_fields, *get_args(Role), *get_args(Trigger)}
+    words |= {name for shape in DATA.values() for name in shape.model_fields if name not in {"connection", "cause"}}
+
+    assert set() == words - known
+
+
+def test_code_in_the_documents_compiles() -> None:
+    """Examples in Python are Python."""
+    for document in DOCUMENTS:
+        for block in blocks(document.read_text(encoding="utf-8"), "python"):
+            compile(block, short(document), "exec")
+
+
+# HTTP
+
+
+@pytest.fixture
+def routes(tmp_path: Path) -> set[str]:
+    """Return what the application answers: ``METHOD path``."""
+
+    async def receive(_request: object) -> Any:
+        raise NotImplementedError
+
+    database = Database(f"sqlite:///{tmp_path / 'unused.db'}")
+    app = create_app(
+        settings=Settings(),
+        database=database,
+        clock=utcnow,
+        receive=receive,
+        wake=lambda _ids: None,
+        ping_broker=lambda: None,
+        feed=Feed(database=database),
+        metrics=Metrics(),
+    )
+    database.close()
+    known = [route for route in app.routes if isinstance(route, Route)]
+    return {f"{method} {route.path}" for route in known for method in route.methods or () if method != "HEAD"}
+
+
+def test_every_route_is_in_the_readme(routes: set[str]) -> None:
+    """No more and no less than what the application answers."""
+    table = {cells[0].strip("`") for cells in rows(read("README.md")) if re.match("`[A-Z]+ /", cells[0])}
+
+    assert routes == table
+
+
+# Commands
+
+
+def command_lines(document: Path) -> Iterator[list[str]]:
+    """Yield the commands of ours in a document's shell blocks, word by word, without what is around them."""
+    for block in blocks(document.read_text(encoding="utf-8"), "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = words_of(line)
+            starts = [number for number, word in enumerate(words) if is_ours(word)]
+            for start in starts:
+                end = next((n for n in range(start, len(words)) if words[n] in {"|", "||", "&&", ";", "&"}), None)
+                yield words[start:end]
+
+
+def words_of(line: str) -> list[str]:
+    """Split a line as a shell does; what a variable holds is any number."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    return ["1" if word.startswith("$") else word for word in lexer]
+
+
+def is_ours(word: str) -> bool:
+    return word in {"make", "meldwatch", ".venv/bin/meldwatch"}
+
+
+def problem_of(words: list[str], *, is_whole: bool) -> str | None:
+    """Return what is wrong with a command of ours; one that is only named may lack its arguments."""
+    name, *arguments = words
+    if name == "make":
+        targets = re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE)
+        return next((f"make has no {word}" for word in arguments if "=" not in word and word not in targets), None)
+    command: click.Command = cli
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        word, *arguments = arguments
+        if word not in command.commands:
+            return f"{command.name} has no {word}"
+        command = command.commands[word]
+    if isinstance(command, click.Group) or arguments == ["--help"]:
+        return None
+    try:
+        command.make_context(command.name, arguments)
+    except click.MissingParameter as error:
+        return error.format_message() if is_whole else None
+    except click.UsageError as error:
+        return error.format_message()
+    return None
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=short)
+def test_commands_exist(document: Path) -> None:
+    """Every command in a shell block can be given just so, and every command that is named in the text exists."""
+    lines = list(command_lines(document))
+    named = [words_of(code) for code in codes(prose(document.read_text(encoding="utf-8"))) if is_ours(code.split()[0])]
+    problems = [(line, problem_of(line, is_whole=True)) for line in lines]
+    problems += [(words, problem_of(words, is_whole=False)) for words in named]
+
+    assert [(" ".join(words), problem) for words, problem in problems if problem] == []
+
+
+def test_the_procfile_runs_what_exists() -> None:
+    """The production set-up names commands of ours, and the processes that the documents name."""
+    processes = dict(line.split(": ", 1) for line in read("Procfile").splitlines())
+    problems = [problem_of(shlex.split(line), is_whole=True) for line in processes.values()]
+
+    assert set(processes) == {"release", "web", "worker", "clock"}
+    assert [None] * len(processes) == problems
+
+
+def test_settings_that_are_named_exist() -> None:
+    """No document, nor the example of a settings file, names a setting that there is not."""
+    known = {f"MELDWATCH_{name.upper()}{form}" for name in Settings.model_fields for form in ("", "_FILE")} | {
+        "MELDWATCH_"
+    }
+    texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS] + [read(".env.example")]
+    named = {name for text in texts for name in re.findall(r"MELDWATCH_[A-Z_]*", text)}
+
+    assert set() == named - known
+
+
+# Operations and architecture
+
+
+def metric_names() -> set[str]:
+    """Return every metric under the name that Prometheus is told."""
+    registry: CollectorRegistry = Metrics().registry
+    counted = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
+    return counted | set(gauges.NAMES)
+
+
+def test_the_list_of_metrics_is_complete() -> None:
+    """No more and no less than what is measured; and no document names another."""
+    table = {cells[0].strip("`") for cells in rows(section(read("docs/operations.md"), "Metrics"))}
+    named = {
+        name
+        for path in DOCUMENTS
+        for name in re.findall(r"`(meldwatch_[a-z_]+)", prose(path.read_text(encoding="utf-8")))
+    }
+
+    assert metric_names() == table
+    assert set() == named - table
+
+
+def test_the_parts_of_readiness_are_described() -> None:
+    """Each, with what to do about it."""
+    table = {cells[0].strip("`") for cells in rows(section(read("docs/operations.md"), "Health"))}
+
+    assert {*DATABASE_PARTS, "broker"} == table
+
+
+def test_what_is_logged_is_described() -> None:
+    """Every line that our own code writes to the log stands in the table, and no other does."""
+    table = {code for cells in rows(section(read("docs/operations.md"), "Logs")) for code in codes(cells[0])}
+
+    assert logged() == table
+
+
+def logged() -> set[str]:
+    """Return the first words of every call of a logger."""
+    calls = (
+        node
+        for package in PACKAGES
+        for path in (ROOT / package).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "log"
+    )
+    return {
+        part.value
+        for call in calls
+        for part in ast.walk(call.args[0])
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    }
+
+
+@pytest.mark.parametrize("cells", rows(section(read("docs/architecture.md"), "Bounds")), ids=lambda cells: cells[2])
+def test_bounds_are_as_written(cells: list[str]) -> None:
+    """The numbers in the table are those of the code."""
+    _what, written, where = cells
+    module, _, name = where.strip("`").rpartition(".")
+    bound = getattr(importlib.import_module(module), name)
+    values = [float(part) for part in (bound if isinstance(bound, tuple) else (seconds(bound),))]
+
+    assert values == [
+        float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\d(?:\.\d+)?|\d(?:\.\d+)?", written)
+    ]
+
+
+def seconds(bound: float | timedelta) -> float:
+    return bound.total_seconds() if isinstance(bound, timedelta) else bound
+
+
+def test_every_table_of_the_database_is_described() -> None:
+    """With what one row of it is."""
+    tables = importlib.import_module("schemas.tables").METADATA.tables
+    described = {cells[0].strip("`") for cells in rows(section(read("docs/architecture.md"), "Tables"))}
+
+    assert set(tables) == described
+
+
+def test_files_that_are_named_exist() -> None:
+    """A path in the text of a document is one of the repository."""
+    named = {
+        (short(document), code)
+        for document in DOCUMENTS
+        for code in codes(prose(document.read_text(encoding="utf-8")))
+        if re.fullmatch(r"(?:docs|meldwatch|service|workers|simulator|migrations|runtime|schemas|tests)/[\w/.-]*", code)
+    }
+
+    assert sorted(f"{document}: {code}" for document, code in named if not (ROOT / code).exists()) == []
+
+
+def test_shapes_say_what_they_are() -> None:
+    """Every shape that leaves the service has a docstring: OpenAPI shows it."""
+    silent = [
+        shape.__name__ for shape in (Event, *DATA.values()) if not shape.__doc__ or not issubclass(shape, BaseModel)
+    ]
+
+    assert silent == []
