@@ -80,8 +80,6 @@ class Receive:
         return response
 
     async def _receive(self, request: Request) -> tuple[str, Response]:
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
-            return "encoded", _closing(415, "Send the body as it is signed, without a Content-Encoding.")
         try:
             async with asyncio.timeout(self._body_seconds):
                 body = await _read(request)
@@ -89,6 +87,8 @@ class Receive:
             return "slow", _closing(408, f"The body was not in within {self._body_seconds:g} s.")
         except ClientDisconnect:
             return "disconnected", _closing(400, "The body ended too early.")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            return "encoded", _closing(415, "Send the body as it is signed, without a Content-Encoding.")
         if body is None:
             return "too_large", _closing(413, f"The body is longer than {LONGEST_BODY} bytes.")
         return await self._check(request, body)
