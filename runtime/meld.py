@@ -34,6 +34,7 @@ PAGE_BYTES = 64 * 1024 * 1024
 PAGE_LIMIT = 100
 """Items a page: Meld's maximum."""
 
+EVIDENCE_BYTES = 10_000
 EVIDENCE_CHARACTERS = 200
 _LONG_WORD = re.compile(r"[\w+/=.-]{12,}")
 LONGEST_PAUSE_SECONDS = 3600.0
@@ -69,6 +70,8 @@ class Meld:
             "Accept-Encoding": "identity",
             "User-Agent": "meldwatch",
         }
+        # The key itself, which a server may send back: the header without its first word.
+        self._key = authorization.get_secret_value().split(" ", 1)[-1]
         if version is not None:
             self._headers["Meld-Version"] = version
         self._seconds = timeout_seconds
@@ -94,7 +97,7 @@ class Meld:
             return answer
         if answer.status in {404, 410}:
             return Absent()
-        document = _document(answer)
+        document = self._document(answer)
         if isinstance(document, Unreadable):
             return document
         try:
@@ -113,7 +116,7 @@ class Meld:
         answer = self._get(self._url, query, PAGE_BYTES)
         if not isinstance(answer, Answer):
             return answer
-        document = _document(answer)
+        document = self._document(answer)
         if isinstance(document, Unreadable):
             return document
         items = document.get("connections")
@@ -144,6 +147,27 @@ class Meld:
             return Unavailable(f"Meld answered {answer.status}", self._retry_after(answer))
         return answer
 
+    def _document(self, answer: Answer) -> dict[str, Any] | Unreadable:
+        if answer.status != 200:  # noqa: PLR2004 - a status code
+            return Unreadable(f"Meld answered {answer.status}")
+        if answer.is_cut:
+            return Unreadable("the answer is larger than allowed")
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            return Unreadable("the answer is compressed although that was not asked for")
+        try:
+            document = parse(answer.body)
+        except ParseError as error:
+            return Unreadable(f"the answer is {error}", self._evidence(answer.body))
+        if not isinstance(document, dict):
+            return Unreadable("the answer is JSON but no object")
+        return document
+
+    def _evidence(self, body: bytes) -> str:
+        """Return the beginning of a body that could not be read, hence not be redacted: nothing that may be a key."""
+        text = clean(body[:EVIDENCE_BYTES].decode("utf-8", errors="replace"))
+        text = text.replace(self._key, "...") if self._key else text
+        return _LONG_WORD.sub("...", text)[:EVIDENCE_CHARACTERS]
+
     def _retry_after(self, answer: Answer) -> float | None:
         """Return the seconds of a ``Retry-After``, which may be a number or a date."""
         value = answer.headers.get("retry-after", "").strip()
@@ -163,27 +187,6 @@ def _segment(connection_id: str) -> str:
     """Quote an id for a path. Alone, dots would be taken for the folders ``.`` and ``..``."""
     quoted = quote(connection_id, safe="")
     return quoted.replace(".", "%2E") if connection_id in {".", ".."} else quoted
-
-
-def _document(answer: Answer) -> dict[str, Any] | Unreadable:
-    if answer.status != 200:  # noqa: PLR2004 - a status code
-        return Unreadable(f"Meld answered {answer.status}")
-    if answer.is_cut:
-        return Unreadable("the answer is larger than allowed")
-    if answer.headers.get("content-encoding", "identity") != "identity":
-        return Unreadable("the answer is compressed although that was not asked for")
-    try:
-        document = parse(answer.body)
-    except ParseError as error:
-        return Unreadable(f"the answer is {error}", _evidence(answer.body))
-    if not isinstance(document, dict):
-        return Unreadable("the answer is JSON but no object")
-    return document
-
-
-def _evidence(body: bytes) -> str:
-    """Return the beginning of a body that could not be read, hence not be redacted: nothing long enough for a key."""
-    return _LONG_WORD.sub("...", clean(body[:EVIDENCE_CHARACTERS].decode("utf-8", errors="replace")))
 
 
 def _item(item: object) -> Snapshot | None:
