@@ -7,8 +7,8 @@ deadlock another.
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, or_, update
-from sqlmodel import Session, col, select
+from sqlalchemy import ColumnElement, Select, and_, case, false, or_, select, update
+from sqlmodel import Session, col
 
 from runtime.database import Database
 from schemas.jobs import Trigger
@@ -19,17 +19,16 @@ WOKEN_SECONDS = 10
 
 
 def lock(database: Database, session: Session, ids: Collection[str]) -> None:
-    """Lock the job rows of these connections until the transaction ends; rows that are missing are made first.
+    """Lock the job rows of these connections until the transaction ends; rows that are missing are made on the way.
 
-    They are made before anything is locked: a row that another transaction is just making cannot be seen, hence not
-    locked in order, and would be waited for later while holding locks that the other waits for.
+    One statement makes and locks row by row, in order. Were the missing ones made first, they would be held while a
+    lock on an earlier row is waited for; whoever has that one and comes to the new ones would wait in turn.
     """
-    ordered = sorted(set(ids))
     now = database.now()
-    rows = [_idle(connection_id, now) for connection_id in ordered]
-    session.exec(database.insert(Job).values(rows).on_conflict_do_nothing(index_elements=["connection_id"]))
-    statement = select(Job.connection_id).where(col(Job.connection_id).in_(ordered)).order_by(col(Job.connection_id))
-    session.exec(statement.with_for_update()).all()
+    insert = database.insert(Job).values([_idle(connection_id, now) for connection_id in sorted(set(ids))])
+    # A row that is there is locked by the attempt to update it, and stays as it is.
+    unchanged = {"requested": Job.requested}
+    session.exec(insert.on_conflict_do_update(index_elements=["connection_id"], set_=unchanged, where=false()))
 
 
 def raise_jobs(
@@ -85,7 +84,8 @@ def raise_jobs(
 
 def take_back_calls(session: Session, ids: Collection[str]) -> None:
     """Note that nobody could be called for these connections; the clock calls with its next pass."""
-    session.exec(update(Job).where(col(Job.connection_id).in_(ids)).values(woken_at=None))
+    held = in_order(col(Job.connection_id).in_(ids))
+    session.exec(update(Job).where(col(Job.connection_id).in_(held)).values(woken_at=None))
 
 
 def forget_calls(session: Session) -> None:
@@ -95,6 +95,12 @@ def forget_calls(session: Session) -> None:
     """
     owed = update(Job).where(col(Job.requested) > col(Job.completed))
     session.exec(owed.values(woken_at=None, lease_token=None, leased_until=None))
+
+
+def in_order(condition: ColumnElement[bool]) -> Select[tuple[str]]:
+    """Return a query for the connections whose jobs meet a condition; it locks them in the order of their ids."""
+    locking = select(col(Job.connection_id)).where(condition).order_by(col(Job.connection_id)).with_for_update()
+    return select(locking.cte("locked").c.connection_id)
 
 
 def callable_now(database: Database) -> ColumnElement[bool]:

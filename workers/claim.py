@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
-from runtime import gate
+from runtime import gate, jobs
 from runtime.database import Database
 from schemas.jobs import Trigger
 from schemas.tables import Job, Webhook
@@ -130,7 +130,8 @@ def mark_webhooks(session: Session, claim: Claim, **steps: Any) -> None:  # noqa
 
 def release(session: Session, tokens: list[str]) -> None:
     """Give claims back whose reads will not be waited for; they cost no attempt, and the clock calls at once."""
-    session.exec(update(Job).where(col(Job.lease_token).in_(tokens)).values(_given_back()))
+    held = jobs.in_order(col(Job.lease_token).in_(tokens))
+    session.exec(update(Job).where(col(Job.connection_id).in_(held)).values(_given_back()))
 
 
 def _defer(session: Session, connection_id: str) -> None:
