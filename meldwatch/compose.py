@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+import threading
 import uuid
 from collections.abc import Callable, Collection
 from datetime import timedelta
@@ -10,6 +11,7 @@ from functools import partial
 
 from meldwatch.process import Part
 from meldwatch.server import Server
+from meldwatch.sweeping import Sweeping
 from meldwatch.working import Workers
 from runtime import broker as brokers
 from runtime import jobs
@@ -23,10 +25,12 @@ from service.clock import ClockWork
 from service.feed import Feed
 from service.inbox import table_for
 from service.receive import Receive
+from service.reconcile import Reconcile
 from service.store import Inbox
 from service.verify import Verifier, Window
 from service.wake import Wake
 from workers.actors import declare
+from workers.adopt import Adopt
 from workers.refresh import Refresh
 
 API_THREADS = 8
@@ -66,7 +70,7 @@ class Process:
             call=self._call,
             clock=utcnow,
             lease_seconds=self.settings.lease_seconds,
-            token=lambda: uuid.uuid4().hex,
+            token=new_token,
             jitter=random.SystemRandom().random,
             metrics=self.metrics,
             notify=self._notify,
@@ -75,9 +79,18 @@ class Process:
         self.parts.append(Workers(self.broker, refresh, threads=self._threads))
 
     def add_clock(self) -> None:
-        """Add the clock."""
-        holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
-        self.parts.append(ClockWork(database=self.database, call=self._call, holder=holder))
+        """Add the clock, and the reconcile that it keeps the time of."""
+        holder = holder_name()
+        fresh_seconds = self.settings.reread_after_seconds
+        clock = ClockWork(database=self.database, call=self._call, holder=holder, fresh_seconds=fresh_seconds)
+        self.parts.append(clock)
+        every_seconds = self.settings.reconcile_every_seconds
+        if every_seconds:
+            is_stopping = threading.Event()
+            reconcile = reconcile_of(
+                self.settings, self.database, call=self._call, holder=holder, wait=is_stopping.wait
+            )
+            self.parts.append(Sweeping(reconcile, every_seconds=every_seconds, is_stopping=is_stopping))
 
     def add_web(self, *, host: str, port: int) -> Server:
         """Add the server, with the inbox and the calls to workers behind it; return it.
@@ -114,6 +127,36 @@ class Process:
         self.feed.notify()
         for listener in self.listeners:
             listener()
+
+
+def reconcile_of(
+    settings: Settings,
+    database: Database,
+    *,
+    call: Callable[[Collection[str]], None],
+    holder: str,
+    wait: Callable[[float], bool],
+) -> Reconcile:
+    """Return what runs a reconcile; ``require`` has seen to the credentials."""
+    return Reconcile(
+        database=database,
+        lister=Meld.from_settings(settings, connections=1),
+        adopt=Adopt(database=database, token=new_token),
+        call=call,
+        clock=utcnow,
+        holder=holder,
+        wait=wait,
+    )
+
+
+def holder_name() -> str:
+    """Return a name that no other process has, and that tells an operator which one this is."""
+    return f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
+
+
+def new_token() -> str:
+    """Return a token for a claim, never the same twice."""
+    return uuid.uuid4().hex
 
 
 def verifier_of(settings: Settings) -> Verifier:

@@ -61,6 +61,8 @@ def _settings(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
+    if settings.is_sqlite and not settings.sqlite_path.exists():
+        return Finding("database", f"{settings.sqlite_path} is not there yet; `meldwatch up` makes it")
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
         current, head = migrations.current(database.engine), migrations.head()

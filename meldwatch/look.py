@@ -9,12 +9,10 @@ import click
 from pydantic import ValidationError as InvalidError
 
 from meldwatch import show
-from meldwatch.setup import last_position, open_database, settings_for
-from runtime import broker as brokers
+from meldwatch.setup import caller_beside, last_position, open_database, settings_for
 from runtime import logs
 from runtime.database import Database
-from runtime.errors import OutOfReachError, UsageError
-from runtime.jobs import take_back_calls
+from runtime.errors import UsageError
 from runtime.settings import Settings
 from schemas.events import Event
 from schemas.queries import ConnectionQuery, EventQuery, Query, WebhookQuery
@@ -72,19 +70,7 @@ def show_connection(*, connection_id: str, as_json: bool) -> None:
 def refresh_connection(*, connection_id: str) -> None:
     """Have a connection read from Meld again. This never calls Meld's chargeable refresh."""
     with _database() as (settings, database):
-
-        def wake(connection_ids: Collection[str]) -> None:
-            if settings.is_memory_broker:
-                # Through memory:// nobody can be called but by the service's own process; its clock will.
-                with database.write() as session:
-                    take_back_calls(session, connection_ids)
-                return
-            broker = brokers.connect(settings.broker_url.get_secret_value())
-            with suppress(OutOfReachError):
-                brokers.call(broker, connection_ids)
-            broker.close()
-
-        _connections(database, wake).refresh(connection_id)
+        _connections(database, caller_beside(settings, database)).refresh(connection_id)
     click.echo(f"{connection_id} will be read again")
 
 

@@ -1,47 +1,32 @@
-"""The command ``meldwatch``: every command, and the one place where errors become exit codes."""
+"""The entry of the command ``meldwatch``."""
 
 import os
+import signal
 import sys
+from types import FrameType
 
-import click
-
-from meldwatch import look, operate, serve
-from runtime.errors import MeldwatchError, OutOfReachError
-
-
-class Cli(click.Group):
-    """A group whose commands end with the contract's exit codes, and never with a traceback for a user's mistake."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command; 2 for what the user can mend, 3 for what is out of reach."""
-        try:
-            return super().invoke(ctx)
-        except OutOfReachError as error:
-            click.echo(f"meldwatch: {error}", err=True)
-            ctx.exit(3)
-        except MeldwatchError as error:
-            click.echo(f"meldwatch: {error}", err=True)
-            ctx.exit(2)
-
-
-@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="meldwatch")
-def cli() -> None:
-    """Keep a true local mirror of your Meld bank connections, and say once, in order, when one of them changes."""
-
-
-for command in (*serve.COMMANDS, *look.COMMANDS, *operate.COMMANDS):
-    cli.add_command(command)
+SERVING = frozenset({"up", "web", "worker", "clock", "simulate"})
+"""Commands that run until they are told to stop; being told before they have begun is no failure."""
 
 
 def main() -> None:
     """Run the command line."""
-    # A reader of our output that ends early (head, less) is no error.
+    if SERVING.intersection(sys.argv[1:2]):
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, _end)
+    # Reading the program takes a while, in which a signal may come.
+    from meldwatch.cli import cli  # noqa: PLC0415
+
     try:
         cli(prog_name="meldwatch")
     except BrokenPipeError:
+        # A reader of our output that ends early (head, less) is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _end(_signum: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The commands that act once: migrate, doctor, trigger."""
+"""The commands that act once: migrate, doctor, trigger, reconcile."""
 
 import json
 import sys
+import threading
 import uuid
 from datetime import datetime
 
@@ -9,7 +10,9 @@ import click
 import httpx2
 
 from meldwatch import doctor as checks
-from meldwatch.setup import settings_for
+from meldwatch import show
+from meldwatch.compose import holder_name, reconcile_of
+from meldwatch.setup import caller_beside, open_database, settings_for
 from migrations import run as migrations
 from runtime.clock import utcnow
 from runtime.database import Database
@@ -37,6 +40,8 @@ def doctor() -> None:
     findings = checks.examine(settings_for())
     for finding in findings:
         click.echo(f"{'ok  ' if finding.is_ok else 'FAIL'}  {finding.part:12} {finding.text}")
+    if any(finding.part == "settings" and not finding.is_ok for finding in findings):
+        sys.exit(2)
     if any(finding.is_out_of_reach for finding in findings):
         sys.exit(3)
     sys.exit(0 if all(finding.is_ok for finding in findings) else 1)
@@ -83,4 +88,31 @@ def _body(event_type: str, connection_id: str, *, status: str | None, event_id: 
     return json.dumps(envelope, separators=(",", ":")).encode()
 
 
-COMMANDS = (migrate, doctor, trigger)
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def reconcile(*, as_json: bool) -> None:
+    """Compare Meld's whole list with the mirror, mend what differs, and print the drift.
+
+    Exits with 1 where there was any. One that was interrupted is gone on with. Connections that were never seen are
+    taken from the list itself, so this is also how a new mirror is filled.
+    """
+    settings = settings_for("meld_api_key")
+    database = open_database(settings)
+    try:
+        runner = reconcile_of(
+            settings,
+            database,
+            call=caller_beside(settings, database),
+            holder=holder_name(),
+            # Nobody sets it: Ctrl-C ends the command, and the next run goes on.
+            wait=threading.Event().wait,
+        )
+        with show.progress("connections listed") as progress:
+            report = runner.run(lambda sweep: progress(sweep.listed))
+    finally:
+        database.close()
+    show.drift(report, as_json=as_json)
+    sys.exit(0 if report.is_clean else 1)
+
+
+COMMANDS = (migrate, doctor, trigger, reconcile)

@@ -30,8 +30,7 @@ def with_admin_token(settings: Settings) -> Settings:
 def _beside_database(settings: Settings, kind: str) -> Path:
     if not settings.is_sqlite:
         return Path(f"meldwatch.{kind}")
-    database = Path(settings.database_url.get_secret_value().removeprefix("sqlite:///"))
-    return database.with_name(f"{database.stem}.{kind}")
+    return settings.sqlite_path.with_name(f"{settings.sqlite_path.stem}.{kind}")
 
 
 def _write(path: Path, token: str) -> None:

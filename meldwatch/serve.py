@@ -75,7 +75,7 @@ def worker(*, threads: int) -> None:
 @click.command()
 def clock() -> None:
     """Call workers for what is due, whatever was lost; one of several processes, of which one is at it."""
-    served = Process(settings_for_many())
+    served = Process(settings_for_many("meld_api_key"))
     served.add_clock()
     log.info("clock")
     sys.exit(_run(served))

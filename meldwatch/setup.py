@@ -1,12 +1,15 @@
 """What every command begins with: the settings, the logs, a database whose tables are there."""
 
 import os
-from pathlib import Path
+from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from migrations import run as migrations
+from runtime import broker as brokers
 from runtime import logs
 from runtime.database import Database
-from runtime.errors import MeldwatchError, SettingsError
+from runtime.errors import MeldwatchError, OutOfReachError, SettingsError
+from runtime.jobs import take_back_calls
 from runtime.settings import Settings, load, require, unknown
 from service.feed import position
 
@@ -58,10 +61,9 @@ def open_database(settings: Settings) -> Database:
         MigrationsError: Where its tables are not those of this version.
         OutOfReachError: Where it does not answer.
     """
-    url = settings.database_url.get_secret_value()
-    if settings.is_sqlite and not Path(url.removeprefix("sqlite:///")).exists():
+    if settings.is_sqlite and not settings.sqlite_path.exists():
         raise SettingsError("MELDWATCH_DATABASE_URL names a SQLite file that is not there. Run `meldwatch up` first.")
-    database = Database(url, pool_size=2)
+    database = Database(settings.database_url.get_secret_value(), pool_size=2)
     try:
         check_tables(database)
     except MeldwatchError:
@@ -79,6 +81,23 @@ def check_tables(database: Database) -> None:
     """
     if not migrations.is_current(database.engine):
         raise MigrationsError("The database's tables are not those of this version. Run `meldwatch migrate`.")
+
+
+def caller_beside(settings: Settings, database: Database) -> Callable[[Collection[str]], None]:
+    """Return what calls workers, for a command that acts beside the service. Who cannot be called, the clock calls."""
+
+    def call(connection_ids: Collection[str]) -> None:
+        if settings.is_memory_broker:
+            # Through memory:// nobody can be called but by the service's own process.
+            with database.write() as session:
+                take_back_calls(session, connection_ids)
+            return
+        broker = brokers.connect(settings.broker_url.get_secret_value())
+        with suppress(OutOfReachError):
+            brokers.call(broker, connection_ids)
+        broker.close()
+
+    return call
 
 
 def last_position(database: Database) -> int:

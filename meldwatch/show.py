@@ -1,15 +1,18 @@
 """How things look on a terminal: a table; and JSON Lines for everybody else."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from schemas.events import Event
+from service.reconcile import Report
 
 
 def rows(items: Iterable[BaseModel], columns: Sequence[str], *, as_json: bool) -> None:
@@ -38,6 +41,33 @@ def one(item: BaseModel, *, as_json: bool) -> None:
         return
     for name, value in item.model_dump(mode="json").items():
         click.echo(f"{name:24} {_cell(value)}")
+
+
+def drift(report: Report, *, as_json: bool) -> None:
+    """Print what a reconcile came to."""
+    if as_json:
+        said = {"pages": report.pages, "listed": report.listed, "unreadable": report.unreadable}
+        click.echo(json.dumps({**said, **report.drift, "examples": report.examples}))
+        return
+    click.echo(f"{report.listed} connections on {report.pages} pages, {report.unreadable} of them unreadable")
+    table = Table("drift", "count", "examples", box=None, pad_edge=False)
+    for kind, count in report.drift.items():
+        table.add_row(kind, str(count), ", ".join(report.examples.get(kind, [])))
+    _console().print(table)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int], None]]:
+    """Show how far something has come, on a terminal."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed} {task.description}"),
+        TimeElapsedColumn(),
+        transient=True,
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda count: bar.update(task, completed=count)
 
 
 def event_line(event: Event) -> str:

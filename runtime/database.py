@@ -1,13 +1,14 @@
 """One database behind two dialects: engines, transactions, upserts, and the time that all processes share.
 
-SQLite and PostgreSQL run the same statements. What differs is here, and in the two inboxes of ``service/store.py``.
+SQLite and PostgreSQL run the same statements. What differs is here, and in the two tables of ``service/inbox.py``.
 """
 
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, func, literal
@@ -140,6 +141,10 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
 
 
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
+    if url.database is not None:
+        # Made here, if it is new, for its owner alone: SQLite would leave that to the umask.
+        with suppress(OSError):  # SQLite says it better
+            Path(url.database).touch(mode=0o600)
     engine = create_engine(
         url,
         connect_args={"timeout": BUSY_SECONDS},

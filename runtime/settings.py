@@ -96,6 +96,16 @@ class Settings(BaseModel):
         description="Bearer tokens that may also act. `up` makes one when none is set, prints it once and keeps it"
         " beside the database.",
     )
+    reconcile_every_seconds: float = Field(
+        default=86400,
+        ge=0,
+        description="How often Meld's whole list is compared with the mirror; 0 turns it off.",
+    )
+    reread_after_seconds: float = Field(
+        default=604800,
+        ge=0,
+        description="How old the last read of a living connection may be before it is read again; 0 for any age.",
+    )
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     log_format: Literal["auto", "json", "console"] = Field(
@@ -160,6 +170,11 @@ class Settings(BaseModel):
     def is_sqlite(self) -> bool:
         """Whether the database is a file of this machine."""
         return self.database_url.get_secret_value().startswith("sqlite:")
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The file that a SQLite URL names."""
+        return Path(self.database_url.get_secret_value().removeprefix("sqlite:///"))
 
     @property
     def is_memory_broker(self) -> bool:

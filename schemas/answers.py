@@ -1,5 +1,6 @@
 """What the API answers around the shapes of ``api.py`` and ``events.py``: pages, receipts, readiness, problems."""
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
@@ -16,6 +17,26 @@ class ConnectionPage(Wire):
 
     connections: list[Connection]
     next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class Member(Wire):
+    """One member of a duplicate group, with the group as it sees it; all null for one that was never seen."""
+
+    id: str
+    status: str | None = None
+    primary_duplicate_id: str | None = None
+    duplicate_ids: list[str] | None = None
+    grouped_at: datetime | None = Field(default=None, description="When the read began that last changed its group.")
+    checked_at: datetime | None = None
+
+
+class Group(Wire):
+    """A duplicate group, by the mirror's rows of all its members."""
+
+    connection_id: str
+    converged: bool = Field(description="Whether all living members name one primary and each other.")
+    since: datetime | None = Field(description="When the read began that last changed any member's group.")
+    members: list[Member]
 
 
 class EventPage(Wire):

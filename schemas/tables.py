@@ -56,6 +56,7 @@ class Webhook(SQLModel, table=True):
             sqlite_where=text("hint_status IS NOT NULL"),
             postgresql_where=text("hint_status IS NOT NULL"),
         ),
+        Index("ix_webhook_received_at", "received_at"),
         # Ids are never used again, also not after retention removed the newest row.
         {"sqlite_autoincrement": True},
     )
@@ -95,6 +96,12 @@ class Job(SQLModel, table=True):
             sqlite_where=text("requested > completed"),
             postgresql_where=text("requested > completed"),
         ),
+        Index(
+            "ix_job_dead",
+            "failed_at",
+            sqlite_where=text("failed_at IS NOT NULL"),
+            postgresql_where=text("failed_at IS NOT NULL"),
+        ),
     )
 
     connection_id: str = Field(sa_type=Key, primary_key=True)
@@ -114,7 +121,11 @@ class Job(SQLModel, table=True):
 
 
 class Connection(SQLModel, table=True):
-    """The mirror of one Meld connection, with Meld's whole answer in ``document``, its secrets removed."""
+    """The mirror of one Meld connection, with Meld's whole answer in ``document``, its secrets removed.
+
+    ``grouped_at`` is when the read began that last changed its primary or its duplicates; ``sweep_id`` the last
+    reconcile that found it in Meld's list.
+    """
 
     __tablename__ = "connection"
 
@@ -136,10 +147,12 @@ class Connection(SQLModel, table=True):
     created_at: datetime | None = None
     aggregated_at: datetime | None = None
     observed_at: datetime
-    checked_at: datetime
+    checked_at: datetime = Field(index=True)
     sequence: int = Field(default=0, sa_column=Column(Big, nullable=False))
     digest: str
     document: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+    grouped_at: datetime | None = None
+    sweep_id: int | None = Field(default=None, sa_column=Column(Big))
 
 
 class Observation(SQLModel, table=True):
@@ -167,7 +180,10 @@ class Event(SQLModel, table=True):
     """An internal event. ``position`` is its place in the whole feed, ``sequence`` its place in its connection's."""
 
     __tablename__ = "event"
-    __table_args__ = (UniqueConstraint("connection_id", "sequence"),)
+    __table_args__ = (
+        UniqueConstraint("connection_id", "sequence"),
+        Index("ix_event_type_position", "type", "position"),
+    )
 
     position: int = Field(sa_column=Column(Big, primary_key=True, autoincrement=False))
     id: str = Field(sa_type=Key, unique=True)
@@ -178,6 +194,24 @@ class Event(SQLModel, table=True):
     time: datetime
     observation_id: int = Field(sa_column=Column(Big, nullable=False))
     data: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+
+
+class Sweep(SQLModel, table=True):
+    """A reconcile: how far it has come through Meld's list, and the drift that it found, by kind."""
+
+    __tablename__ = "sweep"
+
+    id: int | None = Field(default=None, sa_column=Column(Big, primary_key=True, autoincrement=True))
+    started_at: datetime
+    finished_at: datetime | None = None
+    after: str | None = None
+    pages: int = 0
+    listed: int = 0
+    unreadable: int = 0
+    unseen: int = 0
+    changed: int = 0
+    missing: int = 0
+    examples: dict[str, list[str]] = Field(sa_column=Column(Document, nullable=False))
 
 
 class Counter(SQLModel, table=True):

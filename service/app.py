@@ -16,6 +16,7 @@ from runtime.settings import Settings
 from service import gauges, openapi, problems
 from service.access import Access
 from service.connections import Connections
+from service.duplicates import Duplicates
 from service.events import Events
 from service.feed import Feed
 from service.health import Health
@@ -53,6 +54,7 @@ def create_app(
     operations = (
         _receiving(receive),
         *Connections(database=database, threads=threads, wake=wake).operations(),
+        *Duplicates(database=database, threads=threads).operations(),
         *Events(database=database, threads=threads, growth=feed).operations(),
         *Webhooks(database=database, threads=threads).operations(),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),

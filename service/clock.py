@@ -13,6 +13,7 @@ from runtime import gate, jobs, logs
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from schemas.tables import Job, Lease
+from service.overdue import raise_overdue
 
 log = logs.get(__name__)
 
@@ -25,6 +26,9 @@ MOST_CALLS = 1000
 """Calls on their way at a time, as far as the clock adds to them: enough for many workers, and a backlog of any size
 does not fill the broker with calls for what it has been called for already."""
 
+OVERDUE_PASSES = 10
+"""Passes from one look for what is overdue to the next."""
+
 
 class ClockWork:
     """The clock of one process.
@@ -33,12 +37,22 @@ class ClockWork:
         database: Where the work is.
         call: Calls workers for connections; raises ``OutOfReachError``.
         holder: Names this process in the lease.
+        fresh_seconds: How old the last read of a living connection may be; 0 for any age.
     """
 
-    def __init__(self, *, database: Database, call: Callable[[Collection[str]], None], holder: str) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        call: Callable[[Collection[str]], None],
+        holder: str,
+        fresh_seconds: float = 0,
+    ) -> None:
         self._database = database
         self._call = call
         self._holder = holder
+        self._fresh_seconds = fresh_seconds
+        self._passes = 0
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clock", daemon=True)
 
@@ -64,9 +78,9 @@ class ClockWork:
         with self._database.write() as session:
             if not self._take_turn(session):
                 return 0
-            due = self._due(session)
-        self._call(due)
-        return len(due)
+            calls = [*self._overdue(session), *self._due(session)]
+        self._call(calls)
+        return len(calls)
 
     def _take_turn(self, session: Session) -> bool:
         now, until = self._database.now(), self._database.now(LEASE_SECONDS)
@@ -75,6 +89,13 @@ class ClockWork:
         is_free = (col(Lease.until) < now) | (col(Lease.holder) == self._holder)
         upsert = lease.on_conflict_do_update(index_elements=["name"], set_=mine, where=is_free)
         return session.exec(upsert.returning(col(Lease.name))).one_or_none() is not None
+
+    def _overdue(self, session: Session) -> list[str]:
+        """Ask once in a while for what nobody has spoken of for too long."""
+        self._passes += 1
+        if self._passes % OVERDUE_PASSES != 1:
+            return []
+        return raise_overdue(self._database, session, fresh_seconds=self._fresh_seconds)
 
     def _due(self, session: Session) -> list[str]:
         """Mark the jobs that are due and whose workers nobody has called lately, and return their connections."""

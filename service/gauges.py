@@ -18,8 +18,9 @@ from runtime.clock import Clock
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.tables import Job, Webhook
+from schemas.tables import Job, Sweep, Webhook
 from service import backlog, feed
+from service.drift import KINDS
 from service.operation import Answer, Operation
 from service.reply import reply
 from service.threads import Threads
@@ -35,6 +36,10 @@ NAMES: dict[str, str] = {
     "meldwatch_webhooks_pending": "Stored webhooks that wait for a read.",
     "meldwatch_feed_position": "The position of the newest event.",
     "meldwatch_reads_paused": "Whether all reads of Meld are paused.",
+    "meldwatch_reconciled_seconds": "How long ago the last finished reconcile began.",
+    "meldwatch_drift_unseen": "Connections of Meld's list that the mirror lacked, by the last finished reconcile.",
+    "meldwatch_drift_changed": "Connections that the mirror had otherwise than Meld's list.",
+    "meldwatch_drift_missing": "Living connections of the mirror that Meld's list lacked.",
 }
 """Every gauge, and what it says."""
 
@@ -59,7 +64,18 @@ def _measure(database: Database, session: Session) -> dict[str, float]:
         "meldwatch_webhooks_pending": session.exec(pending).one(),
         "meldwatch_feed_position": feed.position(session),
         "meldwatch_reads_paused": int(gate.current(session) is not None),
+        **_drift(database, session),
     }
+
+
+def _drift(database: Database, session: Session) -> dict[str, float]:
+    finished = select(Sweep, database.now()).where(col(Sweep.finished_at).is_not(None)).order_by(col(Sweep.id).desc())
+    row = session.exec(finished.limit(1)).first()
+    if row is None:
+        return {}
+    sweep, now = row
+    drift = {f"meldwatch_drift_{kind}": float(getattr(sweep, kind)) for kind in KINDS}
+    return {"meldwatch_reconciled_seconds": (now - sweep.started_at).total_seconds(), **drift}
 
 
 class Gauges(Collector):

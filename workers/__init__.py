@@ -4,9 +4,10 @@
       -> claim    a lease on its job; no row: somebody else has it
       -> read     Meld, through runtime/meld.py
       -> settle   one commit behind a fence, either
-           apply      decide -> mirror, observation, events, webhooks processed, siblings raised
-           postpone   judge  -> back off, pause all, or give up visibly
+           apply      mirror, decide -> tell (observation, events), webhooks processed, follow (siblings raised)
+           postpone   policy         -> back off, pause all, or give up visibly
       -> call     the workers of siblings, and of this connection where it was raised meanwhile
 
-``refresh`` conducts: it alone opens transactions and knows the order. ``decide`` and ``policy`` are pure.
+``refresh`` conducts: it alone opens transactions and knows the order. ``decide`` and ``policy`` are pure. ``adopt``
+applies what a reconcile finds in Meld's list and the mirror has never seen.
 """

@@ -4,7 +4,7 @@ Behind the fence, the mirror's row is only ever written by the holder of the new
 overwrite a newer one, and what is decided here cannot be outdated by the time it is committed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import case, exists, or_, update
 from sqlmodel import Session, col, select
@@ -60,6 +60,8 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     hint = _newest_hint(database, session, claim)
     group = {sibling.id: state_of(sibling) for sibling in _siblings(session, others)}
     decision = decide(before, after, group, hint)
+    if reading.is_listed:
+        decision = replace(decision, siblings=decision.siblings & group.keys())
     is_new = row is None or row.digest != mirror.digest
     types: tuple[str, ...] = ()
     mark_webhooks(session, claim, processed_at=database.now(), failed_at=None, error=None)

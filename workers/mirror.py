@@ -13,11 +13,15 @@ from workers.decide import State
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a read saw and when: a snapshot, or None where Meld has the connection no more and that is believed."""
+    """What a read saw and when: a snapshot, or None where Meld has the connection no more and that is believed.
+
+    ``is_listed``: it comes from Meld's list, whose other items are on their way.
+    """
 
     snapshot: Snapshot | None
     began_at: datetime
     ended_at: datetime
+    is_listed: bool = False
 
 
 def state_of(row: Connection) -> State:
@@ -45,7 +49,7 @@ def mirror_of(connection_id: str, account_id: str, row: Connection | None, readi
     sequence = row.sequence if row is not None else 0
     if snapshot is None:
         return _tombstone(connection_id, account_id, row, {**times, "sequence": sequence})
-    return Connection(
+    mirror = Connection(
         id=connection_id,
         account_id=snapshot.account_id or account_id,
         customer_id=snapshot.customer_id,
@@ -66,8 +70,21 @@ def mirror_of(connection_id: str, account_id: str, row: Connection | None, readi
         sequence=sequence,
         digest=snapshot.digest,
         document=snapshot.document,
+        sweep_id=row.sweep_id if row is not None else None,
         **times,
     )
+    mirror.grouped_at = _grouped_at(row, mirror)
+    return mirror
+
+
+def _grouped_at(row: Connection | None, mirror: Connection) -> datetime | None:
+    """Return when the read began that last changed the group."""
+    is_same = (
+        row is not None
+        and row.primary_duplicate_id == mirror.primary_duplicate_id
+        and set(row.duplicate_ids) == set(mirror.duplicate_ids)
+    )
+    return row.grouped_at if is_same and row is not None else mirror.observed_at
 
 
 def _tombstone(connection_id: str, account_id: str, row: Connection | None, values: dict[str, Any]) -> Connection:
@@ -86,6 +103,7 @@ def _tombstone(connection_id: str, account_id: str, row: Connection | None, valu
         "status_reason": row.status_reason if row is not None and is_known_deleted else None,
         "primary_duplicate_id": None,
         "duplicate_ids": [],
+        "grouped_at": values["observed_at"],
         "digest": hashlib.sha256(f"absent {connection_id}".encode()).hexdigest(),
     }
     return Connection(**{**empty, **known, **gone, **values})

@@ -28,7 +28,10 @@ OUTAGE_FAILURES = 5
 """So many failures in a row, of different connections, speak of Meld."""
 
 PAUSE_SECONDS = 30.0
-"""The longest pause that Meld did not ask for itself. Mended credentials are noticed within it."""
+"""The longest pause that Meld did not ask for itself."""
+
+REFUSED_SECONDS = 20.0
+"""The longest pause for refused credentials: the contract promises a probe every 30 s, and calling one takes some."""
 
 Failure = Absent | Throttled | Unavailable | Refused | Unreadable
 
@@ -69,7 +72,7 @@ def judge(failure: Failure, *, attempts: int, failures: int, is_fresh: bool, jit
             pause = retry_after if retry_after is not None else _doubled(failures, PAUSE_SECONDS)
             return _pause("throttled", "Meld answered 429", max(pause, FIRST_DELAY), jitter)
         case Refused(detail):
-            return _pause("refused", detail, _doubled(failures + 2, PAUSE_SECONDS), jitter)
+            return _pause("refused", detail, _doubled(failures + 2, REFUSED_SECONDS), jitter)
         case Unavailable(detail, retry_after) if failures >= OUTAGE_FAILURES:
             pause = retry_after or _doubled(failures - OUTAGE_FAILURES + 1, PAUSE_SECONDS)
             return _pause("unavailable", detail, pause, jitter)

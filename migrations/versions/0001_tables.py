@@ -25,12 +25,13 @@ def upgrade() -> None:
     _connection()
     _observation()
     _event()
+    _sweep()
     _singles()
 
 
 def downgrade() -> None:
     """Drop all tables."""
-    for table in ("lease", "gate", "counter", "event", "observation", "connection", "job", "webhook"):
+    for table in ("lease", "gate", "counter", "sweep", "event", "observation", "connection", "job", "webhook"):
         op.drop_table(table)
 
 
@@ -60,6 +61,7 @@ def _webhook() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_webhook_connection_id_id", "webhook", ["connection_id", "id"])
+    op.create_index("ix_webhook_received_at", "webhook", ["received_at"])
     _partial_index(
         "ix_webhook_pending", "webhook", ["connection_id"], where="processed_at IS NULL AND ignored_at IS NULL"
     )
@@ -86,6 +88,7 @@ def _job() -> None:
         sa.PrimaryKeyConstraint("connection_id", name="pk_job"),
     )
     _partial_index("ix_job_due", "job", ["due_at"], where="requested > completed")
+    _partial_index("ix_job_dead", "job", ["failed_at"], where="failed_at IS NOT NULL")
 
 
 def _connection() -> None:
@@ -113,9 +116,11 @@ def _connection() -> None:
         sa.Column("sequence", BIG, nullable=False),
         sa.Column("digest", sa.String(), nullable=False),
         sa.Column("document", DOCUMENT, nullable=False),
+        sa.Column("grouped_at", TIME),
+        sa.Column("sweep_id", BIG),
         sa.PrimaryKeyConstraint("id", name="pk_connection"),
     )
-    for column in ("customer_id", "external_customer_id", "institution_id", "status"):
+    for column in ("customer_id", "external_customer_id", "institution_id", "status", "checked_at"):
         op.create_index(f"ix_connection_{column}", "connection", [column])
 
 
@@ -153,6 +158,25 @@ def _event() -> None:
         sa.PrimaryKeyConstraint("position", name="pk_event"),
         sa.UniqueConstraint("connection_id", "sequence", name="uq_event_connection_id_sequence"),
         sa.UniqueConstraint("id", name="uq_event_id"),
+    )
+    op.create_index("ix_event_type_position", "event", ["type", "position"])
+
+
+def _sweep() -> None:
+    op.create_table(
+        "sweep",
+        sa.Column("id", BIG, autoincrement=True, nullable=False),
+        sa.Column("started_at", TIME, nullable=False),
+        sa.Column("finished_at", TIME),
+        sa.Column("after", sa.String()),
+        sa.Column("pages", sa.Integer(), nullable=False),
+        sa.Column("listed", sa.Integer(), nullable=False),
+        sa.Column("unreadable", sa.Integer(), nullable=False),
+        sa.Column("unseen", sa.Integer(), nullable=False),
+        sa.Column("changed", sa.Integer(), nullable=False),
+        sa.Column("missing", sa.Integer(), nullable=False),
+        sa.Column("examples", DOCUMENT, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_sweep"),
     )
 
 

@@ -80,6 +80,34 @@ def test_a_refresh_leads_to_a_read(served: Deployment) -> None:
     eventually(lambda: served.reads(id_) == reads + 1, message="the read")
 
 
+def test_a_reconcile_fills_the_mirror_and_then_finds_nothing(served: Deployment) -> None:
+    """``reconcile`` takes what was never seen from Meld's list, exits with 1 for the drift, and with 0 without any."""
+    silent = [served.meld.world.add().id for _ in range(25)]
+
+    first = served.run("reconcile", "--json")
+    second = served.run("reconcile", "--json")
+
+    drifts = [
+        {kind: json.loads(ended.stdout)[kind] for kind in ("unseen", "changed", "missing")} for ended in (first, second)
+    ]
+    assert (first.returncode, second.returncode) == (1, 0)
+    assert drifts == [{"unseen": 25, "changed": 0, "missing": 0}, {"unseen": 0, "changed": 0, "missing": 0}]
+    assert set(silent) <= served.mirror().keys()
+    assert served.is_true()
+
+
+def test_a_reconcile_mends_what_no_webhook_told(served: Deployment) -> None:
+    """A change and a deletion that Meld never announced reach the mirror and the feed."""
+    (id_,) = served.mirror()
+    served.meld.world.damage(id_)
+
+    ended = served.run("reconcile")
+
+    assert (ended.returncode, "changed" in ended.stdout) == (1, True)
+    eventually(served.is_true, message="the true mirror")
+    assert served.events()[-1]["data"]["cause"]["trigger"] == "reconcile"
+
+
 def test_a_tail_follows_the_feed(served: Deployment) -> None:
     """``events tail`` prints what comes from now on, and ends with Ctrl-C and success."""
     (id_,) = served.mirror()
@@ -119,7 +147,7 @@ def test_the_doctor_finds_everything_well(served: Deployment) -> None:
         ({"MELDWATCH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, 3, "The database does not answer"),
         ({"MELDWATCH_WEBHOOK_URLS": "https://example.com/hook"}, 1, "does not end with /webhooks/meld"),
         ({"MELDWATCH_WEBHOOK_URLS": "http://example.com/webhooks/meld"}, 1, "is not https"),
-        ({"MELDWATCH_WEBHOOK_SECRETS": ""}, 1, "MELDWATCH_WEBHOOK_SECRETS"),
+        ({"MELDWATCH_WEBHOOK_SECRETS": ""}, 2, "MELDWATCH_WEBHOOK_SECRETS"),
     ],
     ids=["key", "meld", "redis", "rabbitmq", "database", "path", "scheme", "secret"],
 )

@@ -1,0 +1,103 @@
+"""Duplicates: a connection's group as each of its members sees it, and whether they agree."""
+
+from collections.abc import Mapping
+
+from sqlmodel import Session, col, select
+
+from runtime.database import Database
+from schemas.answers import Group, Member
+from schemas.meld import TERMINAL
+from schemas.queries import Query
+from schemas.tables import Connection
+from service.errors import UnknownError
+from service.operation import Answer, Operation
+from service.threads import Threads
+
+MOST_MEMBERS = 200
+"""Members that are shown; Meld's groups have a handful."""
+
+
+class Duplicates:
+    """The operation on groups.
+
+    Args:
+        database: The database.
+        threads: Where the work is done.
+    """
+
+    def __init__(self, *, database: Database, threads: Threads) -> None:
+        self._database = database
+        self._threads = threads
+
+    def get(self, connection_id: str) -> Group:
+        """Return the group of a connection: all that it names, and all that those name.
+
+        Raises:
+            UnknownError: Where the mirror does not have it.
+        """
+        with self._database.read() as session:
+            rows = _gather(session, connection_id)
+        if connection_id not in rows:
+            raise UnknownError(f"No connection {connection_id[:100]!r} is known. See /api/connections.")
+        group = {id_: row for id_, row in sorted(rows.items()) if row is not None}
+        times = [row.grouped_at for row in group.values() if row.grouped_at is not None]
+        return Group(
+            connection_id=connection_id,
+            converged=_is_converged(rows),
+            since=max(times, default=None),
+            members=[_member(id_, row) for id_, row in sorted(rows.items())],
+        )
+
+    def operations(self) -> tuple[Operation, ...]:
+        """Return what can be asked of the API."""
+        return (
+            Operation(
+                method="GET",
+                path="/api/connections/{id}/duplicates",
+                name="getDuplicates",
+                summary="The duplicate group of a connection, as each of its members sees it.",
+                need="read",
+                query=Query,
+                answers=(Answer(description="The group.", shape=Group),),
+                handle=self._threads.handler(lambda request, _query: self.get(request.path_params["id"])),
+            ),
+        )
+
+
+def _gather(session: Session, connection_id: str) -> dict[str, Connection | None]:
+    """Return the rows of everything that the connection names, directly or not; None for what was never seen."""
+    rows: dict[str, Connection | None] = {}
+    wanted = {connection_id}
+    while wanted and len(rows) < MOST_MEMBERS:
+        found = {row.id: row for row in session.exec(select(Connection).where(col(Connection.id).in_(wanted))).all()}
+        if connection_id in wanted and connection_id not in found:
+            return {}
+        rows |= {id_: found.get(id_) for id_ in wanted}
+        wanted = {id_ for row in found.values() for id_ in _others(row)} - rows.keys()
+    return rows
+
+
+def _others(row: Connection) -> set[str]:
+    return {*row.duplicate_ids, row.primary_duplicate_id or row.id} - {row.id}
+
+
+def _is_converged(rows: Mapping[str, Connection | None]) -> bool:
+    """Return whether all living members name one primary and each other; the dead have nothing more to say."""
+    living = {id_: row for id_, row in rows.items() if row is not None and row.status not in TERMINAL}
+    if any(row is None for row in rows.values()):
+        return False
+    primaries = {row.primary_duplicate_id or row.id for row in living.values()}
+    return len(primaries) <= 1 and all({row.id, *row.duplicate_ids} >= living.keys() for row in living.values())
+
+
+def _member(connection_id: str, row: Connection | None) -> Member:
+    if row is None:
+        return Member(id=connection_id)
+    return Member(
+        id=row.id,
+        status=row.status,
+        primary_duplicate_id=row.primary_duplicate_id,
+        duplicate_ids=row.duplicate_ids,
+        grouped_at=row.grouped_at,
+        checked_at=row.checked_at,
+    )

@@ -1,0 +1,55 @@
+"""Overdue: connections that must be read again because too much time has passed, though nobody said anything.
+
+Meld may send nothing when a connection that was never completed expires (after 4 h); and any webhook may be lost.
+"""
+
+from collections.abc import Collection
+
+from sqlalchemy import ColumnElement
+from sqlmodel import Session, col, select
+
+from runtime import jobs
+from runtime.database import Database
+from schemas.meld import IN_PROGRESS, TERMINAL
+from schemas.tables import Connection, Job
+
+EXPIRY_SECONDS = 4 * 3600.0
+"""How long Meld leaves a customer to complete a connection."""
+
+EXPIRY_AGAIN_SECONDS = 300.0
+"""How often one is read again that should have expired and has not."""
+
+MOST_AT_ONCE = 50
+"""Connections raised in one look, so that what is overdue is read spread out over time."""
+
+
+def raise_overdue(database: Database, session: Session, *, fresh_seconds: float) -> list[str]:
+    """Ask for reads of what is overdue; return the connections whose workers should be called after the commit.
+
+    Args:
+        database: The database.
+        session: An open transaction that writes.
+        fresh_seconds: How old the last read of a living connection may be; 0 for any age.
+    """
+    expired = _idle(
+        session,
+        col(Connection.status) == IN_PROGRESS,
+        col(Connection.created_at) < database.now(-EXPIRY_SECONDS),
+        col(Connection.checked_at) < database.now(-EXPIRY_AGAIN_SECONDS),
+    )
+    stale: Collection[str] = ()
+    if fresh_seconds:
+        is_old = col(Connection.checked_at) < database.now(-fresh_seconds)
+        stale = _idle(session, is_old, col(Connection.status).not_in(TERMINAL))
+    return jobs.raise_jobs(database, session, {*expired, *stale}, "clock")
+
+
+def _idle(session: Session, *conditions: ColumnElement[bool]) -> list[str]:
+    """Return connections that owe nothing: one whose read keeps failing is not asked for again and again."""
+    statement = (
+        select(Connection.id)
+        .join(Job, col(Job.connection_id) == col(Connection.id))
+        .where(col(Job.requested) == col(Job.completed), *conditions)
+        .order_by(col(Connection.checked_at))
+    )
+    return list(session.exec(statement.limit(MOST_AT_ONCE)).all())

@@ -1,0 +1,295 @@
+"""Reconcile: page through Meld's list, and mend what the mirror has otherwise. What differed is the drift.
+
+Every page is one commit with the place that it ends at, so that a reconcile that was killed goes on behind its last
+page. One runs at a time, whichever process it is in. It heeds the workers' pause, and raises it as they do.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from sqlalchemy import or_, update
+from sqlmodel import Session, col, select
+
+from runtime import gate, jobs, logs
+from runtime.clock import Clock
+from runtime.database import Database
+from runtime.errors import MeldwatchError, OutOfReachError
+from schemas.meld import TERMINAL, Page, PageOutcome, Refused, Snapshot, Throttled, Unavailable, Unreadable
+from schemas.tables import Connection, Job, Lease, Sweep
+from service.drift import KINDS, MOST_EXAMPLES, Kind, compare
+
+log = logs.get(__name__)
+
+NAME = "reconcile"
+LEASE_SECONDS = 120.0
+"""Longer than a page takes, and any pause between two looks at it."""
+
+LOOK_SECONDS = 1.0
+REFUSED_SECONDS = 30.0
+FAILED_SECONDS = 5.0
+MOST_FAILURES = 10
+"""Failures in a row after which it is left for later; what it has done stays done."""
+
+CHUNK = 500
+
+
+class BusyError(MeldwatchError):
+    """Another reconcile is running; this one was not begun."""
+
+
+class Lister(Protocol):
+    """What a reconcile needs of Meld."""
+
+    def page(self, *, after: str | None = None) -> PageOutcome:
+        """Read one page of the list of all connections."""
+
+
+Adopt = Callable[[Session, Sequence[Snapshot], datetime, datetime], tuple[list[str], list[str]]]
+"""Takes never-seen connections into the mirror; returns those taken, and the workers to call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a reconcile came to."""
+
+    pages: int
+    listed: int
+    unreadable: int
+    drift: dict[Kind, int]
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the mirror was as Meld says."""
+        return not any(self.drift.values())
+
+
+class Reconcile:
+    """Runs reconciles.
+
+    Args:
+        database: The database.
+        lister: Meld.
+        adopt: Takes never-seen connections into the mirror.
+        call: Calls workers for connections; may raise ``OutOfReachError``, then the clock does.
+        clock: The present, for when a page was asked for.
+        holder: Names this process in the lease.
+        wait: Waits for so many seconds; returns whether to end.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        lister: Lister,
+        adopt: Adopt,
+        call: Callable[[Collection[str]], None],
+        clock: Clock,
+        holder: str,
+        wait: Callable[[float], bool],
+    ) -> None:
+        self._database = database
+        self._lister = lister
+        self._adopt = adopt
+        self._call = call
+        self._clock = clock
+        self._holder = holder
+        self._wait = wait
+
+    def run(self, progress: Callable[[Sweep], None] = lambda _sweep: None) -> Report:
+        """Reconcile, or go on with one that was interrupted, to the end.
+
+        Args:
+            progress: Told after every page.
+
+        Raises:
+            BusyError: Where another one is running.
+            OutOfReachError: Where Meld or the database does not answer for long; the next run goes on from here.
+        """
+        sweep = self._begin()
+        passed: set[str] = set()
+        try:
+            while True:
+                began_at = self._clock()
+                page = self._page(sweep.after)
+                sweep = self._take(sweep, page, began_at)
+                progress(sweep)
+                # A key that comes again would lead round for ever.
+                if page.after is None or page.after in passed:
+                    break
+                passed.add(page.after)
+            return self._finish(sweep)
+        finally:
+            self._end()
+
+    def is_due(self, every_seconds: float) -> bool:
+        """Return whether it is time for a reconcile: the last one began so long ago, or was interrupted.
+
+        A service that has never done one waits as long, from the first time that it is asked.
+        """
+        with self._database.write() as session:
+            now = session.exec(select(self._database.now())).one()
+            lease = session.get(Lease, NAME)
+            if lease is None:
+                session.add(Lease(name=NAME, holder=self._holder, until=now, ran_at=now))
+                return False
+            newest = session.exec(select(Sweep).order_by(col(Sweep.id).desc()).limit(1)).first()
+            if lease.until > now:
+                return False
+            if newest is not None and newest.finished_at is None:
+                return True
+            last = newest.started_at if newest is not None else lease.ran_at
+            return last is None or (now - last).total_seconds() >= every_seconds
+
+    def _begin(self) -> Sweep:
+        with self._database.write() as session:
+            self._hold(session)
+            unfinished = select(Sweep).where(col(Sweep.finished_at).is_(None)).order_by(col(Sweep.id).desc())
+            sweep = session.exec(unfinished.limit(1)).first()
+            if sweep is None:
+                sweep = Sweep(started_at=session.exec(select(self._database.now())).one(), examples={})
+                session.add(sweep)
+        return sweep
+
+    def _hold(self, session: Session) -> None:
+        """Take the lease, or make it last: one reconcile at a time, whichever process it is in."""
+        now = self._database.now()
+        mine = {"holder": self._holder, "until": self._database.now(LEASE_SECONDS), "ran_at": now}
+        lease = self._database.insert(Lease).values(name=NAME, **mine)
+        is_free = or_(col(Lease.until) < now, col(Lease.holder) == self._holder)
+        upsert = lease.on_conflict_do_update(index_elements=["name"], set_=mine, where=is_free)
+        if session.exec(upsert.returning(col(Lease.name))).one_or_none() is None:
+            raise BusyError("Another reconcile is running. Wait until it has ended.")
+
+    def _end(self) -> None:
+        with suppress(OutOfReachError), self._database.write() as session:
+            mine = update(Lease).where(col(Lease.name) == NAME, col(Lease.holder) == self._holder)
+            session.exec(mine.values(until=self._database.now()))
+
+    def _page(self, after: str | None) -> Page:
+        """Read a page, whatever it takes within bounds: pauses are waited for, failures tried again."""
+        for failures in range(MOST_FAILURES):
+            self._wait_for_gate()
+            outcome = self._lister.page(after=after)
+            with self._database.write() as session:
+                self._hold(session)
+                if isinstance(outcome, Page):
+                    gate.open_(session)
+                    return outcome
+                self._pause(session, outcome)
+            log.warning("page not read", outcome=type(outcome).__name__.lower(), failures=failures + 1)
+            self._rest(FAILED_SECONDS)
+        raise OutOfReachError("Meld's list cannot be read. What was done stays done; run it again to go on.")
+
+    def _pause(self, session: Session, outcome: Throttled | Refused | Unavailable | Unreadable) -> None:
+        """Pause everybody for what speaks of Meld or of our credentials."""
+        match outcome:
+            case Throttled(retry_after):
+                seconds = FAILED_SECONDS if retry_after is None else max(retry_after, 1.0)
+                gate.close(self._database, session, reason="throttled", detail="Meld answered 429", seconds=seconds)
+            case Refused(detail):
+                gate.close(self._database, session, reason="refused", detail=detail, seconds=REFUSED_SECONDS)
+            case Unavailable() | Unreadable():
+                log.warning("Meld's list", detail=outcome.detail)
+
+    def _wait_for_gate(self) -> None:
+        while True:
+            with self._database.write() as session:
+                self._hold(session)
+                if gate.enter(self._database, session, probe_seconds=LOOK_SECONDS * 30) != "closed":
+                    return
+            self._rest(LOOK_SECONDS)
+
+    def _rest(self, seconds: float) -> None:
+        if self._wait(seconds):
+            raise OutOfReachError("Reconcile was told to end. Run it again to go on.")
+
+    def _take(self, sweep: Sweep, page: Page, began_at: datetime) -> Sweep:
+        """Write down what a page says, in one commit with the place where it ends."""
+        # An item that has shifted may stand on a page twice.
+        snapshots = list({snapshot.id: snapshot for snapshot in page.snapshots}.values())
+        with self._database.write() as session:
+            self._hold(session)
+            sweep = session.merge(sweep)
+            ids = [snapshot.id for snapshot in snapshots]
+            stored = {row.id: row for row in session.exec(select(Connection).where(col(Connection.id).in_(ids))).all()}
+            drift = compare(snapshots, stored, began_at, owed=self._owed(session, ids))
+            named = {id_ for snapshot in drift.unseen for id_ in _names(snapshot)}.union(drift.changed)
+            if named:
+                jobs.lock(self._database, session, named)
+            adopted, calls = self._adopt(session, drift.unseen, began_at, self._clock())
+            calls = [*calls, *jobs.raise_jobs(self._database, session, drift.changed, "reconcile")]
+            session.exec(update(Connection).where(col(Connection.id).in_(ids)).values(sweep_id=sweep.id))
+            sweep.after, sweep.pages = page.after or sweep.after, sweep.pages + 1
+            sweep.listed, sweep.unreadable = sweep.listed + len(ids), sweep.unreadable + page.unreadable
+            _count(sweep, "unseen", adopted)
+            _count(sweep, "changed", drift.changed)
+        self._call_workers(calls)
+        return sweep
+
+    def _owed(self, session: Session, ids: Collection[str]) -> set[str]:
+        owed = select(Job.connection_id).where(col(Job.connection_id).in_(ids), Job.requested > Job.completed)
+        return set(session.exec(owed).all())
+
+    def _finish(self, sweep: Sweep) -> Report:
+        """Ask for what the list lacks although it was there before, and close the book."""
+        after = ""
+        while True:
+            with self._database.write() as session:
+                self._hold(session)
+                sweep = session.merge(sweep)
+                missing = self._missing(session, sweep, after)
+                calls = jobs.raise_jobs(self._database, session, missing, "reconcile")
+                _count(sweep, "missing", missing)
+                if len(missing) < CHUNK:
+                    sweep.finished_at = session.exec(select(self._database.now())).one()
+            self._call_workers(calls)
+            if len(missing) < CHUNK:
+                return report_of(sweep)
+            after = missing[-1]
+
+    def _missing(self, session: Session, sweep: Sweep, after: str) -> list[str]:
+        statement = (
+            select(Connection.id)
+            .join(Job, col(Job.connection_id) == col(Connection.id))
+            .where(
+                col(Connection.id) > after,
+                col(Connection.sweep_id).is_distinct_from(sweep.id),
+                col(Connection.status).not_in(TERMINAL),
+                col(Connection.checked_at) < sweep.started_at,
+                col(Job.requested) == col(Job.completed),
+            )
+            .order_by(col(Connection.id))
+        )
+        return list(session.exec(statement.limit(CHUNK)).all())
+
+    def _call_workers(self, connection_ids: Collection[str]) -> None:
+        # The clock calls for those that the broker does not take.
+        with suppress(OutOfReachError):
+            self._call(connection_ids)
+
+
+def _names(snapshot: Snapshot) -> set[str]:
+    return {snapshot.id, *snapshot.duplicate_ids, snapshot.primary_duplicate_id or snapshot.id}
+
+
+def report_of(sweep: Sweep) -> Report:
+    """Return what a reconcile came to, or has come to so far."""
+    return Report(
+        pages=sweep.pages,
+        listed=sweep.listed,
+        unreadable=sweep.unreadable,
+        drift={kind: getattr(sweep, kind) for kind in KINDS},
+        examples=sweep.examples,
+    )
+
+
+def _count(sweep: Sweep, kind: Kind, ids: Collection[str]) -> None:
+    if not ids:
+        return
+    setattr(sweep, kind, getattr(sweep, kind) + len(ids))
+    known = sweep.examples.get(kind, [])
+    sweep.examples = {**sweep.examples, kind: [*known, *ids][:MOST_EXAMPLES]}
