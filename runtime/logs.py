@@ -7,7 +7,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from runtime.redact import is_secret
+from runtime.redact import is_secret, redact
 
 _QUIET = {
     "alembic": logging.WARNING,
@@ -51,7 +51,7 @@ def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _drop_colour],
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _drop_colour, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
@@ -69,9 +69,11 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def _redact(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
-    for key in entry:
+    for key, value in entry.items():
         if is_secret(key):
             entry[key] = "***"
+        elif isinstance(value, dict | list):
+            entry[key] = redact(value)
     return entry
 
 
