@@ -1,0 +1,287 @@
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session, select, update
+
+from runtime.database import STATEMENT_SECONDS, Database
+from runtime.errors import OutOfReachError
+from schemas.tables import Counter
+from tests import servers
+
+NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Database]:
+    """A database in a file."""
+    made = Database(sqlite_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    """A database on a server."""
+    made = Database(postgres_url)
+    yield made
+    made.close()
+
+
+def value(database: Database) -> int:
+    with database.read() as session:
+        return session.exec(select(Counter.value)).one()
+
+
+def set_value(session: Session, number: int) -> None:
+    session.exec(update(Counter).values(value=number))
+
+
+def fail(session: Session) -> None:
+    set_value(session, 7)
+    raise LookupError
+
+
+def pragma(session: Session, name: str) -> object:
+    return session.connection().exec_driver_sql(f"PRAGMA {name}").scalar_one()
+
+
+def shown(session: Session, name: str) -> object:
+    return session.connection().exec_driver_sql(f"SHOW {name}").scalar_one()
+
+
+def test_what_is_written_stays(database: Database) -> None:
+    """A transaction that ends well is there for everybody."""
+    with database.write() as session:
+        set_value(session, 7)
+
+    assert value(database) == 7
+
+
+def test_what_fails_is_taken_back(database: Database) -> None:
+    """A transaction that raises leaves nothing, and raises what it raised."""
+    with pytest.raises(LookupError), database.write() as session:
+        fail(session)
+
+    assert value(database) == 0
+
+
+def test_a_write_that_failed_stands_in_nobodys_way(database: Database) -> None:
+    """After a transaction that raised, the next one writes."""
+    with pytest.raises(LookupError), database.write() as session:
+        fail(session)
+
+    with database.write() as session:
+        set_value(session, 8)
+
+    assert value(database) == 8
+
+
+def test_what_is_open_is_seen_by_nobody(database: Database) -> None:
+    """A reader goes on beside a writer, and sees what was committed."""
+    with database.write() as session:
+        set_value(session, 7)
+
+        assert value(database) == 0
+
+
+def test_objects_outlive_their_transaction(database: Database) -> None:
+    """A row that was read can be looked at when its transaction is over."""
+    with database.read() as session:
+        row = session.exec(select(Counter)).one()
+
+    assert (row.name, row.value) == ("feed", 0)
+
+
+def test_a_wrong_statement_is_told_as_such(database: Database) -> None:
+    """A statement that is wrong is not taken for a database that is away."""
+    with pytest.raises(DBAPIError, match="no_such_table"), database.read() as session:
+        session.exec(text("SELECT * FROM no_such_table"))
+
+
+def test_writers_take_turns(database: Database) -> None:
+    """Threads that read and write in one transaction lose none of their writes, given a lock on the row."""
+
+    def count() -> None:
+        for _ in range(10):
+            with database.write() as session:
+                row = session.exec(select(Counter).with_for_update()).one()
+                row.value += 1
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert value(database) == 80
+
+
+def test_an_insert_may_meet_what_is_there(database: Database) -> None:
+    """Both dialects know how to do nothing where a row is there already."""
+    insert = database.insert(Counter).values(name="feed", value=9)
+    with database.write() as session:
+        session.exec(insert.on_conflict_do_nothing(index_elements=["name"]))
+
+    assert value(database) == 0
+
+
+def test_the_clock_that_was_given_tells_the_time(database_url: str) -> None:
+    """With a clock, all times are that clock's, to the microsecond, on both databases."""
+    database = Database(database_url, clock=lambda: NOON)
+    with database.read() as session:
+        times = session.exec(select(database.now(), database.now(1.5), database.now(-90))).one()
+    database.close()
+
+    assert times == (NOON, NOON + timedelta(seconds=1.5), NOON - timedelta(seconds=90))
+
+
+def test_without_a_clock_the_time_is_the_present(database: Database) -> None:
+    """Without a clock, times are the present, aware, and move on within a transaction."""
+    with database.read() as session:
+        before = datetime.now(UTC) - timedelta(seconds=1)
+        first, later = session.exec(select(database.now(), database.now(60))).one()
+        second = session.exec(select(database.now())).one()
+        after = datetime.now(UTC) + timedelta(seconds=1)
+
+    assert before <= first < second <= after
+    assert timedelta(seconds=59) < later - first < timedelta(seconds=61)
+
+
+def test_postgres_tells_the_time_itself(postgres: Database) -> None:
+    """On PostgreSQL one statement has one time, and it is the server's: no machine's skew matters."""
+    with postgres.read() as session:
+        statement = select(postgres.now() == text("statement_timestamp()"), postgres.now(60) - postgres.now())
+        is_servers, between = session.exec(statement).one()
+
+    assert is_servers
+    assert between == timedelta(seconds=60)
+
+
+def test_sqlite_is_set_so_that_nothing_answered_is_lost(sqlite: Database) -> None:
+    """Both ways to the file have a log that is written through to the disk before a commit returns."""
+    for transaction in (sqlite.write, sqlite.read):
+        with transaction() as session:
+            assert (pragma(session, "journal_mode"), pragma(session, "synchronous")) == ("wal", 2)
+
+
+def test_a_writer_on_sqlite_has_the_lock_from_the_beginning(sqlite: Database, sqlite_url: str) -> None:
+    """A transaction that will write cannot be overtaken between its reading and its writing."""
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), timeout=0)) as other:
+        with sqlite.write() as session:
+            session.exec(select(Counter)).all()
+
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+        with sqlite.read() as session:
+            session.exec(select(Counter)).all()
+
+            other.execute("BEGIN IMMEDIATE")
+
+
+def test_another_process_on_sqlite_is_waited_for(sqlite: Database, sqlite_url: str) -> None:
+    """A writer that finds the file locked by somebody else waits, and then writes."""
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = threading.Event()
+
+        def write() -> None:
+            began.set()
+            with sqlite.write() as session:
+                set_value(session, 7)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        began.wait()
+        assert value(sqlite) == 0
+        other.execute("COMMIT")
+        writer.join()
+
+    assert value(sqlite) == 7
+
+
+def test_postgres_is_set_so_that_nothing_hangs(postgres: Database) -> None:
+    """A statement ends within the time in which a webhook must be answered, and times are UTC."""
+    with postgres.read() as session:
+        assert shown(session, "statement_timeout") == f"{STATEMENT_SECONDS}s"
+        assert shown(session, "TimeZone") == "UTC"
+        assert shown(session, "application_name") == "meldwatch"
+
+
+def test_a_file_that_cannot_be_opened_is_out_of_reach(tmp_path: Path) -> None:
+    """A SQLite file in a folder that is not there is told as such."""
+    database = Database(f"sqlite:///{tmp_path}/no/such/folder/meld.db")
+    with pytest.raises(OutOfReachError), database.write() as session:
+        session.exec(select(Counter)).all()
+    database.close()
+
+
+def test_a_file_that_is_no_database_is_out_of_reach(tmp_path: Path) -> None:
+    """A file that holds something else is told, not overwritten."""
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear reader, " * 1_000)
+    database = Database(f"sqlite:///{path}")
+    with pytest.raises(OutOfReachError), database.write() as session:
+        session.exec(select(Counter)).all()
+    database.close()
+
+    assert path.read_text() == "Dear reader, " * 1_000
+
+
+def test_a_server_that_is_away_is_out_of_reach() -> None:
+    """Where no server listens, the message says what to look at, without the password."""
+    database = Database(f"postgresql://me:hidden@127.0.0.1:{servers.free_ports(1)[0]}/name")
+
+    with pytest.raises(OutOfReachError) as caught, database.write() as session:
+        session.exec(select(Counter)).all()
+
+    assert str(caught.value) == "The database does not answer. Is it running, and is DATABASE_URL right?"
+    database.close()
+
+
+def test_a_server_that_comes_back_is_used_again(test_run: servers.Run) -> None:
+    """A server that dies under an open transaction costs that one; when it is back, the next one succeeds."""
+    server = servers.start_postgres(test_run, "mortal")
+    port = int(server.url.split(":")[2].split("/")[0])
+    database = Database(server.url)
+
+    def lose(session: Session) -> None:
+        session.exec(text("CREATE TABLE lost (a INTEGER)"))
+        server.kill()
+        session.exec(text("SELECT 1"))
+
+    with pytest.raises(OutOfReachError), database.write() as session:
+        lose(session)
+    with pytest.raises(OutOfReachError), database.write() as session:
+        session.exec(text("SELECT 1"))
+
+    server = servers.start_postgres(test_run, "mortal", port)
+
+    with database.write() as session:
+        assert session.exec(text("SELECT to_regclass('lost')")).scalar_one() is None
+    database.close()
+    server.stop()
+
+
+def test_threads_wait_for_a_connection(postgres_url: str) -> None:
+    """Of more threads than connections, each gets its turn."""
+    database = Database(postgres_url, pool_size=1)
+    values: list[int] = []
+    threads = [threading.Thread(target=lambda: values.append(value(database))) for _ in range(4)]
+
+    with database.write() as session:
+        set_value(session, 7)
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert values == [7] * 4
+    database.close()

@@ -1,0 +1,167 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from runtime import logs
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Leave the process's logging as it was found."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    levels = {name: logging.getLogger(name).level for name in logs._QUIET}
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    """Where the lines go."""
+    made = io.StringIO()
+    logs.configure("json", stream=made)
+    return made
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_fact_is_one_line_of_json(stream: io.StringIO) -> None:
+    """An event and its values are one JSON object, with time, level and logger."""
+    logs.get("service.store").info("stored", count=3, text="two\nlines")
+
+    (line,) = lines(stream)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "stored", "level": "info", "logger": "service.store", "count": 3, "text": "two\nlines"}
+
+
+def test_libraries_speak_the_same_way(stream: io.StringIO) -> None:
+    """What a library logs is a line of the same form, its extra values included."""
+    logging.getLogger("some.library").warning("%s is odd", "this", extra={"where": "here", "color_message": "no"})
+
+    (line,) = lines(stream)
+    line.pop("timestamp")
+    assert line == {"event": "this is odd", "level": "warning", "logger": "some.library", "where": "here"}
+
+
+@pytest.mark.parametrize("name", ["authorization", "api_key", "access_token", "webhook_secret", "meld_signature"])
+def test_secrets_are_not_logged(stream: io.StringIO, name: str) -> None:
+    """A value whose name says that it is a credential is not shown, whoever logs it."""
+    logs.get("ours").info("ours", **{name: "hidden"})
+    logging.getLogger("theirs").warning("theirs", extra={name: "hidden"})
+
+    assert "hidden" not in stream.getvalue()
+    assert [line[name] for line in lines(stream)] == ["***", "***"]
+
+
+def test_secrets_inside_values_are_not_logged(stream: io.StringIO) -> None:
+    """A credential inside a value that is an object or a list is gone."""
+    logs.get("ours").info("asked", headers={"Authorization": "hidden", "a": [{"accessToken": "hidden"}]}, ids=("c1",))
+
+    (line,) = lines(stream)
+    assert "hidden" not in stream.getvalue()
+    assert (line["headers"], line["ids"]) == ({"a": [{}]}, ["c1"])
+
+
+def test_values_bound_to_the_context_are_in_every_line(stream: io.StringIO) -> None:
+    """What a piece of work has bound stands in the lines that it logs, without its secrets."""
+    with structlog.contextvars.bound_contextvars(connection_id="c1", token="hidden"):
+        logs.get("ours").info("read")
+
+    (line,) = lines(stream)
+    assert (line["connection_id"], line["token"]) == ("c1", "***")
+
+
+def test_tracebacks_show_no_values(stream: io.StringIO) -> None:
+    """An exception is logged with where it came from, and without what its variables held."""
+    hidden_value = "hidden" + "-value"
+    try:
+        int("x" * len(hidden_value))
+    except ValueError:
+        logs.get("ours").exception("failed")
+
+    (line,) = lines(stream)
+    assert line["exception"][0]["exc_type"] == "ValueError"
+    assert "hidden-value" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["uvicorn.access", "dramatiq.worker", "httpcore2.connection", "alembic.runtime"])
+def test_chatter_is_left_out(stream: io.StringIO, name: str) -> None:
+    """Libraries that tell every step are heard only when something is wrong."""
+    logging.getLogger(name).info("GET /webhooks/meld")
+    logging.getLogger(name).error("wrong")
+
+    assert [line["event"] for line in lines(stream)] == ["wrong"]
+
+
+def test_details_are_left_out(stream: io.StringIO) -> None:
+    """Debug lines are for nobody."""
+    logs.get("ours").debug("detail")
+
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_gets_words() -> None:
+    """On a terminal, lines are for people, tracebacks included."""
+    terminal = Terminal()
+    logs.configure("auto", stream=terminal)
+
+    try:
+        int("wrong")
+    except ValueError:
+        logs.get("ours").exception("failed", token="hidden")
+
+    shown = terminal.getvalue()
+    assert "failed" in shown
+    assert "ValueError: invalid literal" in shown
+    assert "hidden" not in shown
+    assert not shown.startswith("{")
+
+
+@pytest.mark.parametrize(("log_format", "is_json"), [("auto", True), ("json", True), ("console", False)])
+def test_a_pipe_gets_what_was_chosen(log_format: str, *, is_json: bool) -> None:
+    """Where nobody watches, ``auto`` is JSON; what was chosen is heeded."""
+    stream = io.StringIO()
+    logs.configure(log_format, stream=stream)
+
+    logs.get("ours").info("said")
+
+    assert stream.getvalue().startswith("{") is is_json
+
+
+def test_json_is_chosen_on_a_terminal_too() -> None:
+    """``json`` is JSON, whoever watches."""
+    terminal = Terminal()
+    logs.configure("json", stream=terminal)
+
+    logs.get("ours").info("said")
+
+    assert json.loads(terminal.getvalue())["event"] == "said"
+
+
+def test_a_second_configuration_replaces_the_first(stream: io.StringIO) -> None:
+    """A line is never written twice."""
+    second = io.StringIO()
+    logs.configure("json", stream=second)
+
+    logging.getLogger("some.library").warning("once")
+
+    assert (stream.getvalue(), len(lines(second))) == ("", 1)
