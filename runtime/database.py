@@ -112,8 +112,10 @@ class Database:
 def translate(error: DBAPIError) -> DBAPIError | OutOfReachError:
     """Return what to raise: the error where the statement is wrong, ``OutOfReachError`` where the database is away."""
     code = getattr(error.orig, "sqlite_errorcode", None)
-    # To SQLite a wrong statement is an OperationalError, too; it bears this code and no other does.
-    is_away = (isinstance(error, OperationalError) and code != sqlite3.SQLITE_ERROR) or error.connection_invalidated
+    # To SQLite a wrong statement is an OperationalError, too; it bears this code and no other does. To PostgreSQL so is
+    # what exceeds a limit of its own, as a value that is too long for an index.
+    is_wrong = code == sqlite3.SQLITE_ERROR or (getattr(error.orig, "sqlstate", None) or "").startswith("54")
+    is_away = (isinstance(error, OperationalError) and not is_wrong) or error.connection_invalidated
     if is_away or code == sqlite3.SQLITE_NOTADB:
         return OutOfReachError("The database does not answer. Is it running, and is DATABASE_URL right?")
     return error
