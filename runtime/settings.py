@@ -152,6 +152,14 @@ class Settings(BaseModel):
                 raise ValueError("must be whole URLs that start with https://, as in the Meld profile")
         return urls
 
+    @field_validator("meld_api_key", "meld_authorization", "meld_version")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | str | None) -> SecretStr | str | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("has a character in it that no HTTP header takes")
+        return value
+
     @field_validator("webhook_secrets", "read_tokens", "admin_tokens")
     @classmethod
     def _not_empty(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
