@@ -207,6 +207,16 @@ def test_the_key_is_sent_as_meld_says() -> None:
     assert by_header.authorization == SecretStr("Bearer b")
 
 
+@pytest.mark.parametrize("name", ["meld_api_key", "meld_authorization", "meld_version"])
+@given(before=secret_texts, odd=st.characters(exclude_categories=["Cs"]).filter(lambda each: not " " <= each <= "~"))
+def test_what_no_header_takes_is_refused(name: str, before: str, odd: str) -> None:
+    """A key that was pasted with a line's end or a typographic character in it is refused at the start."""
+    message = complaint(**{name: before + odd + "x"})
+
+    assert message.startswith(f"{PREFIX}{name.upper()} has a character in it")
+    assert before not in message
+
+
 def test_the_short_scheme_of_hosters_is_understood() -> None:
     """``postgres://``, as hosters write it, means PostgreSQL."""
     settings = loaded(database_url="postgres://me:pw@h/d")
