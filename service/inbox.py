@@ -169,7 +169,7 @@ WITH incoming AS (
         requested = job.requested + 1,
         trigger = 'webhook',
         raised_at = now(),
-        due_at = now(),
+        due_at = LEAST(job.due_at, now()),
         woken_at = CASE
             WHEN (job.leased_until IS NULL OR job.leased_until < now())
                 AND (job.woken_at IS NULL OR job.woken_at < now() - interval '{woken_seconds} s')
