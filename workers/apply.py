@@ -64,9 +64,10 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
         decision = replace(decision, siblings=decision.siblings & group.keys())
     is_new = row is None or row.digest != mirror.digest
     types: tuple[str, ...] = ()
+    # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
+    gate.open_(session)
     mark_webhooks(session, claim, processed_at=database.now(), failed_at=None, error=None)
     calls = follow(database, session, claim, decision, is_owed=is_owed)
-    gate.open_(session)
     if is_new:
         observation_id = observe(session, claim, reading, mirror)
         types = tell(session, claim, reading, mirror, decision=decision, observation_id=observation_id)
