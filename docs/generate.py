@@ -2,7 +2,6 @@
 
 ``tests/test_docs.py`` fails where one of the files is not what this would write.
 """
-# ruff: noqa: INP001 - a folder of documents, no package
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from meldwatch.main import cli
+from meldwatch.cli import cli
 from runtime.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).parent
@@ -39,7 +38,8 @@ Where both name a setting, the environment wins. An empty value is no value. `.e
 | `up --demo` | nothing |
 | `web` | `WEBHOOK_URLS`, `WEBHOOK_SECRETS`, and `DATABASE_URL` and `BROKER_URL` of servers |
 | `worker` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`), and `DATABASE_URL` and `BROKER_URL` of servers |
-| `clock` | `DATABASE_URL` and `BROKER_URL` of servers |
+| `clock` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`), and `DATABASE_URL` and `BROKER_URL` of servers |
+| `reconcile` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`) |
 | `simulate`, `trigger` | `WEBHOOK_URLS`, `WEBHOOK_SECRETS` |
 
 | setting | default | secret | meaning |
@@ -51,8 +51,9 @@ COMMANDS = """\
 
 Generated from the commands' own help by `python -m docs.generate`; do not edit.
 
-Exit codes: 0 done; 1 done, and something is wrong (a check failed, a webhook was not taken, a part of a process died);
-2 bad usage or settings; 3 a dependency is out of reach. What is listed is a table, or JSON Lines with `--json`.
+Exit codes: 0 done; 1 done, and something is wrong (a check failed, a webhook was not taken, a reconcile found drift, a
+part of a process died); 2 bad usage or settings, or another reconcile is running; 3 a dependency is out of reach. What
+is listed is a table, or JSON Lines with `--json`.
 Every command reads the [settings](settings.md).
 """
 

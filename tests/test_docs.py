@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from starlette.routing import Route
 
 from docs import generate
-from meldwatch.main import cli
+from meldwatch.cli import cli
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.metrics import Metrics
@@ -29,6 +29,7 @@ from service import gauges
 from service.app import create_app
 from service.feed import Feed
 from service.parts import DATABASE_PARTS
+from workers import follow
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -371,6 +372,17 @@ def test_bounds_are_as_written(cells: list[str]) -> None:
 
     assert values == [
         float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\d(?:\.\d+)?|\d(?:\.\d+)?", written)
+    ]
+
+
+def test_the_bound_on_reads_in_a_group_is_as_written() -> None:
+    """The examples below the table of bounds follow from the numbers of the code."""
+    written = re.findall(r"([\d,]+) (?:reads in a group )?of (\d)", section(read("docs/architecture.md"), "Bounds"))
+    reads = 1 + len(follow.RECHECK_SECONDS)
+
+    assert [(int(most.replace(",", "")), int(size)) for most, size in written] == [
+        (reads * sum((reads * (size - 1)) ** depth for depth in range(follow.MAX_DEPTH + 1)), size)
+        for size in (2, 3, 5)
     ]
 
 
