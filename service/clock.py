@@ -91,7 +91,9 @@ class ClockWork:
         return session.exec(upsert.returning(col(Lease.name))).one_or_none() is not None
 
     def _overdue(self, session: Session) -> list[str]:
-        """Ask once in a while for what nobody has spoken of for too long."""
+        """Ask once in a while for what nobody has spoken of for too long; not while reads rest."""
+        if gate.current(session) is not None:
+            return []
         self._passes += 1
         if self._passes % OVERDUE_PASSES != 1:
             return []
