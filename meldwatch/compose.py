@@ -145,6 +145,7 @@ def reconcile_of(
         call=call,
         clock=utcnow,
         holder=holder,
+        lease_seconds=settings.lease_seconds,
         wait=wait,
     )
 

@@ -65,13 +65,13 @@ def _database(settings: Settings) -> Finding:
         return Finding("database", f"{settings.sqlite_path} is not there yet; `meldwatch up` makes it")
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
-        current, head = migrations.current(database.engine), migrations.head()
+        current, is_current = migrations.current(database.engine), migrations.is_current(database.engine)
     finally:
         database.close()
-    if current != head:
-        text = f"its tables are at {current or 'nothing'}, this version needs {head}: run `meldwatch migrate`"
-        return Finding("database", text, is_ok=False)
-    return Finding("database", f"answers, and its tables are at {head}")
+    if not is_current:
+        needed = f"this version needs {migrations.head()}: run `meldwatch migrate`"
+        return Finding("database", f"its tables are at {current or 'nothing'}, {needed}", is_ok=False)
+    return Finding("database", f"answers, and its tables are at {current}")
 
 
 def _broker(settings: Settings) -> Finding:

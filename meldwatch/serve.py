@@ -12,6 +12,7 @@ from meldwatch.setup import check_tables, settings_for, settings_for_many
 from migrations import run as migrations
 from runtime import logs
 from runtime.errors import OutOfReachError, SettingsError
+from runtime.settings import require
 from simulator.faults import Faults
 from simulator.server import Simulator
 
@@ -75,7 +76,10 @@ def worker(*, threads: int) -> None:
 @click.command()
 def clock() -> None:
     """Call workers for what is due, whatever was lost; one of several processes, of which one is at it."""
-    served = Process(settings_for_many("meld_api_key"))
+    settings = settings_for_many()
+    if settings.reconcile_every_seconds:
+        require(settings, "meld_api_key")
+    served = Process(settings)
     served.add_clock()
     log.info("clock")
     sys.exit(_run(served))

@@ -49,7 +49,7 @@ def drift(report: Report, *, as_json: bool) -> None:
         said = {"pages": report.pages, "listed": report.listed, "unreadable": report.unreadable}
         click.echo(json.dumps({**said, **report.drift, "examples": report.examples}))
         return
-    click.echo(f"{report.listed} connections on {report.pages} pages, {report.unreadable} of them unreadable")
+    click.echo(f"{report.listed} connections on {report.pages} pages, and {report.unreadable} that could not be read")
     table = Table("drift", "count", "examples", box=None, pad_edge=False)
     for kind, count in report.drift.items():
         table.add_row(kind, str(count), ", ".join(report.examples.get(kind, [])))

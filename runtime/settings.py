@@ -104,7 +104,7 @@ class Settings(BaseModel):
     reread_after_seconds: float = Field(
         default=604800,
         ge=0,
-        description="How old the last read of a living connection may be before it is read again; 0 for any age.",
+        description="How old the last read of a living connection may be before it is read again; 0 turns it off.",
     )
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")

@@ -37,7 +37,7 @@ class ClockWork:
         database: Where the work is.
         call: Calls workers for connections; raises ``OutOfReachError``.
         holder: Names this process in the lease.
-        fresh_seconds: How old the last read of a living connection may be; 0 for any age.
+        fresh_seconds: How old the last read of a living connection may be; 0 turns it off.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ def raise_overdue(database: Database, session: Session, *, fresh_seconds: float)
     Args:
         database: The database.
         session: An open transaction that writes.
-        fresh_seconds: How old the last read of a living connection may be; 0 for any age.
+        fresh_seconds: How old the last read of a living connection may be; 0 turns it off.
     """
     expired = _idle(
         session,

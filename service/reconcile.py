@@ -24,14 +24,14 @@ from service.drift import KINDS, MOST_EXAMPLES, Kind, compare
 log = logs.get(__name__)
 
 NAME = "reconcile"
-LEASE_SECONDS = 120.0
-"""Longer than a page takes, and any pause between two looks at it."""
-
 LOOK_SECONDS = 1.0
-REFUSED_SECONDS = 30.0
+REFUSED_SECONDS = 20.0
 FAILED_SECONDS = 5.0
 MOST_FAILURES = 10
 """Failures in a row after which it is left for later; what it has done stays done."""
+
+OLDEST_SECONDS = 86400.0
+"""How long ago an interrupted reconcile may have begun to be gone on with: what it saw must not be too old."""
 
 CHUNK = 500
 
@@ -77,6 +77,7 @@ class Reconcile:
         call: Calls workers for connections; may raise ``OutOfReachError``, then the clock does.
         clock: The present, for when a page was asked for.
         holder: Names this process in the lease.
+        lease_seconds: How long the lease lasts: longer than a read of a page.
         wait: Waits for so many seconds; returns whether to end.
     """
 
@@ -89,6 +90,7 @@ class Reconcile:
         call: Callable[[Collection[str]], None],
         clock: Clock,
         holder: str,
+        lease_seconds: float,
         wait: Callable[[float], bool],
     ) -> None:
         self._database = database
@@ -97,6 +99,7 @@ class Reconcile:
         self._call = call
         self._clock = clock
         self._holder = holder
+        self._lease_seconds = lease_seconds
         self._wait = wait
 
     def run(self, progress: Callable[[Sweep], None] = lambda _sweep: None) -> Report:
@@ -140,15 +143,29 @@ class Reconcile:
             if lease.until > now:
                 return False
             if newest is not None and newest.finished_at is None:
-                return True
+                return True  # interrupted
             last = newest.started_at if newest is not None else lease.ran_at
             return last is None or (now - last).total_seconds() >= every_seconds
 
     def _begin(self) -> Sweep:
+        """Take the lease, and take up what was interrupted. One that was killed held the lease; so it is waited for."""
+        waited = 0.0
+        while True:
+            try:
+                return self._take_up()
+            except BusyError:
+                if waited > self._lease_seconds:
+                    raise
+            self._rest(LOOK_SECONDS)
+            waited += LOOK_SECONDS
+
+    def _take_up(self) -> Sweep:
         with self._database.write() as session:
             self._hold(session)
-            unfinished = select(Sweep).where(col(Sweep.finished_at).is_(None)).order_by(col(Sweep.id).desc())
-            sweep = session.exec(unfinished.limit(1)).first()
+            unfinished = select(Sweep).where(
+                col(Sweep.finished_at).is_(None), col(Sweep.started_at) > self._database.now(-OLDEST_SECONDS)
+            )
+            sweep = session.exec(unfinished.order_by(col(Sweep.id).desc()).limit(1)).first()
             if sweep is None:
                 sweep = Sweep(started_at=session.exec(select(self._database.now())).one(), examples={})
                 session.add(sweep)
@@ -157,7 +174,7 @@ class Reconcile:
     def _hold(self, session: Session) -> None:
         """Take the lease, or make it last: one reconcile at a time, whichever process it is in."""
         now = self._database.now()
-        mine = {"holder": self._holder, "until": self._database.now(LEASE_SECONDS), "ran_at": now}
+        mine = {"holder": self._holder, "until": self._database.now(self._lease_seconds), "ran_at": now}
         lease = self._database.insert(Lease).values(name=NAME, **mine)
         is_free = or_(col(Lease.until) < now, col(Lease.holder) == self._holder)
         upsert = lease.on_conflict_do_update(index_elements=["name"], set_=mine, where=is_free)
@@ -215,11 +232,11 @@ class Reconcile:
             self._hold(session)
             sweep = session.merge(sweep)
             ids = [snapshot.id for snapshot in snapshots]
+            # Before the mirror is looked at: behind these locks no worker can write what the page would overwrite.
+            if snapshots:
+                jobs.lock(self._database, session, {id_ for snapshot in snapshots for id_ in _names(snapshot)})
             stored = {row.id: row for row in session.exec(select(Connection).where(col(Connection.id).in_(ids))).all()}
             drift = compare(snapshots, stored, began_at, owed=self._owed(session, ids))
-            named = {id_ for snapshot in drift.unseen for id_ in _names(snapshot)}.union(drift.changed)
-            if named:
-                jobs.lock(self._database, session, named)
             adopted, calls = self._adopt(session, drift.unseen, began_at, self._clock())
             calls = [*calls, *jobs.raise_jobs(self._database, session, drift.changed, "reconcile")]
             session.exec(update(Connection).where(col(Connection.id).in_(ids)).values(sweep_id=sweep.id))

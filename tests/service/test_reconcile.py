@@ -16,7 +16,7 @@ from schemas.meld import Page, PageOutcome, Refused, Snapshot, Throttled, Unavai
 from schemas.tables import Connection, Job, Sweep
 from service.reconcile import BusyError, Reconcile, Report
 from tests.inbox import body, store
-from tests.workers.meldlike import document
+from tests.workers.meldlike import ScriptedReader, document, found, refresh_on
 from workers.adopt import Adopt
 
 SIZE = 3
@@ -57,6 +57,7 @@ def make(database: Database) -> Callable[..., Reconcile]:
             call=(calls if calls is not None else []).extend,
             clock=utcnow,
             holder=f"holder {next(numbers)}",
+            lease_seconds=30,
             wait=lambda _seconds: _end_pauses(database),
         )
 
@@ -264,3 +265,23 @@ def test_two_at_once_do_everything_once(database: Database, make: Callable[..., 
 
     assert len(rows(database, tables.Event)) == 9
     assert sum(report.drift["unseen"] for report in reports if report) == 9
+
+
+def test_a_read_during_a_reconcile_is_not_overwritten(database: Database, make: Callable[..., Reconcile]) -> None:
+    """A connection first read while an older page is on its way keeps what the read saw, and nothing is told twice."""
+    reader = ScriptedReader()
+    reader.answers["c000"] = found("c000", "DEGRADED")
+    refresh = refresh_on(database, reader)
+
+    def read(_page: int) -> None:
+        store(database, body("c000"))
+        refresh.refresh("c000")
+
+    listing = Listing(document("c000", "ACTIVE"))
+    listing.before_page = read
+
+    report = make(listing).run()
+
+    assert report.is_clean
+    assert [row.status for row in rows(database, Connection)] == ["DEGRADED"]
+    assert len(rows(database, tables.Event)) == 1

@@ -1,12 +1,9 @@
-import itertools
 from collections.abc import Callable
 
 import pytest
 
-from runtime.clock import utcnow
 from runtime.database import Database
-from runtime.metrics import Metrics
-from tests.workers.meldlike import ScriptedReader
+from tests.workers.meldlike import ScriptedReader, refresh_on
 from workers.refresh import Refresh
 
 
@@ -25,22 +22,7 @@ def calls() -> list[str]:
 @pytest.fixture
 def make_refresh(database: Database, reader: ScriptedReader, calls: list[str]) -> Callable[[], Refresh]:
     """Make a refresher as a process would, on the test's database and Meld."""
-    numbers = itertools.count(1)
-
-    def make() -> Refresh:
-        return Refresh(
-            database=database,
-            reader=reader,
-            call=calls.extend,
-            clock=utcnow,
-            lease_seconds=30,
-            token=lambda: f"token {next(numbers)}",
-            jitter=lambda: 0.0,
-            metrics=Metrics(),
-            notify=lambda: None,
-        )
-
-    return make
+    return lambda: refresh_on(database, reader, calls)
 
 
 @pytest.fixture

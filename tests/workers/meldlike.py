@@ -1,11 +1,18 @@
 """A scripted Meld for the workers: implements the reader's port, answers what it is told to, and counts."""
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from runtime.clock import Clock, utcnow
+from runtime.database import Database
+from runtime.metrics import Metrics
 from schemas.meld import Found, Outcome, Snapshot
+from workers.refresh import Reader, Refresh
+
+_NUMBERS = itertools.count(1)
 
 
 def document(id_: str, status: str = "ACTIVE", **fields: Any) -> dict[str, Any]:
@@ -26,6 +33,21 @@ def document(id_: str, status: str = "ACTIVE", **fields: Any) -> dict[str, Any]:
 def found(id_: str, status: str = "ACTIVE", **fields: Any) -> Found:
     """Return the outcome of a read that found a connection."""
     return Found(Snapshot.from_document(document(id_, status, **fields)))
+
+
+def refresh_on(database: Database, reader: Reader, calls: list[str] | None = None, *, clock: Clock = utcnow) -> Refresh:
+    """Return a refresher as a process would make it."""
+    return Refresh(
+        database=database,
+        reader=reader,
+        call=(calls if calls is not None else []).extend,
+        clock=clock,
+        lease_seconds=30,
+        token=lambda: f"token {next(_NUMBERS)}",
+        jitter=lambda: 0.0,
+        metrics=Metrics(),
+        notify=lambda: None,
+    )
 
 
 class ScriptedReader:

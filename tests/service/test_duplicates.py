@@ -1,0 +1,85 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from runtime.database import Database
+from schemas.answers import Group
+from service.duplicates import Duplicates
+from service.errors import UnknownError
+from service.threads import Threads
+from tests.service.rows import connection
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def put(database: Database, id_: str, primary: str | None, others: list[str], **fields: Any) -> None:
+    row = connection(id_, **{"status": "ACTIVE", "grouped_at": NOW, **fields})
+    row.primary_duplicate_id = primary
+    row.duplicate_ids = others
+    with database.write() as session:
+        session.add(row)
+
+
+def group_of(database: Database, id_: str) -> Group:
+    return Duplicates(database=database, threads=Threads()).get(id_)
+
+
+def test_a_lone_connection_is_a_group_of_one(database: Database) -> None:
+    """It has converged, with itself."""
+    put(database, "a", None, [])
+
+    group = group_of(database, "a")
+
+    assert (group.converged, [member.id for member in group.members], group.since) == (True, ["a"], NOW)
+
+
+def test_members_that_agree_have_converged(database: Database) -> None:
+    """Since the last of them came to see the group as it is; each shows its own view."""
+    put(database, "a", "b", ["b", "c"])
+    put(database, "b", "b", ["a", "c"], grouped_at=NOW + timedelta(seconds=5))
+    put(database, "c", "b", ["b", "a"])
+
+    groups = [group_of(database, id_) for id_ in "abc"]
+
+    assert [group.converged for group in groups] == [True] * 3
+    assert {group.since for group in groups} == {NOW + timedelta(seconds=5)}
+    assert [(member.id, member.primary_duplicate_id) for member in groups[2].members] == [(id_, "b") for id_ in "abc"]
+
+
+@pytest.mark.parametrize(
+    ("primary", "others"), [("a", ["a", "b"]), ("b", ["b"]), (None, [])], ids=["primary", "list", "alone"]
+)
+def test_a_member_that_is_behind_keeps_a_group_from_converging(
+    database: Database, primary: str | None, others: list[str]
+) -> None:
+    """Another primary, a shorter list, or none at all: the group has not converged, whoever is asked that names it."""
+    put(database, "a", "b", ["b", "c"])
+    put(database, "b", "b", ["a", "c"])
+    put(database, "c", primary, others)
+
+    assert group_of(database, "a").converged is False
+
+
+def test_a_member_never_seen_keeps_a_group_from_converging(database: Database) -> None:
+    """It is listed with nothing known of it."""
+    put(database, "a", "a", ["b"])
+
+    group = group_of(database, "a")
+
+    assert (group.converged, group.members[1].id, group.members[1].status) == (False, "b", None)
+
+
+def test_the_dead_have_nothing_to_say(database: Database) -> None:
+    """A deleted member that is still listed, or that still lists others, does not keep the living apart."""
+    put(database, "a", "a", ["b", "gone"])
+    put(database, "b", "a", ["a"])
+    put(database, "gone", None, [], status="DELETED")
+
+    assert group_of(database, "a").converged is True
+
+
+def test_an_unknown_connection_has_no_group(database: Database) -> None:
+    """It is 404 at the door."""
+    with pytest.raises(UnknownError):
+        group_of(database, "nobody")
