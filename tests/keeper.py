@@ -68,6 +68,12 @@ def _identity(user: str) -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
+def _remove_run(run: Path) -> None:
+    """Remove what the run shared, as the last of its keepers: nobody else may be there to do it."""
+    if not list(run.glob("*.server")):
+        shutil.rmtree(run, ignore_errors=True)
+
+
 def main() -> int:
     """Keep one server; return its exit code, or 0 where it was ended."""
     lock_path, number, user, directory, *command = sys.argv[1:]
@@ -90,6 +96,8 @@ def main() -> int:
         return server.returncode
     _end(server, int(number))
     shutil.rmtree(directory, ignore_errors=True)
+    if not _is_held(lock):
+        _remove_run(Path(lock_path).parent)
     return 0
 
 
