@@ -15,7 +15,7 @@ def view(id_: str, groups: Iterable[Group], status: str = "ACTIVE") -> State:
     """Return what Meld says of a connection in this world."""
     for members in groups:
         if id_ in members and len(members) > 1:
-            others = tuple(other for other in members if other != id_)
+            others = tuple(sorted(set(members) - {id_}))
             return State(id_, status, None, members[0], others)
     return State(id_, status, None, id_, ())
 
