@@ -1,0 +1,114 @@
+import threading
+from collections.abc import Iterator
+
+import dramatiq
+import pytest
+from dramatiq.brokers.stub import StubBroker
+
+from runtime import broker as brokers
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from runtime.metrics import Metrics
+from schemas.jobs import REFRESH
+from tests.eventually import eventually
+from tests.inbox import body, store
+from tests.workers.meldlike import ScriptedReader
+from workers.actors import declare
+from workers.refresh import Refresh
+
+
+@pytest.fixture
+def broker(memory_url: str) -> Iterator[dramatiq.Broker]:
+    """The broker inside the process."""
+    broker = brokers.connect(memory_url)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def worker(broker: dramatiq.Broker, refresh: Refresh) -> Iterator[dramatiq.Worker]:
+    """A worker with the product's actors."""
+    declare(broker, refresh)
+    worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=10)
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+def test_every_name_has_its_actor(broker: dramatiq.Broker, refresh: Refresh) -> None:
+    """The web side calls actors by the names in ``schemas/jobs.py``, and finds each under its own queue."""
+    declare(broker, refresh)
+
+    actors = {name: broker.get_actor(name).queue_name for name in broker.get_declared_actors()}
+    assert actors == {REFRESH: REFRESH}
+
+
+def test_a_call_is_a_read(
+    broker: dramatiq.Broker, worker: dramatiq.Worker, database: Database, reader: ScriptedReader
+) -> None:
+    """A message that bears an id leads to one read of that connection; more of them lead to no more."""
+    store(database, body("c1"))
+
+    brokers.call(broker, ["c1", "c1", "unknown"])
+    broker.join(REFRESH)
+    worker.join()
+
+    assert dict(reader.reads) == {"c1": 1}
+
+
+def test_an_error_of_the_infrastructure_is_tried_again(
+    broker: dramatiq.Broker, database: Database, reader: ScriptedReader
+) -> None:
+    """A worker that meets a database that is away comes again by itself, before the clock has to."""
+
+    class Flaky(Refresh):
+        """Fails the first time."""
+
+        failures = 1
+
+        def refresh(self, connection_id: str) -> None:
+            """Fail as a database that is away does, then work."""
+            if self.failures:
+                self.failures -= 1
+                raise OutOfReachError("The database does not answer.")
+            super().refresh(connection_id)
+
+    numbers = iter(range(100))
+    flaky = Flaky(
+        database=database,
+        reader=reader,
+        call=lambda _ids: None,
+        clock=utcnow,
+        lease_seconds=30,
+        token=lambda: f"token {next(numbers)}",
+        jitter=lambda: 0.0,
+        metrics=Metrics(),
+        notify=lambda: None,
+    )
+    store(database, body("c1"))
+    declare(broker, flaky)
+    worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=10)
+    worker.start()
+
+    brokers.call(broker, ["c1"])
+
+    assert eventually(lambda: reader.reads["c1"], seconds=4) == 1
+    worker.stop()
+
+
+def test_nothing_is_kept_of_a_message_that_was_given_up(broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+    """The rows remember the work; dead letters would pile up in memory for ever."""
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise RuntimeError("always")
+
+    dramatiq.actor(fail, actor_name="failing", queue_name=REFRESH, broker=broker, max_retries=0).send()
+    failed.wait(4)
+    broker.join(REFRESH)
+    worker.join()
+
+    assert isinstance(broker, StubBroker)
+    assert list(broker.dead_letters) == []
