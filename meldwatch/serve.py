@@ -6,13 +6,15 @@ from contextlib import suppress
 import click
 
 from meldwatch import demo, process
+from meldwatch.alone import alone
 from meldwatch.compose import Process
 from meldwatch.secrets import with_admin_token
 from meldwatch.setup import check_tables, settings_for, settings_for_many
 from migrations import run as migrations
 from runtime import logs
+from runtime.database import Database
 from runtime.errors import OutOfReachError, SettingsError
-from runtime.settings import require
+from runtime.settings import Settings, require
 from simulator.faults import Faults
 from simulator.server import Simulator
 
@@ -39,16 +41,28 @@ def up(*, is_demo: bool, host: str | None, port: int | None, threads: int) -> No
     if is_demo:
         sys.exit(demo.run(host=host, port=port, threads=threads))
     settings = settings_for("webhook_urls", "webhook_secrets", "meld_api_key")
-    settings = with_admin_token(settings)
-    served = Process(settings, threads=threads)
-    migrations.upgrade(served.database.engine)
+    with alone(settings):
+        sys.exit(_up(settings, host=host, port=port, threads=threads))
+
+
+def _up(settings: Settings, *, host: str | None, port: int | None, threads: int) -> int:
+    _migrate(settings)
+    served = Process(with_admin_token(settings), threads=threads)
     if settings.is_sqlite:
         served.start_alone()
     served.add_worker()
     served.add_clock()
     server = served.add_web(host=host or settings.host, port=settings.port if port is None else port)
     log.info("up", url=server.url)
-    sys.exit(_run(served))
+    return _run(served)
+
+
+def _migrate(settings: Settings) -> None:
+    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        migrations.upgrade(database.engine)
+    finally:
+        database.close()
 
 
 @click.command()

@@ -24,7 +24,7 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from runtime.clock import Clock, utcnow
 from runtime.errors import OutOfReachError
 
-BUSY_SECONDS = 15
+BUSY_SECONDS = 8
 """How long SQLite waits for its write lock: far longer than any transaction here takes."""
 
 STATEMENT_SECONDS = 8

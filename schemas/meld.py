@@ -7,7 +7,7 @@ come; ``null``, absent and ``[]`` mean the same; fields that we do not know stay
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -35,16 +35,19 @@ def _lenient_mapping(value: object) -> dict[str, Any]:
 
 
 def lenient_time(value: object) -> datetime | None:
-    """Return an aware time from ISO 8601 text with any number of fraction digits; None where it is none."""
+    """Return a time, UTC, from ISO 8601 text with any number of fraction digits; None where it is none."""
     try:
         time = _DATETIME.validate_python(value) if isinstance(value, str) else None
-    except ValidationError:
+        return time.astimezone(UTC) if time is not None and time.tzinfo is not None else None
+    except (ValidationError, OverflowError):
         return None
-    return time if time is not None and time.tzinfo is not None else None
 
 
-def _none_to_empty(value: object) -> object:
-    return () if value is None else value
+def _only_texts(value: object) -> object:
+    """Read null as empty, and leave out what is no text; what is no list at all stays, to be refused."""
+    if value is None:
+        return ()
+    return _lenient_texts(value) if isinstance(value, list | tuple) else value
 
 
 # What the mirror's truth hangs on is strict: a wrong type there makes the answer unreadable. The rest is lenient.
@@ -70,7 +73,7 @@ class Snapshot(BaseModel):
     status: str = Field(min_length=1)
     status_reason: str | None = Field(default=None, alias="statusReason")
     active_duplicate_id: str | None = Field(default=None, alias="activeDuplicateConnectionId")
-    listed_duplicate_ids: Annotated[tuple[str, ...], BeforeValidator(_none_to_empty)] = Field(
+    listed_duplicate_ids: Annotated[tuple[str, ...], BeforeValidator(_only_texts)] = Field(
         default=(), alias="duplicateConnectionIds"
     )
     products: Texts = ()

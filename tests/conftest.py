@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from runtime.database import Database
 from tests import servers
 
 RUN = pytest.StashKey[servers.Run]()
+
+# How long an example takes says more of the machine than of the program.
+settings.register_profile("meldwatch", deadline=None)
+settings.load_profile("meldwatch")
 
 
 def pytest_configure(config: pytest.Config) -> None:

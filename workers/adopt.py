@@ -78,5 +78,6 @@ class Adopt:
             is_probe=False,
             trigger="reconcile",
             depth=0,
+            error=None,
             webhooks=(),
         )

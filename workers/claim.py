@@ -39,6 +39,7 @@ class Claim:
         is_probe: Whether it finds out if a pause is over.
         trigger: Why the read is owed.
         depth: How far the wish came through siblings.
+        error: What went wrong with the read before, if that failed.
         webhooks: The webhooks that it is owed to.
     """
 
@@ -50,6 +51,7 @@ class Claim:
     is_probe: bool
     trigger: Trigger
     depth: int
+    error: str | None
     webhooks: tuple[Covered, ...]
 
     @property
@@ -85,7 +87,9 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
             woken_at=None,
             attempts=Job.attempts + 1,
         )
-        .returning(col(Job.requested), col(Job.attempts), col(Job.failed_at), col(Job.trigger), col(Job.depth))
+        .returning(
+            col(Job.requested), col(Job.attempts), col(Job.failed_at), col(Job.trigger), col(Job.depth), col(Job.error)
+        )
     )
     row = session.exec(lease).one_or_none()
     if row is None:
@@ -94,7 +98,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
     if entry == "closed":
         _defer(session, connection_id)
         return None
-    requested, attempts, failed_at, trigger, depth = row
+    requested, attempts, failed_at, trigger, depth, error = row
     pending = (
         select(Webhook.id, Webhook.event_id)
         .where(
@@ -114,6 +118,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
         is_probe=entry == "probe",
         trigger=trigger,
         depth=depth,
+        error=error,
         webhooks=covered,
     )
 

@@ -10,7 +10,7 @@ from typing import assert_never
 from schemas.meld import Absent, Refused, Throttled, Unavailable, Unreadable
 
 MAX_ATTEMPTS = 12
-"""Then the job is dead: its webhooks are ``failed``, and it shows in metrics and readiness."""
+"""Then the job is dead: its webhooks are ``failed``, and the metrics count it."""
 
 FIRST_DELAY = 1.0
 """Seconds; doubled with each attempt."""
@@ -22,7 +22,7 @@ be looking at a screen."""
 FRESH_SECONDS = 3600.0
 
 STALE_DELAY = 900.0
-"""Longest back-off otherwise; also how often a dead job is tried again if Meld, not the connection, may be at fault."""
+"""Longest back-off otherwise."""
 
 OUTAGE_FAILURES = 5
 """So many failures in a row, of different connections, speak of Meld."""
@@ -57,7 +57,9 @@ class Verdict:
     reason: str = ""
 
 
-def judge(failure: Failure, *, attempts: int, failures: int, is_fresh: bool, jitter: float) -> Verdict:
+def judge(  # noqa: PLR0911 - one for each case
+    failure: Failure, *, attempts: int, failures: int, is_fresh: bool, jitter: float, is_own: bool = False
+) -> Verdict:
     """Return the verdict on a failed read.
 
     Args:
@@ -66,16 +68,19 @@ def judge(failure: Failure, *, attempts: int, failures: int, is_fresh: bool, jit
         failures: Failures in a row that may speak of Meld as a whole, this one included.
         is_fresh: Whether the connection's newest webhook is younger than ``FRESH_SECONDS``.
         jitter: A random number from 0 to 1, so that many do not come back at one moment.
+        is_own: Whether a refusal speaks of this connection alone: it was refused before, others were not since.
     """
     match failure:
         case Throttled(retry_after):
             pause = retry_after if retry_after is not None else _doubled(failures, PAUSE_SECONDS)
             return _pause("throttled", "Meld answered 429", max(pause, FIRST_DELAY), jitter)
+        case Refused(detail) if is_own:
+            return _back_off(detail, attempts, is_fresh=is_fresh, jitter=jitter, may_heal=True)
         case Refused(detail):
             return _pause("refused", detail, _doubled(failures + 2, REFUSED_SECONDS), jitter)
         case Unavailable(detail, retry_after) if failures >= OUTAGE_FAILURES:
             pause = retry_after or _doubled(failures - OUTAGE_FAILURES + 1, PAUSE_SECONDS)
-            return _pause("unavailable", detail, pause, jitter)
+            return _pause("unavailable", detail, max(pause, FIRST_DELAY), jitter)
         case Unavailable(detail, retry_after):
             return _back_off(detail, attempts, is_fresh=is_fresh, jitter=jitter, may_heal=True, least=retry_after or 0)
         case Unreadable(detail, evidence):
@@ -100,7 +105,10 @@ def _pause(reason: str, detail: str, seconds: float, jitter: float) -> Verdict:
 def _back_off(
     detail: str, attempts: int, *, is_fresh: bool, jitter: float, may_heal: bool, least: float = 0
 ) -> Verdict:
-    if attempts >= MAX_ATTEMPTS:
-        return Verdict(detail, STALE_DELAY * (1 + jitter) if may_heal else None, is_dead=True)
     longest = _doubled(attempts, FRESH_DELAY if is_fresh else STALE_DELAY)
-    return Verdict(detail, max(longest * (0.5 + 0.5 * jitter), least))
+    delay = max(longest * (0.5 + 0.5 * jitter), least)
+    if attempts >= MAX_ATTEMPTS:
+        # Dead is for people to see. Where Meld may be at fault, it is tried again all the same: nobody else may ever
+        # speak of this connection, and an outage must not leave it behind.
+        return Verdict(detail, delay if may_heal else None, is_dead=True)
+    return Verdict(detail, delay)

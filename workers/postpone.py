@@ -22,14 +22,19 @@ def postpone(database: Database, session: Session, claim: Claim, failure: Failur
     """
     _fence(session, claim)
     # Reads that were under way when somebody else's failure began the pause say nothing new about Meld.
-    is_news = claim.is_probe or gate.current(session) is None
-    failures = gate.count(session, claim.connection_id, speaks_of_meld=_speaks_of_meld(failure)) if is_news else 0
+    pause = gate.current(session)
+    is_news = claim.is_probe or pause is None
+    # Its refusal before closed the gate, and only another connection's good answer can have opened it since.
+    is_own = isinstance(failure, Refused) and pause is None and claim.error == failure.detail
+    speaks_of_meld = isinstance(failure, Throttled | Refused) and not is_own
+    failures = gate.count(session, claim.connection_id, speaks_of_meld=speaks_of_meld) if is_news else 0
     verdict = judge(
         failure,
         attempts=claim.attempts,
         failures=failures,
         is_fresh=_is_fresh(database, session, claim.connection_id),
         jitter=jitter,
+        is_own=is_own,
     )
     if is_news:
         _steer_gate(database, session, claim, failure, verdict)
@@ -47,10 +52,6 @@ def _steer_gate(database: Database, session: Session, claim: Claim, failure: Fai
         gate.open_(session)
     elif claim.is_probe:
         gate.close(database, session, reason="unavailable", detail=verdict.detail, seconds=PAUSE_SECONDS)
-
-
-def _speaks_of_meld(failure: Failure) -> bool:
-    return isinstance(failure, Throttled | Refused)
 
 
 def _fence(session: Session, claim: Claim) -> None:

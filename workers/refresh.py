@@ -16,7 +16,7 @@ from runtime.clock import Clock
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.meld import Absent, Found, Outcome, Unavailable
+from schemas.meld import Absent, Found, Outcome, Unavailable, Unreadable
 from workers.apply import Applied, OutrunError, apply, believes_absence, dismiss, is_only_listed
 from workers.claim import Claim, release, take
 from workers.mirror import Reading
@@ -108,7 +108,7 @@ class Refresh:
         outcome = self._read(claim)
         self._metrics.reads.labels(type(outcome).__name__.lower()).inc()
         self._metrics.read_seconds.observe(monotonic() - began)
-        applied = self._settle(claim, outcome, began_at)
+        applied = self._settle_somehow(claim, outcome, began_at)
         for type_ in applied.types:
             self._metrics.events.labels(type_).inc()
         if applied.types:
@@ -121,6 +121,18 @@ class Refresh:
             # Every attempt ended without a word, so something about it kills the process that reads it.
             return Unavailable("every attempt ended without an outcome: the worker's process died")
         return self._reader.read(claim.connection_id)
+
+    def _settle_somehow(self, claim: Claim, outcome: Outcome, began_at: datetime) -> Applied:
+        try:
+            return self._settle(claim, outcome, began_at)
+        except (OutrunError, OutOfReachError):
+            raise
+        except Exception as error:
+            # Whatever Meld's answer is made of: it is this connection's failure, with attempts and an end, and not
+            # one of the process that would repeat itself with every lease.
+            log.exception("answer not stored", connection_id=claim.connection_id)
+            failure = Unreadable(f"the answer cannot be stored ({type(error).__name__})")
+            return self._settle(claim, failure, began_at)
 
     def _settle(self, claim: Claim, outcome: Outcome, began_at: datetime) -> Applied:
         ended_at = self._clock()

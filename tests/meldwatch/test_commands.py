@@ -206,6 +206,35 @@ def test_a_port_that_is_taken_is_named(served: Deployment) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_a_second_service_on_one_file_is_refused(served: Deployment) -> None:
+    """On SQLite ``up`` serves alone: another says so, and a killed one leaves nothing in the way."""
+    if not served.environment["MELDWATCH_DATABASE_URL"].startswith("sqlite"):
+        pytest.skip("PostgreSQL is served by any number")
+
+    second = served.run("up", "--port", "0")
+    served.processes[0].kill()
+    served.processes[0].wait()
+    served.start("up")
+    served.wait_until_ready()
+
+    assert (second.returncode, "another `meldwatch up`" in second.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["folder", "garbage"])
+def test_a_path_that_is_no_database_is_named(tmp_path: Path, kind: str) -> None:
+    """A folder that is not there, or a file that is no database: one line, no traceback, no token made."""
+    path = tmp_path / ("missing/new.db" if kind == "folder" else "garbage.db")
+    if kind == "garbage":
+        path.write_bytes(b"this is no database" * 100)
+    with deployed(tmp_path, f"sqlite:///{path}", "memory://") as deployment:
+        ended = deployment.run("up", MELDWATCH_ADMIN_TOKENS="")
+
+    assert ended.returncode in {2, 3}
+    assert ended.stderr.strip().count("\n") == 0
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.glob("**/*.admin-token"))
+
+
 def test_the_demo_shows_events_within_seconds(tmp_path: Path) -> None:
     """``up --demo`` needs no setting, prints events, and ends with success when it is told to."""
     command = [*COMMAND, "up", "--demo", "--port", "0"]

@@ -143,3 +143,35 @@ def test_the_original_is_left_alone() -> None:
     redact(document)
 
     assert document == {"details": {"accessToken": WORD}}
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"accessTokens": ["KEY-123456"]},
+        {"tokens": {"a": "KEY-123456"}},
+        {"raw": '{"accessToken": "KEY-123456", "itemId": "i"}'},
+        {"raw": '[{"nested": "{\\"password\\": \\"KEY-123456\\"}"}]'},
+        {"url": "https://example.com/cb?access_token=KEY-123456&x=1"},
+        {"url": "https://user:KEY-123456@example.com/"},
+        {"note": "sent with Bearer KEY-123456 just now"},
+        {"otp": "KEY-123456"},
+        {"passcode": "KEY-123456"},
+        {"basicAuth": "KEY-123456"},
+        {"auth": {"code": "KEY-123456"}},
+        {"oauth": {"code": "KEY-123456"}},
+        {"securityAnswer": "KEY-123456"},
+        {"certificate": "KEY-123456"},
+    ],
+    ids=lambda details: next(iter(details)),
+)
+def test_a_credential_in_other_clothes_is_gone(details: dict[str, object]) -> None:
+    """Plurals, groups, JSON in a text, URLs and sentences: what a provider may wrap a credential in."""
+    assert "KEY-123456" not in json.dumps(redact({"serviceProviderDetails": details}))
+
+
+def test_what_is_no_credential_stays_as_it_is() -> None:
+    """Texts that look a little like one: JSON without secrets to the letter, URLs with an honest query, sentences."""
+    details = {"raw": '{"itemId":  "i"}', "url": "https://example.com/?page=2", "note": "Basic Bank, bearer of news"}
+
+    assert redact(details) == details

@@ -534,3 +534,72 @@ def test_a_probe_that_meld_answers_ends_the_pause(
     refresh.refresh("c2")
 
     assert reader.reads["c2"] == 1
+
+
+def test_an_outage_that_only_one_connection_meets_is_caught_up_with(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """Given up or not, a connection with a fresh webhook is tried again within half a minute until Meld answers."""
+    store(database, body("c1"))
+    reader.answers["c1"] = Unavailable("Meld answered 500")
+    for _ in range(MAX_ATTEMPTS + 5):
+        make_due(database)
+        refresh.refresh("c1")
+
+    job = job_of(database, "c1")
+    assert job.due_at is not None
+    assert (job.due_at - datetime.now(UTC)).total_seconds() <= 30
+    reader.answers["c1"] = found("c1")
+    make_due(database)
+    refresh.refresh("c1")
+    assert states_of(database) == ["processed"]
+
+
+def test_one_connection_that_is_refused_alone_holds_up_nobody(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """A 403 of one connection while others are read well becomes that connection's failure, with an end."""
+    reader.answers["bad"] = Refused("Meld answered 403")
+    store(database, body("bad"))
+    paused = 0
+    for number in range(MAX_ATTEMPTS + 2):
+        make_due(database)
+        refresh.refresh("bad")
+        with database.read() as session:
+            paused += gate.current(session) is not None
+        store(database, body(f"c{number}"))
+        make_due(database)
+        refresh.refresh(f"c{number}")
+
+    assert paused == 1
+    assert job_of(database, "bad").failed_at is not None
+    assert states_of(database).count("processed") == MAX_ATTEMPTS + 2
+
+
+def test_an_answer_that_cannot_be_stored_is_that_connections_failure(
+    database: Database, refresh: Refresh, reader: ScriptedReader
+) -> None:
+    """Whatever an answer breaks on its way into the database, the claim is given back with the reason on the row."""
+    strange = found("c1")
+    object.__setattr__(strange.snapshot, "service_provider_details", {"object": object()})
+    reader.answers["c1"] = strange
+    store(database, body("c1"))
+
+    refresh.refresh("c1")
+
+    job = job_of(database, "c1")
+    assert (job.lease_token, "cannot be stored" in (job.error or "")) == (None, True)
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+10:00", "yesterday", 12])
+def test_a_time_beyond_the_calendar_is_none(
+    database: Database, refresh: Refresh, reader: ScriptedReader, time: object
+) -> None:
+    """The connection is mirrored all the same."""
+    reader.answers["c1"] = found("c1", successfullyAggregatedAt=time)
+    store(database, body("c1"))
+
+    refresh.refresh("c1")
+
+    (connection,) = all_rows(database, Connection)
+    assert connection.aggregated_at is None
