@@ -206,16 +206,16 @@ def test_a_port_that_is_taken_is_named(served: Deployment) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_second_service_on_one_file_is_refused(served: Deployment) -> None:
+def test_a_second_service_on_one_file_is_refused(sqlite_url: str, tmp_path: Path) -> None:
     """On SQLite ``up`` serves alone: another says so, and a killed one leaves nothing in the way."""
-    if not served.environment["MELDWATCH_DATABASE_URL"].startswith("sqlite"):
-        pytest.skip("PostgreSQL is served by any number")
-
-    second = served.run("up", "--port", "0")
-    served.processes[0].kill()
-    served.processes[0].wait()
-    served.start("up")
-    served.wait_until_ready()
+    with deployed(tmp_path, sqlite_url, "memory://") as deployment:
+        first = deployment.start("up")
+        deployment.wait_until_ready()
+        second = deployment.run("up", "--port", "0")
+        first.kill()
+        first.wait()
+        deployment.start("up")
+        deployment.wait_until_ready()
 
     assert (second.returncode, "another `meldwatch up`" in second.stderr) == (2, True)
 
