@@ -6,7 +6,7 @@ Any number of hints meanwhile raise the job's number, and cost one more read.
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import or_, update
+from sqlalchemy import case, or_, update
 from sqlmodel import Session, col, select
 
 from runtime import gate, jobs
@@ -145,4 +145,6 @@ def _defer(session: Session, connection_id: str) -> None:
 
 
 def _given_back() -> dict[str, Any]:
-    return {"lease_token": None, "leased_until": None, "attempts": Job.attempts - 1}
+    # A webhook that came meanwhile has given it all attempts anew.
+    attempts = case((col(Job.attempts) > 0, Job.attempts - 1), else_=0)
+    return {"lease_token": None, "leased_until": None, "attempts": attempts}

@@ -20,7 +20,7 @@ def postpone(database: Database, session: Session, claim: Claim, failure: Failur
     Raises:
         OutrunError: Where the claim is no longer the newest; nothing is written then.
     """
-    _fence(session, claim)
+    is_raised = _fence(session, claim)
     # Reads that were under way when somebody else's failure began the pause say nothing new about Meld.
     pause = gate.current(session)
     is_news = claim.is_probe or pause is None
@@ -30,7 +30,7 @@ def postpone(database: Database, session: Session, claim: Claim, failure: Failur
     failures = gate.count(session, claim.connection_id, speaks_of_meld=speaks_of_meld) if is_news else 0
     verdict = judge(
         failure,
-        attempts=claim.attempts,
+        attempts=0 if is_raised else claim.attempts,
         failures=failures,
         is_fresh=_is_fresh(database, session, claim.connection_id),
         jitter=jitter,
@@ -38,7 +38,7 @@ def postpone(database: Database, session: Session, claim: Claim, failure: Failur
     )
     if is_news:
         _steer_gate(database, session, claim, failure, verdict)
-    _put_off(database, session, claim, verdict)
+    _put_off(database, session, claim, verdict, is_raised=is_raised)
     if verdict.is_dead:
         mark_webhooks(session, claim, failed_at=database.now(), error=verdict.detail)
     return verdict
@@ -54,10 +54,18 @@ def _steer_gate(database: Database, session: Session, claim: Claim, failure: Fai
         gate.close(database, session, reason="unavailable", detail=verdict.detail, seconds=PAUSE_SECONDS)
 
 
-def _fence(session: Session, claim: Claim) -> None:
-    fence = update(Job).where(col(Job.connection_id) == claim.connection_id, col(Job.lease_token) == claim.token)
-    if session.exec(fence.values(lease_token=None, leased_until=None)).rowcount != 1:
+def _fence(session: Session, claim: Claim) -> bool:
+    """Pass the fence. Return whether a later read is owed already: a wish of its own, with all attempts before it."""
+    fence = (
+        update(Job)
+        .where(col(Job.connection_id) == claim.connection_id, col(Job.lease_token) == claim.token)
+        .values(lease_token=None, leased_until=None)
+        .returning(col(Job.requested) > claim.generation)
+    )
+    row = session.exec(fence).one_or_none()
+    if row is None:
         raise OutrunError(claim.connection_id)
+    return bool(row[0])
 
 
 def _is_fresh(database: Database, session: Session, connection_id: str) -> bool:
@@ -67,11 +75,12 @@ def _is_fresh(database: Database, session: Session, connection_id: str) -> bool:
     return bool(session.exec(newest.order_by(col(Webhook.id).desc()).limit(1)).first())
 
 
-def _put_off(database: Database, session: Session, claim: Claim, verdict: Verdict) -> None:
+def _put_off(database: Database, session: Session, claim: Claim, verdict: Verdict, *, is_raised: bool) -> None:
+    attempts = Job.attempts if verdict.costs_attempt else Job.attempts - 1
     values: dict[str, Any] = {
         "due_at": database.now(verdict.delay) if verdict.delay is not None else None,
         "error": verdict.detail,
-        "attempts": Job.attempts if verdict.costs_attempt else Job.attempts - 1,
+        "attempts": 0 if is_raised else attempts,
     }
     if verdict.is_dead:
         values["failed_at"] = database.now()
