@@ -41,8 +41,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which optional real parts were missing, and what was therefore not run."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    missed = sorted({report.nodeid for report in skipped if servers.RABBITMQ_MISSING in str(report.longrepr)})
+    reports = [report for kind in ("skipped", "error") for report in terminalreporter.stats.get(kind, [])]
+    missed = sorted({report.nodeid for report in reports if servers.RABBITMQ_MISSING in str(report.longrepr)})
     terminalreporter.section("optional real parts")
     if not missed:
         terminalreporter.line("None was missing.")
