@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from schemas.events import Event
-from service.reconcile import Report
+from service.report import Report
 
 
 def rows(items: Iterable[BaseModel], columns: Sequence[str], *, as_json: bool) -> None:

@@ -12,8 +12,9 @@ from sqlmodel import Session, col, select
 from runtime import gate, jobs, logs
 from runtime.database import Database
 from runtime.errors import OutOfReachError
-from schemas.tables import Job, Lease
+from schemas.tables import Job
 from service.overdue import raise_overdue
+from service.turn import Turn
 
 log = logs.get(__name__)
 
@@ -50,7 +51,7 @@ class ClockWork:
     ) -> None:
         self._database = database
         self._call = call
-        self._holder = holder
+        self._turn = Turn(database=database, name=NAME, holder=holder, seconds=LEASE_SECONDS)
         self._fresh_seconds = fresh_seconds
         self._passes = 0
         self._is_stopping = threading.Event()
@@ -76,19 +77,11 @@ class ClockWork:
             OutOfReachError: Where the database or the broker does not answer; the next pass tries again.
         """
         with self._database.write() as session:
-            if not self._take_turn(session):
+            if not self._turn.take(session):
                 return 0
             calls = [*self._overdue(session), *self._due(session)]
         self._call(calls)
         return len(calls)
-
-    def _take_turn(self, session: Session) -> bool:
-        now, until = self._database.now(), self._database.now(LEASE_SECONDS)
-        mine = {"holder": self._holder, "until": until, "ran_at": now}
-        lease = self._database.insert(Lease).values(name=NAME, **mine)
-        is_free = (col(Lease.until) < now) | (col(Lease.holder) == self._holder)
-        upsert = lease.on_conflict_do_update(index_elements=["name"], set_=mine, where=is_free)
-        return session.exec(upsert.returning(col(Lease.name))).one_or_none() is not None
 
     def _overdue(self, session: Session) -> list[str]:
         """Ask once in a while for what nobody has spoken of for too long; not while reads rest."""

@@ -1,6 +1,5 @@
 """Hint: what a verified body says, as far as it can be read. Nothing is taken as state, and nothing is refused."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from runtime.parse import ParseError, clean, parse
@@ -28,7 +27,7 @@ def read_hint(body: bytes) -> Hint:
         account_id=_id(envelope.get("accountId")),
         connection_id=_id(fields.get("connectionId")),
         status=_status(type_, fields),
-        occurred_at=_time(envelope.get("timestamp")),
+        occurred_at=lenient_time(envelope.get("timestamp")),
     )
 
 
@@ -48,12 +47,3 @@ def _id(value: object) -> str | None:
 
 def _text(value: object) -> str | None:
     return clean(value)[:LONGEST_ID] if isinstance(value, str) and value else None
-
-
-def _time(value: object) -> datetime | None:
-    """Return the time in UTC, or None: at the calendar's ends an offset leads to a time that no database gives back."""
-    time = lenient_time(value)
-    try:
-        return time.astimezone(UTC) if time is not None else None
-    except OverflowError:
-        return None

@@ -6,11 +6,10 @@ page. One runs at a time, whichever process it is in. It heeds the workers' paus
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy import or_, update
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from runtime import gate, jobs, logs
@@ -19,7 +18,9 @@ from runtime.database import Database
 from runtime.errors import MeldwatchError, OutOfReachError
 from schemas.meld import TERMINAL, Page, PageOutcome, Refused, Snapshot, Throttled, Unavailable, Unreadable
 from schemas.tables import Connection, Job, Lease, Sweep
-from service.drift import KINDS, MOST_EXAMPLES, Kind, compare
+from service.drift import compare
+from service.report import Report, count, report_of
+from service.turn import Turn
 
 log = logs.get(__name__)
 
@@ -49,22 +50,6 @@ class Lister(Protocol):
 
 Adopt = Callable[[Session, Sequence[Snapshot], datetime, datetime], tuple[list[str], list[str]]]
 """Takes never-seen connections into the mirror; returns those taken, and the workers to call."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a reconcile came to."""
-
-    pages: int
-    listed: int
-    unreadable: int
-    drift: dict[Kind, int]
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether the mirror was as Meld says."""
-        return not any(self.drift.values())
 
 
 class Reconcile:
@@ -100,6 +85,7 @@ class Reconcile:
         self._clock = clock
         self._holder = holder
         self._lease_seconds = lease_seconds
+        self._turn = Turn(database=database, name=NAME, holder=holder, seconds=lease_seconds)
         self._wait = wait
 
     def run(self, progress: Callable[[Sweep], None] = lambda _sweep: None) -> Report:
@@ -173,18 +159,12 @@ class Reconcile:
 
     def _hold(self, session: Session) -> None:
         """Take the lease, or make it last: one reconcile at a time, whichever process it is in."""
-        now = self._database.now()
-        mine = {"holder": self._holder, "until": self._database.now(self._lease_seconds), "ran_at": now}
-        lease = self._database.insert(Lease).values(name=NAME, **mine)
-        is_free = or_(col(Lease.until) < now, col(Lease.holder) == self._holder)
-        upsert = lease.on_conflict_do_update(index_elements=["name"], set_=mine, where=is_free)
-        if session.exec(upsert.returning(col(Lease.name))).one_or_none() is None:
+        if not self._turn.take(session):
             raise BusyError("Another reconcile is running. Wait until it has ended.")
 
     def _end(self) -> None:
         with suppress(OutOfReachError), self._database.write() as session:
-            mine = update(Lease).where(col(Lease.name) == NAME, col(Lease.holder) == self._holder)
-            session.exec(mine.values(until=self._database.now()))
+            self._turn.leave(session)
 
     def _page(self, after: str | None) -> Page:
         """Read a page, whatever it takes within bounds: pauses are waited for, failures tried again."""
@@ -242,8 +222,8 @@ class Reconcile:
             session.exec(update(Connection).where(col(Connection.id).in_(ids)).values(sweep_id=sweep.id))
             sweep.after, sweep.pages = page.after or sweep.after, sweep.pages + 1
             sweep.listed, sweep.unreadable = sweep.listed + len(ids), sweep.unreadable + page.unreadable
-            _count(sweep, "unseen", adopted)
-            _count(sweep, "changed", drift.changed)
+            count(sweep, "unseen", adopted)
+            count(sweep, "changed", drift.changed)
         self._call_workers(calls)
         return sweep
 
@@ -260,7 +240,7 @@ class Reconcile:
                 sweep = session.merge(sweep)
                 missing = self._missing(session, sweep, after)
                 calls = jobs.raise_jobs(self._database, session, missing, "reconcile")
-                _count(sweep, "missing", missing)
+                count(sweep, "missing", missing)
                 if len(missing) < CHUNK:
                     sweep.finished_at = session.exec(select(self._database.now())).one()
             self._call_workers(calls)
@@ -291,22 +271,3 @@ class Reconcile:
 
 def _names(snapshot: Snapshot) -> set[str]:
     return {snapshot.id, *snapshot.duplicate_ids, snapshot.primary_duplicate_id or snapshot.id}
-
-
-def report_of(sweep: Sweep) -> Report:
-    """Return what a reconcile came to, or has come to so far."""
-    return Report(
-        pages=sweep.pages,
-        listed=sweep.listed,
-        unreadable=sweep.unreadable,
-        drift={kind: getattr(sweep, kind) for kind in KINDS},
-        examples=sweep.examples,
-    )
-
-
-def _count(sweep: Sweep, kind: Kind, ids: Collection[str]) -> None:
-    if not ids:
-        return
-    setattr(sweep, kind, getattr(sweep, kind) + len(ids))
-    known = sweep.examples.get(kind, [])
-    sweep.examples = {**sweep.examples, kind: [*known, *ids][:MOST_EXAMPLES]}

@@ -14,7 +14,8 @@ from runtime.errors import OutOfReachError
 from schemas import tables
 from schemas.meld import Page, PageOutcome, Refused, Snapshot, Throttled, Unavailable
 from schemas.tables import Connection, Job, Sweep
-from service.reconcile import BusyError, Reconcile, Report
+from service.reconcile import BusyError, Reconcile
+from service.report import Report
 from tests.inbox import body, store
 from tests.workers.meldlike import ScriptedReader, document, found, refresh_on
 from workers.adopt import Adopt
