@@ -147,6 +147,25 @@ def test_refused_credentials_are_probed_at_least_every_thirty_seconds(*, failure
     assert judged.reason == "refused"
 
 
+@given(attempts=attempts, failures=failures, jitter=jitters, is_fresh=st.booleans())
+def test_a_refusal_of_one_connection_pauses_nobody(
+    *, attempts: int, failures: int, jitter: float, is_fresh: bool
+) -> None:
+    """Where others are let in, a connection that is refused again speaks of itself: it is tried on, and seen."""
+    judged = judge(
+        Refused("Meld answered 403"),
+        attempts=attempts,
+        failures=failures,
+        is_fresh=is_fresh,
+        jitter=jitter,
+        is_own=True,
+    )
+
+    assert (judged.pause, judged.costs_attempt, judged.is_dead) == (None, True, attempts >= MAX_ATTEMPTS)
+    assert judged.delay is not None
+    assert judged.delay <= (FRESH_DELAY if is_fresh else STALE_DELAY)
+
+
 @pytest.mark.parametrize("is_fresh", [True, False])
 @pytest.mark.parametrize("failure", [*HOPELESS, Unavailable("x")], ids=repr)
 def test_delays_grow(*, failure: Failure, is_fresh: bool) -> None:
