@@ -22,7 +22,7 @@ from runtime.meld import Meld
 from runtime.metrics import Metrics
 from schemas.events import DATA
 from schemas.events import Event as CloudEvent
-from schemas.meld import Found, Outcome, Snapshot
+from schemas.meld import Found, Snapshot
 from schemas.tables import Connection, Event, Job, Observation
 from tests.inbox import body, store
 from tests.meldwatch.wire import serving
@@ -450,19 +450,3 @@ def test_no_secret_of_an_answer_is_stored(database: Database, meld: Meld) -> Non
     assert mirror(database).service_provider == "PLAID"
     assert mirror(database).document["unknownField"] == {"kept": "yes"}
     assert events(database)[0].data["connection"]["service_provider_details"]["itemId"] == "item-is-kept"
-
-
-def test_an_answer_that_cannot_be_stored_is_a_failure(
-    database: Database, refresh: Refresh, reader: ScriptedReader
-) -> None:
-    """Text that no database takes does not kill worker after worker: it is put off like what cannot be read."""
-    outcome: Outcome = found("c1", institutionName="\ud800")
-    store(database, body("c1"))
-    reader.answers["c1"] = outcome
-
-    refresh.refresh("c1")
-
-    (job,) = rows(database, Job)
-    assert (job.lease_token, job.completed, job.attempts) == (None, 0, 1)
-    assert "cannot be stored" in job.error
-    assert rows(database, Connection) == []
