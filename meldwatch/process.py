@@ -28,11 +28,12 @@ class Part(Protocol):
         """Return whether it does its work; a process with a dead part ends, so that it is started anew."""
 
 
-def run(parts: Sequence[Part]) -> int:
+def run(parts: Sequence[Part], *, stop_seconds: float = STOP_SECONDS) -> int:
     """Run parts until SIGTERM or SIGINT comes, or until one of them dies; return the exit code.
 
     Args:
         parts: In the order of starting; what uses another comes after it.
+        stop_seconds: How long they may take to stop; then the process ends without them, with the same exit code.
     """
     stopping = threading.Event()
 
@@ -42,6 +43,7 @@ def run(parts: Sequence[Part]) -> int:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
+    code = 1
     started: list[Part] = []
     try:
         for part in parts:
@@ -49,9 +51,9 @@ def run(parts: Sequence[Part]) -> int:
             started.append(part)
         code = _watch(parts, stopping)
     finally:
-        _end_at_the_latest()
+        _end_at_the_latest(stop_seconds, code)
         for part in reversed(started):
-            part.stop()
+            _stop(part)
     return code
 
 
@@ -64,8 +66,16 @@ def _watch(parts: Sequence[Part], stopping: threading.Event) -> int:
     return 0
 
 
-def _end_at_the_latest() -> None:
+def _stop(part: Part) -> None:
+    try:
+        part.stop()
+    except Exception:
+        # The others must be stopped all the same, and a signal was obeyed.
+        log.exception("a part of the process did not stop", part=type(part).__name__)
+
+
+def _end_at_the_latest(seconds: float, code: int) -> None:
     """End the process even if a part hangs: everything that matters is committed or leased."""
-    timer = threading.Timer(STOP_SECONDS, os._exit, args=[0])
+    timer = threading.Timer(seconds, os._exit, args=[code])
     timer.daemon = True
     timer.start()
