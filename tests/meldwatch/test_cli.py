@@ -198,8 +198,8 @@ def test_a_database_without_tables_is_named(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_named(served: Deployment) -> None:
-    """A second service on the same port says so in one line."""
-    ended = served.run("up")
+    """A second service, on a file of its own but on the same port, says so in one line."""
+    ended = served.run("up", MELDWATCH_DATABASE_URL="sqlite:///another.db")
 
     assert ended.returncode == 2
     assert "Cannot listen on" in ended.stderr

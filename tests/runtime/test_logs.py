@@ -103,7 +103,7 @@ def test_tracebacks_show_no_values(stream: io.StringIO) -> None:
     assert "hidden-value" not in stream.getvalue()
 
 
-@pytest.mark.parametrize("name", ["uvicorn.access", "dramatiq.worker", "httpcore2.connection", "alembic.runtime"])
+@pytest.mark.parametrize("name", ["uvicorn.asgi", "dramatiq.worker", "httpcore2.connection", "alembic.runtime"])
 def test_chatter_is_left_out(stream: io.StringIO, name: str) -> None:
     """Libraries that tell every step are heard only when something is wrong."""
     logging.getLogger(name).info("GET /webhooks/meld")

@@ -7,6 +7,7 @@ from starlette.testclient import TestClient
 from runtime import gate
 from runtime.clock import utcnow
 from runtime.database import Database
+from schemas.tables import Sweep
 from service.feed import Feed
 from service.gauges import NAMES
 from tests.service import rows
@@ -51,10 +52,24 @@ def test_gauges_tell_how_things_stand(api: Api) -> None:
 
 
 def test_every_gauge_is_there_from_the_beginning(api: Api) -> None:
-    """An alarm needs a 0 to compare with."""
+    """An alarm needs a 0 to compare with; only what a reconcile counts is not known before the first one."""
     values = shown(api.reader.get("/metrics").text)
 
-    assert {**dict.fromkeys(NAMES, 0), "meldwatch_database_up": 1} == values
+    known = [name for name in NAMES if "drift" not in name and "reconciled" not in name]
+    assert {**dict.fromkeys(known, 0), "meldwatch_database_up": 1} == values
+
+
+def test_the_drift_of_the_last_finished_reconcile_is_shown(api: Api) -> None:
+    """By kind; a reconcile that is still under way does not hide it."""
+    started = utcnow() - timedelta(minutes=5)
+    finished = Sweep(started_at=started, finished_at=started, unseen=3, changed=2, missing=1, examples={})
+    rows.store(api.database, finished, Sweep(started_at=utcnow(), unseen=9, examples={}))
+
+    values = shown(api.reader.get("/metrics").text)
+
+    drift = {kind: values[f"meldwatch_drift_{kind}"] for kind in ("unseen", "changed", "missing")}
+    assert drift == {"unseen": 3, "changed": 2, "missing": 1}
+    assert values["meldwatch_reconciled_seconds"] >= 300
 
 
 def test_the_counts_of_the_process_are_there_too(api: Api) -> None:
