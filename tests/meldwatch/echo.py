@@ -2,6 +2,7 @@
 
 import threading
 
+import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -21,7 +22,15 @@ class Echo:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.gate = threading.Event()
-        routes = {"/echo": self._echo, "/slow": self._slow, "/ignore": self._ignore, "/headers": self._headers}
+        routes = {
+            "/broken": self._broken,
+            "/client": self._client,
+            "/echo": self._echo,
+            "/forever": self._forever,
+            "/headers": self._headers,
+            "/ignore": self._ignore,
+            "/slow": self._slow,
+        }
         self.app = Starlette(routes=[Route(path, work, methods=["GET", "POST"]) for path, work in routes.items()])
 
     async def _echo(self, request: Request) -> Response:
@@ -35,6 +44,19 @@ class Echo:
         self._note(request)
         await anyio.to_thread.run_sync(self.gate.wait)
         return Response(b"slow")
+
+    async def _forever(self, request: Request) -> Response:
+        self._note(request)
+        await anyio.sleep_forever()
+        return Response()
+
+    async def _broken(self, request: Request) -> Response:
+        self._note(request)
+        raise RuntimeError("secret")
+
+    async def _client(self, request: Request) -> Response:
+        self._note(request)
+        return Response(f"{request.url.scheme} {request.client.host if request.client else ''}")
 
     async def _ignore(self, request: Request) -> Response:
         self._note(request)
