@@ -116,6 +116,32 @@ def test_a_batch_has_a_bound(shelf: Shelf, background: Background) -> None:
     assert shelf.kept[1:] == crowd
 
 
+def test_a_batch_of_large_bodies_has_a_bound(shelf: Shelf, background: Background) -> None:
+    """Bodies of a mebibyte share commits by the dozen, not by the hundred: a statement must not take too long."""
+    shelf.gate.clear()
+    large = [delivery(body("c1", filler="x" * 1024 * 1024)) for _ in range(40)]
+    with inbox(shelf) as store:
+        first = background.start(put(store, *deliveries(1)))
+        eventually(lambda: shelf.sizes)
+        crowded = background.start(crowd_in(store, large))
+        eventually(lambda: store._queue.qsize() == len(large))
+        shelf.gate.set()
+        assert (first.result(5), crowded.result(5)) == (STORED, STORED)
+
+    assert shelf.sizes == [1, 16, 16, 8]
+
+
+def test_a_crowd_of_the_largest_bodies_is_stored(postgres_url: str) -> None:
+    """A hundred webhooks of a mebibyte that come at once are stored well before Meld loses its patience."""
+    database = Database(postgres_url)
+    large = [delivery(body("c1", filler="x" * 1024 * 1000)) for _ in range(100)]
+    with inbox(database) as store:
+        results = put_all(store, large)
+    database.close()
+
+    assert set(results) == {STORED}
+
+
 async def crowd_in(store: Inbox, crowd: Sequence[Delivery]) -> str:
     results = await asyncio.gather(*(put(store, each) for each in crowd))
     return STORED if set(results) == {STORED} else str(set(results))
