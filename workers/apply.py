@@ -64,8 +64,10 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
         decision = replace(decision, siblings=decision.siblings & group.keys())
     is_new = row is None or row.digest != mirror.digest
     types: tuple[str, ...] = ()
-    # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
-    gate.open_(session)
+    # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another. Not for an item
+    # of a list: the item before it may have taken the feed's counter, which comes after the gate.
+    if not reading.is_listed:
+        gate.open_(session)
     mark_webhooks(session, claim, processed_at=database.now(), failed_at=None, error=None)
     calls = follow(database, session, claim, decision, is_owed=is_owed)
     if is_new:

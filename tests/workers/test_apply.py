@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from runtime import jobs
+from runtime import gate, jobs
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.meld import Meld
@@ -24,9 +25,11 @@ from schemas.events import DATA
 from schemas.events import Event as CloudEvent
 from schemas.meld import Found, Snapshot
 from schemas.tables import Connection, Event, Job, Observation
+from tests.eventually import eventually
 from tests.inbox import body, store
 from tests.meldwatch.wire import serving
 from tests.workers.meldlike import ScriptedReader, document, found
+from workers.adopt import Adopt
 from workers.apply import Applied, apply
 from workers.claim import Claim, take
 from workers.mirror import Reading
@@ -450,3 +453,51 @@ def test_no_secret_of_an_answer_is_stored(database: Database, meld: Meld) -> Non
     assert mirror(database).service_provider == "PLAID"
     assert mirror(database).document["unknownField"] == {"kept": "yes"}
     assert events(database)[0].data["connection"]["service_provider_details"]["itemId"] == "item-is-kept"
+
+
+# Locks: the counter is taken last.
+
+
+def waiting(url: str) -> int:
+    """Return how many sessions of the database wait for a lock."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_page_of_the_list_does_not_deadlock_with_a_read(postgres_url: str) -> None:
+    """A page takes the feed's counter with its first connection; nothing that reads lock before that comes after it."""
+    database = Database(postgres_url)
+    numbers = itertools.count()
+    wish(database, "read")
+    page = [found("first").snapshot, found("second").snapshot]
+    with database.write() as session:
+        jobs.lock(database, session, ["first", "second"])
+
+    def take_page() -> None:
+        adopt = Adopt(database=database, token=lambda: f"page {next(numbers)}")
+        with database.write() as session:
+            adopt(session, page, BEGAN, BEGAN)
+
+    def read_one() -> None:
+        eventually(lambda: waiting(postgres_url) == 1)
+        with database.write() as session:
+            gate.count(session, "another", speaks_of_meld=True)
+        refresher(database, ScriptedReader(), lambda: "token").refresh("read")
+
+    def let_go() -> None:
+        eventually(lambda: waiting(postgres_url) == 2)
+        holder.rollback()
+
+    with psycopg.connect(postgres_url) as holder:
+        # Between its connections the page waits here for as long as the test wants.
+        holder.execute("SELECT 1 FROM job WHERE connection_id = 'second' FOR UPDATE")
+        errors = together(take_page, read_one, let_go)
+    shown = [(event.connection_id, event.position) for event in events(database)]
+    database.close()
+
+    assert errors == []
+    assert shown == [("first", 1), ("second", 2), ("read", 3)]
