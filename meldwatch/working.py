@@ -8,7 +8,7 @@ from workers.refresh import Refresh
 
 log = logs.get(__name__)
 
-POLL_MILLISECONDS = 40
+POLL_MILLISECONDS = 20
 """How often an idle worker looks for messages in Redis. Dramatiq's second would be most of an event's latency."""
 
 STOP_MILLISECONDS = 3_000

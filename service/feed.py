@@ -18,7 +18,7 @@ from schemas.tables import Counter
 
 log = logs.get(__name__)
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.03
 FAILED_SECONDS = 1.0
 """The pause after a look that failed."""
 
