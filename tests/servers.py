@@ -107,7 +107,7 @@ class Server:
         )
         assert self._keeper.stdout is not None
         with self._keeper.stdout as line:
-            self.pid = int(line.readline() or 0)
+            self.pid = int(line.readline())
         run.servers.append(self)
 
     def wait_for(self, is_ready: Callable[[], bool]) -> bool:
