@@ -21,9 +21,9 @@ CONCURRENCIES = (32, 128)
 TARGETS = {("PostgreSQL", 32): 1.3, ("PostgreSQL", 128): 1.8}
 """Times the rate of the floor that inserts."""
 
-ROUNDS = 5
-WHOLE_ROUNDS = 3
-SECONDS = 5
+ROUNDS = 3
+WHOLE_ROUNDS = 1
+SECONDS = 3
 WARM_SECONDS = 1
 CONNECTIONS = 2_000
 NOWHERE = "http://127.0.0.1:9"
