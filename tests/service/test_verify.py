@@ -1,5 +1,6 @@
 import base64
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -182,6 +183,17 @@ def test_iso_times_have_any_number_of_digits(timestamp: bytes, microsecond: int 
 def test_a_time_is_read_in_every_form(timestamp: bytes) -> None:
     """ISO 8601 with offsets or without (UTC then), and Unix seconds or milliseconds, name one moment."""
     assert signature_time(timestamp) == datetime(2022, 5, 26, 20, 25, 17, tzinfo=UTC)
+
+
+def test_a_time_without_an_offset_is_utc_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine stands decides nothing."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    moment = signature_time(b"2022-05-26T20:25:17")
+    monkeypatch.undo()
+    time.tzset()
+
+    assert moment == datetime(2022, 5, 26, 20, 25, 17, tzinfo=UTC)
 
 
 @given(st.datetimes(min_value=datetime(1973, 3, 4), max_value=datetime(5000, 1, 1)))  # noqa: DTZ001 - hypothesis wants it
