@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, update
@@ -101,16 +102,15 @@ class PostgresTable:
 
     def _insert(self, deliveries: Sequence[Delivery]) -> list[str]:
         rows = [_columns(event_id_of(delivery), delivery) for delivery in deliveries]
-        names = rows[0].keys()
-        batch = {name: [row[name] for row in rows] for name in names}
-        batch["headers"] = [json.dumps(headers) for headers in batch["headers"]]
+        bodies = [row.pop("body") for row in rows]
+        batch = {"rows": json.dumps(rows, default=datetime.isoformat, ensure_ascii=False), "bodies": bodies}
         stored, calls = self._execute(INSERT, batch)
-        repeats = Counter(batch["event_id"]) - Counter(stored or ())
+        repeats = Counter(row["event_id"] for row in rows) - Counter(stored or ())
         if repeats:
             self._execute(COUNT, {"event_id": list(repeats.keys()), "times": list(repeats.values())})
         return list(calls or ())
 
-    def _execute(self, statement: str, parameters: dict[str, list[Any]]) -> Any:  # noqa: ANN401 - one row
+    def _execute(self, statement: str, parameters: dict[str, Any]) -> Any:  # noqa: ANN401 - one row
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         return self._connection.exec_driver_sql(statement, parameters).one()
@@ -141,10 +141,12 @@ def _columns(event_id: str, delivery: Delivery) -> dict[str, Any]:
 # The rules of a raise are those of runtime/jobs.py with trigger "webhook".
 _INSERT = """
 WITH incoming AS (
-    SELECT * FROM unnest(
-        %(event_id)s::text[], %(type)s::text[], %(account_id)s::text[], %(connection_id)s::text[],
-        %(hint_status)s::text[], %(occurred_at)s::timestamptz[], %(signed_at)s::timestamptz[], %(url)s::text[],
-        %(headers)s::text[], %(body)b::bytea[]
+    SELECT * FROM ROWS FROM (
+        json_to_recordset(%(rows)s::json) AS (
+            event_id text, type text, account_id text, connection_id text, hint_status text, occurred_at timestamptz,
+            signed_at timestamptz, url text, headers jsonb
+        ),
+        unnest(%(bodies)b::bytea[])
     ) AS t (event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers, body)
 ), stored AS (
     INSERT INTO webhook (
@@ -152,7 +154,7 @@ WITH incoming AS (
         received_at, delivered_at, deliveries, ignored_at
     )
     SELECT
-        event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers::jsonb, body,
+        event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers, body,
         now(), now(), 1, CASE WHEN connection_id IS NULL THEN now() END
     FROM incoming
     ORDER BY event_id COLLATE "C"

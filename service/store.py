@@ -77,6 +77,7 @@ class Inbox:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._run, name="inbox", daemon=True)
         self._is_stopping = False
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
 
     def start(self) -> None:
         """Start the writer."""
@@ -102,12 +103,21 @@ class Inbox:
             raise OutOfReachError("the inbox is stopping" if self._is_stopping else "the inbox is full")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Waiting(delivery, loop, answer))
+        gathered = self._gathered.get(loop)
+        if gathered is None:
+            gathered = self._gathered[loop] = []
+            loop.call_soon(self._hand_over, loop)
+        gathered.append(_Waiting(delivery, loop, answer))
         try:
             async with asyncio.timeout(self._answer_seconds):
                 await answer
         except TimeoutError:
             raise OutOfReachError("the database took too long") from None
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Put what one turn of the loop has gathered: each put wakes the writer, which takes the interpreter's lock."""
+        for waiting in self._gathered.pop(loop):
+            self._queue.put(waiting)
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
