@@ -116,7 +116,12 @@ class Inbox:
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put what one turn of the loop has gathered: each put wakes the writer, which takes the interpreter's lock."""
-        for waiting in self._gathered.pop(loop):
+        gathered = self._gathered.pop(loop)
+        if self._is_stopping:
+            # Behind the end of the queue nobody would ever look at them.
+            _resolve([waiting.answer for waiting in gathered], OutOfReachError("the inbox is stopping"))
+            return
+        for waiting in gathered:
             self._queue.put(waiting)
 
     def _run(self) -> None:

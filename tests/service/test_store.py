@@ -180,6 +180,19 @@ def test_stopping_stores_what_waits_and_refuses_what_comes(shelf: Shelf, backgro
     assert (len(shelf.kept), shelf.is_closed, store.is_alive()) == (700, True, False)
 
 
+def test_what_was_not_handed_over_before_the_end_is_refused_at_once(shelf: Shelf) -> None:
+    """A delivery that came in the turn of its loop in which the inbox stopped is not left to wait."""
+    store = Inbox(table=shelf, wake=lambda _ids: None, metrics=Metrics(), answer_seconds=60)
+    store.start()
+
+    async def run() -> str:
+        waiting = asyncio.ensure_future(put(store, *deliveries(1)))
+        asyncio.get_running_loop().call_soon(store.stop)
+        return await asyncio.wait_for(waiting, 2)
+
+    assert asyncio.run(run()) in {STORED, "the inbox is stopping"}
+
+
 def test_stopping_does_not_wait_for_a_database_that_hangs(shelf: Shelf) -> None:
     """Who stops waits for a while, not for ever."""
     shelf.gate.clear()
