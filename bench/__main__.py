@@ -5,7 +5,7 @@ import sys
 
 from bench import burst, ingest, latency, race, worker
 from bench.report import machine
-from bench.stack import Stack
+from bench.stack import BenchError, Stack
 from tests.servers import Run
 
 FIGURES = {
@@ -18,7 +18,7 @@ FIGURES = {
 
 
 def main() -> int:
-    """Measure; return 0 where every target holds, else 1."""
+    """Measure; return 0 where every target holds, 1 where one does not, 2 where nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; none: all")
     parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
@@ -34,6 +34,9 @@ def main() -> int:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             figures.append(FIGURES[name](stack))
             figures[-1].save()
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     finally:
         run.end()
     print(", ".join(f"{name} {value}" for name, value in machine().items()))

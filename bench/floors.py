@@ -30,7 +30,7 @@ from service.hint import read_hint
 from service.verify import Refusal, Verified, Verifier, Window
 
 POOL = 16
-"""Connections of the floor's pool: eight for each of two cores; more made it slower."""
+"""Connections of the floor's pool."""
 
 COLUMNS = (
     "event_id", "type", "account_id", "connection_id", "hint_status", "occurred_at", "signed_at", "received_at",
