@@ -29,6 +29,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._beside_body = 0
         self._is_in_head = True
+        self._has_begun = False
         self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -47,11 +48,16 @@ class Protocol(HttpToolsProtocol):
         if self._is_refused:
             return
         self._beside_body += len(data)
-        if self._is_in_head:
-            self._start_timer()
         super().data_received(data)
+        if self._is_in_head and (self._has_begun or self._beside_body):
+            self._start_timer()
         if self._beside_body > LONGEST_HEAD:
             self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        """Note that a head has begun."""
+        self._has_begun = True
+        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header, drop a trailer: behind the body nothing can be said that was not bounded and checked."""
@@ -90,6 +96,7 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_message_complete()
         self._is_in_head = True
+        self._has_begun = False
         self._beside_body = 0
         self._stop_timer()
         if self.cycle.response_complete:

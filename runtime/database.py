@@ -5,13 +5,26 @@ SQLite and PostgreSQL run the same statements. What differs is here, and in the 
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, func, literal
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    CursorResult,
+    Engine,
+    Executable,
+    String,
+    TableValuedAlias,
+    bindparam,
+    create_engine,
+    event,
+    func,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -48,6 +61,7 @@ class Database:
         self.is_postgres = parsed.get_backend_name() == "postgresql"
         self._is_timed = clock is None and self.is_postgres
         self.clock = clock or utcnow
+        self._statements: dict[tuple[Callable[..., Executable], tuple[object, ...]], Executable] = {}
         # SQLite has one writer at a time, and who waits for it sleeps and tries again; threads queue up better here.
         self._turn: AbstractContextManager[object] = nullcontext() if self.is_postgres else threading.Lock()
         if self.is_postgres:
@@ -85,7 +99,10 @@ class Database:
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
         try:
-            with Session(engine, expire_on_commit=False) as session:
+            # Rows that are loaded are not looked at again after a statement changed them in the database; to find out
+            # which of them to update costs as much as the statement.
+            options = {"synchronize_session": False}
+            with Session(engine, expire_on_commit=False, execution_options=options) as session:
                 yield session
         except DBAPIError as error:
             raise translate(error) from error
@@ -95,18 +112,48 @@ class Database:
     def now(self, seconds: float = 0) -> ColumnElement[datetime]:
         """Return the present, or the time ``seconds`` from it, for use inside a statement."""
         if self._is_timed:
-            present: ColumnElement[datetime] = func.statement_timestamp(type_=UTCDateTime())
-            return present + func.make_interval(0, 0, 0, 0, 0, 0, seconds) if seconds else present
-        return literal(self.clock() + timedelta(seconds=seconds), UTCDateTime())
+            return _postgres_now(seconds)
+        # The clock is asked when the statement runs, which may have been built long before; by its name one parameter
+        # stands for all mentions of one moment.
+        moment = timedelta(seconds=seconds)
+        return bindparam(f"now{seconds:+g}", type_=UTCDateTime(), callable_=lambda: self.clock() + moment)
+
+    def run(
+        self, session: Session, make: Callable[..., Executable], *fixed: object, **values: object
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Run a statement that is built once and kept: to build one costs several times what sending it does.
+
+        Args:
+            session: An open transaction.
+            make: Builds the statement from this database and what is fixed.
+            fixed: What is the same each time, or nearly so: one statement is kept for each.
+            values: The statement's parameters. Of one that changes rows, none may be named as a column.
+        """
+        statement = self._statements.get((make, fixed))
+        if statement is None:
+            statement = self._statements[make, fixed] = make(self, *fixed)
+        return session.connection().execute(statement, values)
 
     def insert(self, table: type[SQLModel]) -> Insert:
         """Return the dialect's ``INSERT``, which knows ``on_conflict_do_...``."""
         return postgresql.insert(table) if self.is_postgres else sqlite.insert(table)
 
+    def each(self, name: str) -> TableValuedAlias:
+        """Return a list of texts that is a statement's parameter as rows, in its order: one column, ``value``."""
+        if self.is_postgres:
+            return func.unnest(bindparam(name, type_=ARRAY(String))).table_valued("value").render_derived()
+        return func.json_each(bindparam(name, type_=JSON)).table_valued("value")
+
     def close(self) -> None:
         """Close all connections."""
         self._writer.dispose()
         self._reader.dispose()
+
+
+@lru_cache(maxsize=128)
+def _postgres_now(seconds: float) -> ColumnElement[datetime]:
+    present: ColumnElement[datetime] = func.statement_timestamp(type_=UTCDateTime())
+    return present + func.make_interval(0, 0, 0, 0, 0, 0, seconds) if seconds else present
 
 
 def translate(error: DBAPIError) -> DBAPIError | OutOfReachError:

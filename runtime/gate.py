@@ -18,6 +18,13 @@ from schemas.tables import Gate
 NAME = "meld"
 
 
+_CURRENT = select(Gate.reason, Gate.detail, Gate.since, Gate.paused_until).where(Gate.name == NAME)
+_OPEN = (
+    update(Gate)
+    .where(col(Gate.name) == NAME, or_(col(Gate.failures) > 0, col(Gate.paused_until).is_not(None)))
+    .values(failures=0, connection_id=None, reason=None, detail=None, since=None, paused_until=None)
+)
+
 Entry = Literal["open", "probe", "closed"]
 """May a read begin? As usual; as the one that finds out whether the pause is over; or not now."""
 
@@ -34,7 +41,7 @@ class Pause:
 
 def current(session: Session) -> Pause | None:
     """Return the pause that is on, also when its time is up and only a probe may go ahead."""
-    row = session.exec(select(Gate).where(Gate.name == NAME)).first()
+    row = session.connection().execute(_CURRENT).first()
     if row is None or row.paused_until is None or row.since is None:
         return None
     return Pause(row.reason or "", row.detail or "", row.since, row.paused_until)
@@ -57,9 +64,7 @@ def enter(database: Database, session: Session, probe_seconds: float) -> Entry:
 
 def open_(session: Session) -> None:
     """Note a good answer: end the pause and forget the failures before it."""
-    dirty = or_(col(Gate.failures) > 0, col(Gate.paused_until).is_not(None))
-    clean = {"failures": 0, "connection_id": None, "reason": None, "detail": None, "since": None, "paused_until": None}
-    session.exec(update(Gate).where(col(Gate.name) == NAME, dirty).values(**clean))
+    session.connection().execute(_OPEN)
 
 
 def count(session: Session, connection_id: str, *, speaks_of_meld: bool) -> int:

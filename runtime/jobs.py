@@ -7,10 +7,10 @@ deadlock another.
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, false, or_, select, update
+from sqlalchemy import ColumnElement, Executable, Select, and_, case, false, literal, null, or_, select, true, update
 from sqlmodel import Session, col
 
-from runtime.database import Database
+from runtime.database import Database, Insert
 from schemas.jobs import Trigger
 from schemas.tables import Job
 
@@ -24,11 +24,7 @@ def lock(database: Database, session: Session, ids: Collection[str]) -> None:
     One statement makes and locks row by row, in order. Were the missing ones made first, they would be held while a
     lock on an earlier row is waited for; whoever has that one and comes to the new ones would wait in turn.
     """
-    now = database.now()
-    insert = database.insert(Job).values([_idle(connection_id, now) for connection_id in sorted(set(ids))])
-    # A row that is there is locked by the attempt to update it, and stays as it is.
-    unchanged = {"requested": Job.requested}
-    session.exec(insert.on_conflict_do_update(index_elements=["connection_id"], set_=unchanged, where=false()))
+    database.run(session, _lock, ids=sorted(set(ids)))
 
 
 def raise_jobs(
@@ -56,30 +52,8 @@ def raise_jobs(
     """
     if not ids:
         return []
-    now, due = database.now(), database.now(due_in)
-    is_news = trigger == "webhook"
-    is_owed = col(Job.requested) > col(Job.completed)
-    rows = [
-        {**_idle(connection_id, now), "requested": 1, "trigger": trigger, "due_at": due, "depth": depth}
-        | {"woken_at": None if due_in else now}
-        for connection_id in sorted(set(ids))
-    ]
-    insert = database.insert(Job).values(rows)
-    upsert = insert.on_conflict_do_update(
-        index_elements=["connection_id"],
-        set_={
-            "requested": Job.requested + 1,
-            "trigger": trigger,
-            "raised_at": now,
-            "due_at": case((col(Job.due_at) < due, Job.due_at), else_=due),
-            "woken_at": None if due_in else case((callable_now(database), now), else_=Job.woken_at),
-            "attempts": 0 if is_news else case((col(Job.failed_at).is_not(None), 0), else_=Job.attempts),
-            "depth": case((is_owed & (col(Job.depth) < depth), Job.depth), else_=depth),
-            "rechecks": Job.rechecks if trigger == "recheck" else 0,
-            "failed_at": None,
-        },
-    ).returning(col(Job.connection_id), col(Job.woken_at) == col(Job.raised_at))
-    return [connection_id for connection_id, called in session.exec(upsert).all() if called]
+    raised = database.run(session, _raise, trigger, due_in, depth, ids=sorted(set(ids)))
+    return [connection_id for connection_id, is_called in raised if is_called]
 
 
 def take_back_calls(session: Session, ids: Collection[str]) -> None:
@@ -111,16 +85,45 @@ def callable_now(database: Database) -> ColumnElement[bool]:
     )
 
 
-def _idle(connection_id: str, now: ColumnElement[Any]) -> dict[str, Any]:
-    return {
-        "connection_id": connection_id,
-        "requested": 0,
-        "completed": 0,
-        "trigger": "webhook",
-        "raised_at": now,
-        "due_at": None,
-        "woken_at": None,
-        "attempts": 0,
-        "depth": 0,
-        "rechecks": 0,
-    }
+def _lock(database: Database) -> Executable:
+    # A row that is there is locked by the attempt to update it, and stays as it is.
+    unchanged = {"requested": Job.requested}
+    return _insert(database).on_conflict_do_update(index_elements=["connection_id"], set_=unchanged, where=false())
+
+
+def _raise(database: Database, trigger: Trigger, due_in: float, depth: int) -> Executable:
+    now, due = database.now(), database.now(due_in)
+    is_news = trigger == "webhook"
+    is_owed = col(Job.requested) > col(Job.completed)
+    insert = _insert(
+        database, requested=1, trigger=trigger, due_at=due, depth=depth, woken_at=null() if due_in else now
+    )
+    upsert = insert.on_conflict_do_update(
+        index_elements=["connection_id"],
+        set_={
+            "requested": Job.requested + 1,
+            "trigger": trigger,
+            "raised_at": now,
+            "due_at": case((col(Job.due_at) < due, Job.due_at), else_=due),
+            "woken_at": None if due_in else case((callable_now(database), now), else_=Job.woken_at),
+            "attempts": 0 if is_news else case((col(Job.failed_at).is_not(None), 0), else_=Job.attempts),
+            "depth": case((is_owed & (col(Job.depth) < depth), Job.depth), else_=depth),
+            "rechecks": Job.rechecks if trigger == "recheck" else 0,
+            "failed_at": None,
+        },
+    )
+    return upsert.returning(col(Job.connection_id), col(Job.woken_at) == col(Job.raised_at))
+
+
+def _insert(database: Database, **values: object) -> Insert:
+    """Return an ``INSERT`` of a row for each of the parameter ``ids``, in their order; idle but for ``values``."""
+    idle = {"requested": 0, "completed": 0, "trigger": "webhook", "due_at": null(), "woken_at": null()}
+    row = {**idle, "raised_at": database.now(), "attempts": 0, "depth": 0, "rechecks": 0, **values}
+    ids = database.each("ids")
+    # Without a WHERE, SQLite takes ON CONFLICT for a part of the SELECT.
+    rows = select(ids.c.value, *map(_column, row.values())).where(true())
+    return database.insert(Job).from_select(["connection_id", *row], rows)
+
+
+def _column(value: object) -> Any:  # noqa: ANN401 - a column's expression
+    return literal(value) if isinstance(value, str | int) else value

@@ -28,6 +28,10 @@ def _constant(_name: str) -> None:
     return None
 
 
+# Made once: json.loads makes a new one each time that it is told how to read numbers.
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_constant)
+
+
 def clean(text: str) -> str:
     """Return ``text`` with what no database takes (NUL, lone surrogates) replaced by U+FFFD."""
     return text if text.isascii() and "\x00" not in text else text.translate(_TABLE)
@@ -41,9 +45,9 @@ def parse(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     Raises:
         ParseError: Where the bytes are no JSON at all, or are nested deeper than the interpreter can follow.
     """
-    text = body.decode("utf-8-sig", errors="replace")
+    text = body.decode("utf-8", errors="replace").removeprefix("\ufeff")
     try:
-        return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_constant)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ParseError("nested too deep") from None
     except ValueError:

@@ -79,9 +79,6 @@ def assemble(operations: tuple[Operation, ...], access: Access) -> Starlette:
 
 
 def _receiving(receive: Callable[[Request], Awaitable[Response]]) -> Operation:
-    async def handle(request: Request, _query: object) -> Response:
-        return await receive(request)
-
     return Operation(
         method="POST",
         path="/webhooks/meld",
@@ -101,7 +98,7 @@ def _receiving(receive: Callable[[Request], Awaitable[Response]]) -> Operation:
             Answer(status=415, description="The body is encoded.", media_type=None),
             Answer(status=503, description="It could not be stored; send it again.", media_type=None),
         ),
-        handle=handle,
+        handle=lambda request, _query: receive(request),
     )
 
 

@@ -45,11 +45,14 @@ class Table(Protocol):
         """Let go of the database."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
+    """A delivery that waits for its commit. The last of a turn of the loop bears the timer that the turn shares."""
+
     delivery: Delivery
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[None]
+    timer: asyncio.TimerHandle | None = None
 
 
 class Inbox:
@@ -108,19 +111,17 @@ class Inbox:
             gathered = self._gathered[loop] = []
             loop.call_soon(self._hand_over, loop)
         gathered.append(_Waiting(delivery, loop, answer))
-        try:
-            async with asyncio.timeout(self._answer_seconds):
-                await answer
-        except TimeoutError:
-            raise OutOfReachError("the database took too long") from None
+        await answer
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put what one turn of the loop has gathered: each put wakes the writer, which takes the interpreter's lock."""
         gathered = self._gathered.pop(loop)
         if self._is_stopping:
             # Behind the end of the queue nobody would ever look at them.
-            _resolve([waiting.answer for waiting in gathered], OutOfReachError("the inbox is stopping"))
+            _resolve(gathered, OutOfReachError("the inbox is stopping"))
             return
+        late = OutOfReachError("the database took too long")
+        gathered[-1].timer = loop.call_later(self._answer_seconds, _resolve, gathered, late)
         for waiting in gathered:
             self._queue.put(waiting)
 
@@ -171,19 +172,21 @@ class Inbox:
 
 def _settle(batch: Sequence[_Waiting], error: OutOfReachError | None) -> None:
     """Answer all of a batch with one hand-over to the event loop: one each would cost more than the commit."""
-    answers: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    loops: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
     for waiting in batch:
-        answers.setdefault(waiting.loop, []).append(waiting.answer)
-    for loop, futures in answers.items():
+        loops.setdefault(waiting.loop, []).append(waiting)
+    for loop, mine in loops.items():
         with suppress(RuntimeError):  # the loop has ended, and with it the requests
-            loop.call_soon_threadsafe(_resolve, futures, error)
+            loop.call_soon_threadsafe(_resolve, mine, error)
 
 
-def _resolve(futures: Sequence[asyncio.Future[None]], error: OutOfReachError | None) -> None:
-    for future in futures:
-        if future.done():
+def _resolve(batch: Sequence[_Waiting], error: OutOfReachError | None) -> None:
+    for waiting in batch:
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+        if waiting.answer.done():
             continue
         if error is None:
-            future.set_result(None)
+            waiting.answer.set_result(None)
         else:
-            future.set_exception(error)
+            waiting.answer.set_exception(error)

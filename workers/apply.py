@@ -6,14 +6,14 @@ overwrite a newer one, and what is decided here cannot be outdated by the time i
 
 from dataclasses import dataclass, replace
 
-from sqlalchemy import case, exists, or_, update
+from sqlalchemy import Executable, bindparam, case, exists, insert, or_, update
 from sqlmodel import Session, col, select
 
 from runtime import gate, jobs
 from runtime.database import Database
 from schemas.tables import Connection, Job, Webhook
 from schemas.webhook import DELETED
-from workers.claim import Claim, mark_webhooks
+from workers.claim import Claim, mark_processed
 from workers.decide import decide, named
 from workers.follow import RECHECK_SECONDS, follow
 from workers.mirror import Reading, mirror_of, state_of
@@ -50,13 +50,12 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     """
     row = session.get(Connection, claim.connection_id)
     before = state_of(row) if row is not None else None
-    account_id = _account(session, claim, row)
-    mirror = mirror_of(claim.connection_id, account_id, row, reading)
+    mirror = mirror_of(claim.connection_id, _account(session, claim, row, reading), row, reading)
     after = state_of(mirror)
     others = named(before, after)
     if others:
         jobs.lock(database, session, {claim.connection_id, *others})
-    is_owed = _complete(session, claim)
+    is_owed = _complete(database, session, claim)
     hint = _newest_hint(database, session, claim)
     group = {sibling.id: state_of(sibling) for sibling in _siblings(session, others)}
     decision = decide(before, after, group, hint)
@@ -68,25 +67,24 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     # of a list: the item before it may have taken the feed's counter, which comes after the gate.
     if not reading.is_listed:
         gate.open_(session)
-    mark_webhooks(session, claim, processed_at=database.now(), failed_at=None, error=None)
+    mark_processed(database, session, claim)
     calls = follow(database, session, claim, decision, is_owed=is_owed)
     if is_new:
         observation_id = observe(session, claim, reading, mirror)
         types = tell(session, claim, reading, mirror, decision=decision, observation_id=observation_id)
-        session.merge(mirror)
+        _write(session, row, mirror)
     else:
-        seen = update(Connection).where(col(Connection.id) == claim.connection_id)
-        session.exec(seen.values(checked_at=reading.began_at))
+        database.run(session, _checked, connection=claim.connection_id, began_at=reading.began_at)
     return Applied(tuple(calls), types)
 
 
-def dismiss(session: Session, claim: Claim) -> None:
+def dismiss(database: Database, session: Session, claim: Claim) -> None:
     """Settle a claim that only a sibling's list had led to, where Meld does not have the connection: nothing is owed.
 
     Raises:
         OutrunError: Where the claim is no longer the newest.
     """
-    _complete(session, claim)
+    _complete(database, session, claim)
     gate.open_(session)
 
 
@@ -96,8 +94,10 @@ def is_only_listed(session: Session, claim: Claim) -> bool:
     return is_followed and session.get(Connection, claim.connection_id) is None
 
 
-def _account(session: Session, claim: Claim, row: Connection | None) -> str:
-    """Return the account as the mirror knows it, or as the webhooks say: for an answer that does not name it."""
+def _account(session: Session, claim: Claim, row: Connection | None, reading: Reading) -> str:
+    """Return the account as the answer names it, as the mirror knows it, or as the webhooks say."""
+    if reading.snapshot is not None and reading.snapshot.account_id is not None:
+        return reading.snapshot.account_id
     if row is not None:
         return row.account_id
     said = select(Webhook.account_id).where(
@@ -106,24 +106,10 @@ def _account(session: Session, claim: Claim, row: Connection | None) -> str:
     return session.exec(said.order_by(col(Webhook.id).desc()).limit(1)).first() or ""
 
 
-def _complete(session: Session, claim: Claim) -> bool:
+def _complete(database: Database, session: Session, claim: Claim) -> bool:
     """Pass the fence: complete the claimed generation. Return whether a later one is owed already."""
-    is_owed = col(Job.requested) > claim.generation
-    fence = (
-        update(Job)
-        .where(col(Job.connection_id) == claim.connection_id, col(Job.lease_token) == claim.token)
-        .values(
-            completed=claim.generation,
-            due_at=case((is_owed, Job.due_at), else_=None),
-            lease_token=None,
-            leased_until=None,
-            attempts=0,
-            failed_at=None,
-            error=None,
-        )
-        .returning(is_owed)
-    )
-    row = session.exec(fence).one_or_none()
+    values = {"connection": claim.connection_id, "token": claim.token, "generation": claim.generation}
+    row = database.run(session, _completion, **values).one_or_none()
     if row is None:
         raise OutrunError(claim.connection_id)
     return bool(row[0])
@@ -134,16 +120,50 @@ def _newest_hint(database: Database, session: Session, claim: Claim) -> str | No
 
     Newest by when Meld says that it happened: an old hint that comes late says nothing about now.
     """
-    newest = session.exec(
-        select(Webhook.id, Webhook.hint_status, col(Webhook.received_at) > database.now(-HINT_SECONDS))
-        .where(Webhook.connection_id == claim.connection_id, col(Webhook.hint_status).is_not(None))
-        .order_by(col(Webhook.occurred_at).desc().nulls_last(), col(Webhook.id).desc())
-        .limit(1)
-    ).first()
+    newest = database.run(session, _newest, connection=claim.connection_id).first()
     if newest is None:
         return None
     id_, status, is_recent = newest
     return status if is_recent or any(webhook.id == id_ for webhook in claim.webhooks) else None
+
+
+def _write(session: Session, row: Connection | None, mirror: Connection) -> None:
+    if row is None:
+        session.connection().execute(_FIRST, mirror.model_dump())
+    else:
+        session.merge(mirror)
+
+
+_FIRST = insert(Connection)
+
+
+def _completion(_database: Database) -> Executable:
+    is_owed = col(Job.requested) > bindparam("generation")
+    fence = update(Job).where(
+        col(Job.connection_id) == bindparam("connection"), col(Job.lease_token) == bindparam("token")
+    )
+    completion = fence.values(
+        completed=bindparam("generation"),
+        due_at=case((is_owed, Job.due_at), else_=None),
+        lease_token=None,
+        leased_until=None,
+        attempts=0,
+        failed_at=None,
+        error=None,
+    )
+    return completion.returning(is_owed)
+
+
+def _newest(database: Database) -> Executable:
+    hints = select(Webhook.id, Webhook.hint_status, col(Webhook.received_at) > database.now(-HINT_SECONDS)).where(
+        Webhook.connection_id == bindparam("connection"), col(Webhook.hint_status).is_not(None)
+    )
+    return hints.order_by(col(Webhook.occurred_at).desc().nulls_last(), col(Webhook.id).desc()).limit(1)
+
+
+def _checked(_database: Database) -> Executable:
+    mine = update(Connection).where(col(Connection.id) == bindparam("connection"))
+    return mine.values(checked_at=bindparam("began_at"))
 
 
 def _siblings(session: Session, others: frozenset[str]) -> list[Connection]:

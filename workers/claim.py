@@ -3,10 +3,11 @@
 Any number of hints meanwhile raise the job's number, and cost one more read.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import case, or_, update
+from sqlalchemy import Executable, Update, bindparam, case, or_, update
 from sqlmodel import Session, col, select
 
 from runtime import gate, jobs
@@ -71,27 +72,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
     The webhooks are looked up after the lease was taken and before the read begins: all that are seen were committed
     before the read, which is what they are owed.
     """
-    is_free = or_(col(Job.leased_until).is_(None), col(Job.leased_until) < database.now())
-    lease = (
-        update(Job)
-        .where(
-            col(Job.connection_id) == connection_id,
-            col(Job.requested) > col(Job.completed),
-            col(Job.due_at) <= database.now(),
-            is_free,
-        )
-        .values(
-            lease_token=token,
-            leased_until=database.now(lease_seconds),
-            # The call has arrived; should this process die, the clock calls as soon as the lease has ended.
-            woken_at=None,
-            attempts=Job.attempts + 1,
-        )
-        .returning(
-            col(Job.requested), col(Job.attempts), col(Job.failed_at), col(Job.trigger), col(Job.depth), col(Job.error)
-        )
-    )
-    row = session.exec(lease).one_or_none()
+    row = database.run(session, _lease, lease_seconds, connection=connection_id, token=token).one_or_none()
     if row is None:
         return None
     entry = gate.enter(database, session, probe_seconds=lease_seconds)
@@ -99,16 +80,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
         _defer(session, connection_id)
         return None
     requested, attempts, failed_at, trigger, depth, error = row
-    pending = (
-        select(Webhook.id, Webhook.event_id)
-        .where(
-            Webhook.connection_id == connection_id,
-            col(Webhook.processed_at).is_(None),
-            col(Webhook.ignored_at).is_(None),
-        )
-        .order_by(col(Webhook.id))
-    )
-    covered = tuple(Covered(id_, event_id) for id_, event_id in session.exec(pending).all() if id_ is not None)
+    covered = tuple(Covered(*found) for found in database.run(session, _pending, connection=connection_id))
     return Claim(
         connection_id=connection_id,
         token=token,
@@ -123,14 +95,61 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
     )
 
 
+def mark_processed(database: Database, session: Session, claim: Claim) -> None:
+    """Note that the read owed to the claim's webhooks was done."""
+    for ids in _chunks(claim):
+        database.run(session, _processed, ids=ids)
+
+
 def mark_webhooks(session: Session, claim: Claim, **steps: Any) -> None:  # noqa: ANN401 - a column's value
-    """Set columns of the webhooks that the claim covers. Locked in order, as the inbox does when it counts repeats."""
+    """Set columns of the webhooks that the claim covers."""
+    for ids in _chunks(claim):
+        session.connection().execute(_in_order().values(**steps), {"ids": ids})
+
+
+def _chunks(claim: Claim) -> Iterator[list[int]]:
     ids = [webhook.id for webhook in claim.webhooks]
-    for start in range(0, len(ids), CHUNK):
-        chunk = select(Webhook.id).where(col(Webhook.id).in_(ids[start : start + CHUNK]))
-        locked = chunk.order_by(col(Webhook.id)).with_for_update().cte("locked")
-        mark = update(Webhook).where(col(Webhook.id).in_(select(locked.c.id)))
-        session.exec(mark.values(**steps))
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+
+
+def _lease(database: Database, seconds: float) -> Executable:
+    is_free = or_(col(Job.leased_until).is_(None), col(Job.leased_until) < database.now())
+    lease = update(Job).where(
+        col(Job.connection_id) == bindparam("connection"),
+        col(Job.requested) > col(Job.completed),
+        col(Job.due_at) <= database.now(),
+        is_free,
+    )
+    lease = lease.values(
+        lease_token=bindparam("token"),
+        leased_until=database.now(seconds),
+        # The call has arrived; should this process die, the clock calls as soon as the lease has ended.
+        woken_at=None,
+        attempts=Job.attempts + 1,
+    )
+    return lease.returning(
+        col(Job.requested), col(Job.attempts), col(Job.failed_at), col(Job.trigger), col(Job.depth), col(Job.error)
+    )
+
+
+def _pending(_database: Database) -> Executable:
+    pending = select(Webhook.id, Webhook.event_id).where(
+        col(Webhook.connection_id) == bindparam("connection"),
+        col(Webhook.processed_at).is_(None),
+        col(Webhook.ignored_at).is_(None),
+    )
+    return pending.order_by(col(Webhook.id))
+
+
+def _processed(database: Database) -> Executable:
+    return _in_order().values(processed_at=database.now(), failed_at=None, error=None)
+
+
+def _in_order() -> Update:
+    """Return a change of the webhooks ``ids``, locked in order, as the inbox does when it counts repeats."""
+    chunk = select(Webhook.id).where(col(Webhook.id).in_(bindparam("ids", expanding=True)))
+    locked = chunk.order_by(col(Webhook.id)).with_for_update().cte("locked")
+    return update(Webhook).where(col(Webhook.id).in_(select(locked.c.id)))
 
 
 def release(session: Session, tokens: list[str]) -> None:

@@ -142,7 +142,7 @@ class Refresh:
             if isinstance(outcome, Absent) and believes_absence(session, claim.connection_id):
                 return apply(self._database, session, claim, Reading(None, began_at, ended_at))
             if isinstance(outcome, Absent) and is_only_listed(session, claim):
-                dismiss(session, claim)
+                dismiss(self._database, session, claim)
                 return Applied()
             self._postpone(session, claim, outcome)
         return Applied()

@@ -2,7 +2,7 @@
 
 import uuid
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, insert, update
 from sqlmodel import Session, col
 
 from schemas import api, events
@@ -15,23 +15,32 @@ EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
 """Event ids are made in it; it must never change."""
 
 
+_OBSERVE = insert(Observation).returning(col(Observation.id))
+_APPEND = insert(Event)
+_TAKE_PLACES = (
+    update(Counter)
+    .where(col(Counter.name) == "feed")
+    .values(value=Counter.value + bindparam("count"))
+    .returning(col(Counter.value))
+)
+
+
 def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:
     """Keep what the read saw, and return the observation's id."""
-    observation = Observation(
-        connection_id=claim.connection_id,
-        generation=claim.generation,
-        trigger=claim.cause,
-        webhook_event_ids=claim.event_ids,
-        began_at=reading.began_at,
-        ended_at=reading.ended_at,
-        found=reading.snapshot is not None,
-        digest=mirror.digest,
-        document=mirror.document if reading.snapshot is not None else {},
-    )
-    session.add(observation)
-    session.flush()
-    assert observation.id is not None
-    return observation.id
+    observation = {
+        "connection_id": claim.connection_id,
+        "generation": claim.generation,
+        "trigger": claim.cause,
+        "webhook_event_ids": claim.event_ids,
+        "began_at": reading.began_at,
+        "ended_at": reading.ended_at,
+        "found": reading.snapshot is not None,
+        "digest": mirror.digest,
+        "document": mirror.document if reading.snapshot is not None else {},
+    }
+    observation_id = session.connection().execute(_OBSERVE, observation).scalar_one()
+    assert observation_id is not None
+    return observation_id
 
 
 def tell(
@@ -50,22 +59,23 @@ def tell(
     )
     key = f"{mirror.id}\n{reading.began_at.isoformat()}\n{mirror.digest}"
     count = len(decision.changes)
-    feed = update(Counter).where(col(Counter.name) == "feed").values(value=Counter.value + count)
-    last: int = session.exec(feed.returning(col(Counter.value))).scalar_one()
+    last: int = session.connection().execute(_TAKE_PLACES, {"count": count}).scalar_one()
+    rows = []
     for position, change in enumerate(decision.changes, start=last - count + 1):
         mirror.sequence += 1
         data = events.DATA[change.type](**dict(change), connection=api.Connection.from_row(mirror), cause=cause)
-        session.add(
-            Event(
-                position=position,
-                id=str(uuid.uuid5(EVENT_NAMESPACE, f"{key}\n{change.type}")),
-                connection_id=mirror.id,
-                sequence=mirror.sequence,
-                type=change.type,
-                account_id=mirror.account_id,
-                time=reading.ended_at,
-                observation_id=observation_id,
-                data=data.model_dump(mode="json"),
-            )
+        rows.append(
+            {
+                "position": position,
+                "id": str(uuid.uuid5(EVENT_NAMESPACE, f"{key}\n{change.type}")),
+                "connection_id": mirror.id,
+                "sequence": mirror.sequence,
+                "type": change.type,
+                "account_id": mirror.account_id,
+                "time": reading.ended_at,
+                "observation_id": observation_id,
+                "data": data.model_dump(mode="json"),
+            }
         )
+    session.connection().execute(_APPEND, rows)
     return tuple(change.type for change in decision.changes)
