@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bench import burst, ingest, latency, race, worker
+from bench import backfill, burst, ingest, latency, move, race, worker
 from bench.report import machine
 from bench.stack import BenchError, Stack
 from tests.servers import Run
@@ -14,6 +14,8 @@ FIGURES = {
     "ingest": ingest.measure,
     "latency": latency.measure,
     "worker": worker.measure,
+    "move": move.measure,
+    "backfill": backfill.measure,
 }
 
 

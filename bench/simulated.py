@@ -19,6 +19,15 @@ class Simulated:
         made = self._ask("POST", "/sim/connections", {"count": count})
         return [connection["id"] for connection in made["connections"]]
 
+    def group(self, size: int) -> list[str]:
+        """Make a group of healthy connections, and announce them; return their ids."""
+        made = self._ask("POST", "/sim/connections", {"group": size, "announce": True})
+        return [connection["id"] for connection in made["connections"]]
+
+    def act(self, connection_id: str, name: str) -> None:
+        """Let something happen to a connection, and announce it."""
+        self._ask("POST", f"/sim/connections/{connection_id}/{name}")
+
     def change(self, connection_id: str, status: str) -> None:
         """Change a connection's status, and send no webhook."""
         self._ask("POST", f"/sim/connections/{connection_id}/state", {"status": status, "announce": False})
@@ -34,6 +43,14 @@ class Simulated:
     def counts(self) -> dict[str, int]:
         """Return how many reads of each connection have begun."""
         return dict(self._ask("GET", "/sim/reads?connectionId=none")["counts"])
+
+    def reads(self) -> int:
+        """Return how many reads have begun, of any connection."""
+        return sum(self.counts().values())
+
+    def lists(self) -> int:
+        """Return how many pages of the list were asked for."""
+        return int(self._ask("GET", "/sim/reads?connectionId=none")["lists"])
 
     def answered(self) -> list[float]:
         """Return when each read was answered; of the quick one alone."""

@@ -72,6 +72,10 @@ class Child:
         """Let it go on."""
         self._process.send_signal(signal.SIGCONT)
 
+    def is_running(self) -> bool:
+        """Return whether it has not ended by itself."""
+        return self._process.poll() is None
+
     def cpu_seconds(self) -> float:
         """Return the processor time that it has taken."""
         times = psutil.Process(self.pid).cpu_times()
@@ -145,11 +149,20 @@ class Stack:
             child.stop()
 
     @contextlib.contextmanager
-    def simulated_meld(self, webhook_port: int, latency_ms: float) -> Iterator[Simulated]:
+    def simulated_meld(self, webhook_port: int, latency_ms: float, *, connections: int = 0) -> Iterator[Simulated]:
         """Run the simulated Meld, which signs for whoever listens on that port."""
         (port,) = free_ports(1)
         env = {"MELDWATCH_WEBHOOK_URLS": url_of(webhook_port), "MELDWATCH_WEBHOOK_SECRETS": SECRET}
-        options = ["--port", str(port), "--connections", "0", "--rate", "0", "--faults", f"latency_ms={latency_ms:g}"]
+        options = [
+            "--port",
+            str(port),
+            "--connections",
+            str(connections),
+            "--rate",
+            "0",
+            "--faults",
+            f"latency_ms={latency_ms:g}",
+        ]
         with self.child("simulate", *MELDWATCH, "simulate", *options, port=port, env=env):
             yield Simulated(port)
 
