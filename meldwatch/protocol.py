@@ -69,10 +69,9 @@ class Protocol(HttpToolsProtocol):
         if self._is_refused:
             return
         self._stop_timer()
-        # What came in one piece is counted with its body; only where that is much, the head alone is measured.
-        is_too_long = self._beside_body > LONGEST_HEAD and self._head_size() > LONGEST_HEAD
         self._beside_body = 0
-        if is_too_long:
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > LONGEST_HEAD:
             self._refuse(431)
         elif self.parser.should_upgrade() and self._announces_body():
             # The parser takes no body of a request that offers an upgrade: it would read it as the next request.
@@ -112,9 +111,6 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words for the sender
         """Refuse what is no HTTP. uvicorn would answer it before the earlier requests that still wait."""
         self._refuse(400)
-
-    def _head_size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _announces_body(self) -> bool:
         return any(
