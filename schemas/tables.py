@@ -67,6 +67,7 @@ class Webhook(SQLModel, table=True):
     account_id: str | None = None
     connection_id: str | None = Field(default=None, sa_type=Key)
     hint_status: str | None = None
+    hint_reason: str | None = None
     occurred_at: datetime | None = None
     signed_at: datetime
     received_at: datetime

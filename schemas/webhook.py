@@ -18,6 +18,7 @@ class Hint:
         account_id: The Meld account, the same for every event of a customer of Meld's.
         connection_id: ``payload.connectionId``; None means that there is nothing to read again.
         status: The status that the connection should have now: ``newStatus`` of a STATUS_CHANGE, or DELETED.
+        status_reason: Its ``newStatusReason``: empty where it says that there is none, None where it says nothing.
         occurred_at: ``timestamp``: when Meld created the event, not when it sent it.
     """
 
@@ -26,6 +27,7 @@ class Hint:
     account_id: str | None = None
     connection_id: str | None = None
     status: str | None = None
+    status_reason: str | None = None
     occurred_at: datetime | None = None
 
 

@@ -21,12 +21,14 @@ def read_hint(body: bytes) -> Hint:
     payload = envelope.get("payload")
     fields: dict[str, Any] = payload if isinstance(payload, dict) else {}
     type_ = _text(envelope.get("eventType"))
+    status = _status(type_, fields)
     return Hint(
         event_id=_id(envelope.get("eventId")),
         type=type_,
         account_id=_id(envelope.get("accountId")),
         connection_id=_id(fields.get("connectionId")),
-        status=_status(type_, fields),
+        status=status,
+        status_reason=_reason(fields) if status is not None and type_ == STATUS_CHANGE else None,
         occurred_at=lenient_time(envelope.get("timestamp")),
     )
 
@@ -35,6 +37,13 @@ def _status(type_: str | None, payload: dict[str, Any]) -> str | None:
     if type_ == CONNECTION_DELETED:
         return DELETED
     return _text(payload.get("newStatus")) if type_ == STATUS_CHANGE else None
+
+
+def _reason(payload: dict[str, Any]) -> str | None:
+    """Return the reason that is announced, empty for none; None where nothing is said of it."""
+    if payload.get("newStatusReason", "") is None:
+        return ""
+    return _text(payload.get("newStatusReason"))
 
 
 def _id(value: object) -> str | None:

@@ -130,6 +130,7 @@ def _columns(event_id: str, delivery: Delivery) -> dict[str, Any]:
         "account_id": hint.account_id,
         "connection_id": hint.connection_id,
         "hint_status": hint.status,
+        "hint_reason": hint.status_reason,
         "occurred_at": hint.occurred_at,
         "signed_at": delivery.signed_at,
         "url": delivery.url,
@@ -143,18 +144,20 @@ _INSERT = """
 WITH incoming AS (
     SELECT * FROM ROWS FROM (
         json_to_recordset(%(rows)s::json) AS (
-            event_id text, type text, account_id text, connection_id text, hint_status text, occurred_at timestamptz,
-            signed_at timestamptz, url text, headers jsonb
+            event_id text, type text, account_id text, connection_id text, hint_status text, hint_reason text,
+            occurred_at timestamptz, signed_at timestamptz, url text, headers jsonb
         ),
         unnest(%(bodies)b::bytea[])
-    ) AS t (event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers, body)
+    ) AS t (
+        event_id, type, account_id, connection_id, hint_status, hint_reason, occurred_at, signed_at, url, headers, body
+    )
 ), stored AS (
     INSERT INTO webhook (
-        event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers, body,
+        event_id, type, account_id, connection_id, hint_status, hint_reason, occurred_at, signed_at, url, headers, body,
         received_at, delivered_at, deliveries, ignored_at
     )
     SELECT
-        event_id, type, account_id, connection_id, hint_status, occurred_at, signed_at, url, headers, body,
+        event_id, type, account_id, connection_id, hint_status, hint_reason, occurred_at, signed_at, url, headers, body,
         now(), now(), 1, CASE WHEN connection_id IS NULL THEN now() END
     FROM incoming
     ORDER BY event_id COLLATE "C"

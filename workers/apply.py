@@ -14,7 +14,7 @@ from runtime.database import Database
 from schemas.tables import Connection, Job, Webhook
 from schemas.webhook import DELETED
 from workers.claim import Claim, mark_processed
-from workers.decide import decide, named
+from workers.decide import Announced, decide, named
 from workers.follow import RECHECK_SECONDS, follow
 from workers.mirror import Reading, mirror_of, state_of
 from workers.tell import observe, tell
@@ -115,16 +115,17 @@ def _complete(database: Database, session: Session, claim: Claim) -> bool:
     return bool(row[0])
 
 
-def _newest_hint(database: Database, session: Session, claim: Claim) -> str | None:
-    """Return the status that the newest hint announced, if it is recent or one that this read covers.
+def _newest_hint(database: Database, session: Session, claim: Claim) -> Announced | None:
+    """Return what the newest hint announced, if it is recent or one that this read covers.
 
     Newest by when Meld says that it happened: an old hint that comes late says nothing about now.
     """
     newest = database.run(session, _newest, connection=claim.connection_id).first()
     if newest is None:
         return None
-    id_, status, is_recent = newest
-    return status if is_recent or any(webhook.id == id_ for webhook in claim.webhooks) else None
+    id_, status, reason, is_recent = newest
+    is_due = is_recent or any(webhook.id == id_ for webhook in claim.webhooks)
+    return Announced(status, reason) if is_due else None
 
 
 def _write(session: Session, row: Connection | None, mirror: Connection) -> None:
@@ -155,7 +156,8 @@ def _completion(_database: Database) -> Executable:
 
 
 def _newest(database: Database) -> Executable:
-    hints = select(Webhook.id, Webhook.hint_status, col(Webhook.received_at) > database.now(-HINT_SECONDS)).where(
+    is_recent = col(Webhook.received_at) > database.now(-HINT_SECONDS)
+    hints = select(Webhook.id, Webhook.hint_status, Webhook.hint_reason, is_recent).where(
         Webhook.connection_id == bindparam("connection"), col(Webhook.hint_status).is_not(None)
     )
     return hints.order_by(col(Webhook.occurred_at).desc().nulls_last(), col(Webhook.id).desc()).limit(1)

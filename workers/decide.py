@@ -42,6 +42,18 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Announced:
+    """What a webhook says of a status. A ``reason`` of None says nothing, an empty one that there is none."""
+
+    status: str
+    reason: str | None
+
+    def contradicts(self, state: State) -> bool:
+        """Return whether a read saw something else."""
+        return self.status != state.status or self.reason not in {None, state.status_reason or ""}
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What follows from a read.
 
@@ -50,7 +62,8 @@ class Decision:
         siblings: Connections that were or are in its group, whose stored view does not fit what was read.
         is_regrouped: Whether its group is another than was stored: then the siblings are behind; otherwise either side
             may be.
-        is_contradicted: Whether the newest hint says another status than the read: one of them is early.
+        is_contradicted: Whether the newest hint says another status than the read, or all whom the read names are known
+            to be gone: one of the two is early.
     """
 
     changes: tuple[Change, ...]
@@ -59,14 +72,14 @@ class Decision:
     is_contradicted: bool
 
 
-def decide(before: State | None, after: State, group: Mapping[str, State], hint: str | None) -> Decision:
+def decide(before: State | None, after: State, group: Mapping[str, State], hint: Announced | None) -> Decision:
     """Compare what was stored with what was read.
 
     Args:
         before: The connection as stored; None at first sight.
         after: The connection as read.
         group: The stored view of every connection that ``before`` or ``after`` names, as far as it was ever seen.
-        hint: The status that the newest hint announced; None where none did.
+        hint: What the newest hint announced; None where none did.
     """
     is_regrouped = before is None or _is_regrouped(before, after)
     others = named(before, after)
@@ -76,7 +89,7 @@ def decide(before: State | None, after: State, group: Mapping[str, State], hint:
         changes=_changes(before, after),
         siblings=frozenset(id_ for id_ in known if not _agrees(group.get(id_), after)),
         is_regrouped=is_regrouped,
-        is_contradicted=hint is not None and hint != after.status,
+        is_contradicted=(hint is not None and hint.contradicts(after)) or _names_the_gone(after, group),
     )
 
 
@@ -117,6 +130,11 @@ def _primary_change(before: State | None, after: State) -> PrimaryDuplicateMoved
     return PrimaryDuplicateMoved(
         previous=before.primary, current=after.primary, duplicate_ids=list(after.duplicates), role=role
     )
+
+
+def _names_the_gone(after: State, group: Mapping[str, State]) -> bool:
+    """Return whether a read still shows a group of which nobody else is left."""
+    return bool(after.others) and all(id_ in group and group[id_].is_terminal for id_ in after.others)
 
 
 def _agrees(stored: State | None, after: State) -> bool:

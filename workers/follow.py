@@ -2,18 +2,19 @@
 
 A read that finds another group raises the members whose stored view does not fit. A read that finds the group it knew,
 but a member or the newest hint that does not fit, cannot tell who is behind: both are read again, some time later.
+And a read that comes close behind a webhook that names no status is followed by one more, for Meld's API may lag.
 
 The bound: a wish from outside has depth 0, one of a sibling is one deeper, and none goes deeper than ``MAX_DEPTH``;
-each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 1 + that number, a wish in a group of n
+each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 2 + that number, a wish in a group of n
 costs at most R * sum of (R * (n - 1)) ** depth reads for depth 0 to MAX_DEPTH; usually one for each member.
 """
 
-from sqlalchemy import and_, or_, update
+from sqlalchemy import Executable, and_, bindparam, or_, update
 from sqlmodel import Session, col, select
 
 from runtime import jobs
 from runtime.database import Database
-from schemas.tables import Job
+from schemas.tables import Job, Webhook
 from workers.claim import Claim
 from workers.decide import Decision
 
@@ -22,6 +23,10 @@ MAX_DEPTH = 2
 
 RECHECK_SECONDS = (5.0, 30.0, 120.0, 600.0)
 """When who disagrees is read again: Meld's API may be behind Meld's webhooks, and one member behind another."""
+
+SETTLE_SECONDS = 30.0
+"""How long after a webhook Meld's API may still be behind it. One that names no status cannot be checked against the
+read; a read that comes sooner than this is followed by one that does not."""
 
 
 def follow(database: Database, session: Session, claim: Claim, decision: Decision, *, is_owed: bool) -> list[str]:
@@ -45,7 +50,25 @@ def follow(database: Database, session: Session, claim: Claim, decision: Decisio
     unsettled = set() if may_raise else siblings
     if decision.is_contradicted or unsettled:
         _recheck(database, session, claim, unsettled)
+    elif _is_early(database, session, claim):
+        # At the deepest level, for a job that waits keeps its depth: reads that siblings wish for meanwhile would share
+        # it, and begin at the top each time.
+        jobs.raise_jobs(database, session, [claim.connection_id], "recheck", due_in=SETTLE_SECONDS, depth=MAX_DEPTH)
     return calls
+
+
+def _is_early(database: Database, session: Session, claim: Claim) -> bool:
+    """Return whether a webhook that names no status came so lately that the read may not have seen its cause."""
+    return database.run(session, _late_news, connection=claim.connection_id).first() is not None
+
+
+def _late_news(database: Database) -> Executable:
+    late = select(Webhook.id).where(
+        col(Webhook.connection_id) == bindparam("connection"),
+        col(Webhook.hint_status).is_(None),
+        col(Webhook.received_at) > database.now(-SETTLE_SECONDS),
+    )
+    return late.order_by(col(Webhook.id).desc()).limit(1)
 
 
 def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
@@ -62,12 +85,17 @@ def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[s
 
 
 def _recheck(database: Database, session: Session, claim: Claim, unsettled: set[str]) -> None:
-    """Have the connection, and the members that it disagrees with, read again, as long as each has rechecks left."""
+    """Have the connection, and the members that it disagrees with, read again, as long as each has rechecks left.
+
+    Members whose read is owed already are left alone: many that disagree with one would use up its rechecks at once.
+    """
     rechecks = session.exec(select(Job.rechecks).where(Job.connection_id == claim.connection_id)).one()
     if rechecks >= len(RECHECK_SECONDS):
         return
     left = select(Job.connection_id).where(
-        col(Job.connection_id).in_({claim.connection_id, *unsettled}), col(Job.rechecks) < len(RECHECK_SECONDS)
+        col(Job.connection_id).in_({claim.connection_id, *unsettled}),
+        col(Job.requested) == col(Job.completed),
+        col(Job.rechecks) < len(RECHECK_SECONDS),
     )
     ids = session.exec(left).all()
     depth = min(claim.depth + 1, MAX_DEPTH) if unsettled else claim.depth

@@ -44,6 +44,7 @@ def _webhook() -> None:
         sa.Column("account_id", sa.String()),
         sa.Column("connection_id", KEY),
         sa.Column("hint_status", sa.String()),
+        sa.Column("hint_reason", sa.String()),
         sa.Column("occurred_at", TIME),
         sa.Column("signed_at", TIME, nullable=False),
         sa.Column("received_at", TIME, nullable=False),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from schemas.changes import PrimaryDuplicateMoved, Status, StatusChanged, StatusReasonChanged
 from schemas.meld import TERMINAL
 from tests.workers.groups import Group, Mirror, view
-from workers.decide import State, decide, named
+from workers.decide import Announced, State, decide, named
 
 IDS = tuple("abcdef")
 STATUSES = ("ACTIVE", "PARTIALLY_ACTIVE", "RECONNECT_REQUIRED", "IN_PROGRESS", "DELETED", "EXPIRED", "NEVER_HEARD_OF")
@@ -27,6 +27,7 @@ def states(draw: st.DrawFn, id_: str | None = None) -> State:
     return State(own, draw(statuses), draw(st.sampled_from(REASONS)), primary, tuple(others))
 
 
+announcements = st.builds(Announced, statuses, st.none() | st.sampled_from(["", "LOGIN_REQUIRED", "OTHER"]))
 befores = st.none() | states("a")
 groups = st.dictionaries(ids, st.none(), max_size=6).flatmap(
     lambda keys: st.fixed_dictionaries({key: states(key) for key in keys})
@@ -74,9 +75,9 @@ def test_roles(before: State | None, after: State, role: str | None) -> None:
     assert [move.role for move in moves] == ([role] if role else [])
 
 
-@given(befores, states("a"), groups, st.none() | statuses)
+@given(befores, states("a"), groups, st.none() | announcements)
 def test_one_read_tells_at_most_a_status_and_a_primary(
-    before: State | None, after: State, group: dict[str, State], hint: str | None
+    before: State | None, after: State, group: dict[str, State], hint: Announced | None
 ) -> None:
     """A status or its reason first, then the primary, and never two of a kind."""
     changes = decide(before, after, group, hint).changes
@@ -85,8 +86,8 @@ def test_one_read_tells_at_most_a_status_and_a_primary(
     assert kinds in ([], [False], [True], [False, True])
 
 
-@given(states("a"), groups, st.none() | statuses)
-def test_at_first_sight_only_the_status_is_told(after: State, group: dict[str, State], hint: str | None) -> None:
+@given(states("a"), groups, st.none() | announcements)
+def test_at_first_sight_only_the_status_is_told(after: State, group: dict[str, State], hint: Announced | None) -> None:
     """Nothing was there before that could have moved."""
     changes = decide(None, after, group, hint).changes
 
@@ -134,7 +135,17 @@ def test_a_read_that_saw_the_same_tells_nothing(state: State, group: dict[str, S
     """Whatever the others look like, what did not change is no event, and no regrouping."""
     decision = decide(state, state, group, None)
 
-    assert (decision.changes, decision.is_regrouped, decision.is_contradicted) == ((), False, False)
+    assert (decision.changes, decision.is_regrouped) == ((), False)
+
+
+@given(befores, states("a"), groups)
+def test_a_read_is_doubted_that_names_nobody_who_is_left(
+    before: State | None, after: State, group: dict[str, State]
+) -> None:
+    """Meld shows no group of one: where all others are gone, the read is older than their end."""
+    left = [id_ for id_ in after.others if id_ not in group or group[id_].status not in {"DELETED", "EXPIRED"}]
+
+    assert decide(before, after, group, None).is_contradicted == (bool(after.others) and not left)
 
 
 @given(st.lists(st.permutations(IDS), min_size=1, max_size=1), st.integers(1, 6), ids)
@@ -178,17 +189,18 @@ def test_a_terminal_sibling_is_left_alone(before: State | None, after: State, gr
     assert not dead & decide(before, after, group, None).siblings
 
 
-@given(befores, states("a"), st.none() | statuses)
-def test_a_hint_contradicts_a_read_that_says_another_status(
-    before: State | None, after: State, hint: str | None
+@given(befores, states("a"), st.none() | announcements)
+def test_a_hint_contradicts_a_read_that_says_something_else(
+    before: State | None, after: State, hint: Announced | None
 ) -> None:
-    """So one of them is early; no hint contradicts nothing."""
+    """So one of them is early; no hint contradicts nothing, and one that is silent of reasons contradicts none."""
     decision = decide(before, after, {}, hint)
 
-    assert decision.is_contradicted == (hint is not None and hint != after.status)
+    says = None if hint is None else (hint.status, after.status_reason or "" if hint.reason is None else hint.reason)
+    assert decision.is_contradicted == (says not in {None, (after.status, after.status_reason or "")})
 
 
-@given(befores, states("a"), groups, st.none() | statuses, st.permutations(IDS))
+@given(befores, states("a"), groups, st.none() | announcements, st.permutations(IDS))
 def test_order_does_not_matter(
     before: State | None, after: State, group: dict[str, State], hint: str | None, order: list[str]
 ) -> None:
