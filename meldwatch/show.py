@@ -12,7 +12,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from schemas.events import Event
+from schemas.finding import Finding
 from service.report import Report
+
+LONGEST_VALUE = 100
+"""Characters of a value that a line for people shows."""
 
 
 def rows(items: Iterable[BaseModel], columns: Sequence[str], *, as_json: bool) -> None:
@@ -78,6 +82,28 @@ def event_line(event: Event) -> str:
     trigger = data["cause"]["trigger"]
     time = event.time.strftime("%H:%M:%S")
     return f"{event.position:>6}  {time}  {event.type:36} {event.subject}  {before} -> {now}{role}  [{trigger}]"
+
+
+def finding_line(finding: Finding) -> str:
+    """Return what a rebuild found as one line for a person."""
+    subject = f"{finding.kind} {finding.event_id}" if finding.event_id else finding.kind
+    end = "mended" if finding.is_mended else "can be mended" if finding.is_mendable else "cannot be mended"
+    return f"{finding.connection_id}  {subject}: {_difference(finding)}  [{end}]"
+
+
+def _difference(finding: Finding) -> str:
+    values = finding.model_dump(mode="json")
+    stored, folded = _short(values["stored"]), _short(values["folded"])
+    if finding.kind == "history":
+        return f"an {finding.field} is missing or spoilt: {stored}"
+    if finding.field == "row":
+        return f"{folded} is missing" if finding.stored is None else f"{stored} follows from no read"
+    return f"{finding.field} is {stored}, should be {folded}"
+
+
+def _short(value: object) -> str:
+    text = _cell(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _place(value: str | dict[str, Any] | None) -> str:
