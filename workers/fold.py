@@ -73,15 +73,16 @@ def advanced(
         connection_id: The connection.
         baseline: What it has so far.
         observations: Those that follow it, in order.
-        sequence: The highest that the events of all that is taken in have.
+        sequence: The highest that the events of these observations have.
     """
     row = row_of(baseline) if baseline is not None else None
+    used = row.sequence if row is not None else 0
     last: Observation | None = None
     for last in observations:
         row = step(row, last).mirror
     if last is None or last.id is None or row is None:
         return baseline
-    row.sequence = sequence
+    row.sequence = max(used, sequence)
     return Baseline(
         connection_id=connection_id,
         observation_id=last.id,

@@ -11,9 +11,6 @@ from sqlmodel.sql.expression import SelectOfScalar
 from schemas.tables import Baseline, Connection, Event, Observation
 from workers.check import History
 
-CHUNK = 500
-"""Connections that one snapshot of the database covers: what keeps it short."""
-
 ROWS = 100
 """Rows of each table that are fetched at once."""
 
@@ -22,10 +19,10 @@ Condition = Callable[[Mapped[str]], ColumnElement[bool]]
 """Which connections; told the column that names them."""
 
 
-def chunk_end(session: Session, after: str) -> str | None:
-    """Return the id at which the chunk behind an id ends; None where it is the last."""
+def chunk_end(session: Session, after: str, size: int) -> str | None:
+    """Return the id at which a chunk of so many connections behind an id ends; None where it is the last."""
     ids = select(Connection.id).where(col(Connection.id) > after).order_by(col(Connection.id))
-    return session.exec(ids.offset(CHUNK - 1).limit(1)).first()
+    return session.exec(ids.offset(size - 1).limit(1)).first()
 
 
 def between(after: str, until: str | None) -> Condition:

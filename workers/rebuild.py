@@ -22,6 +22,9 @@ from workers.fold import NOT_FOLDED
 from workers.history import between, chunk_end, histories, only
 from workers.tell import append
 
+CHUNK = 500
+"""Connections in one snapshot: what keeps it short."""
+
 Progress = Callable[[int], None]
 """Told how many observations have been folded so far."""
 
@@ -32,11 +35,13 @@ class Rebuild:
     Args:
         database: The database.
         clock: The present, for the mark that an appended event bears.
+        chunk: How many connections one snapshot of the database covers.
     """
 
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    def __init__(self, *, database: Database, clock: Clock, chunk: int = CHUNK) -> None:
         self._database = database
         self._clock = clock
+        self._chunk = chunk
 
     def check(self, progress: Progress) -> Iterator[Finding]:
         """Yield everything in which rows differ from the fold; write nothing."""
@@ -66,7 +71,7 @@ class Rebuild:
         while after is not None:
             verdicts = []
             with self._database.snapshot() as session:
-                until = chunk_end(session, after)
+                until = chunk_end(session, after, self._chunk)
                 for history in histories(session, between(after, until)):
                     verdict = check(history)
                     observations += verdict.observations

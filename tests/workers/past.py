@@ -22,6 +22,7 @@ from tests.workers.meldlike import document
 from workers.adopt import Adopt
 from workers.apply import apply
 from workers.claim import Claim, take
+from workers.forget import forget
 from workers.mirror import Reading
 from workers.rebuild import Rebuild
 
@@ -116,8 +117,13 @@ class Past:
         return list(self.rebuild().apply(lambda _count: None))
 
     def rebuild(self) -> Rebuild:
-        """Return what looks back."""
-        return Rebuild(database=self.database, clock=utcnow)
+        """Return what looks back, at two connections at a time."""
+        return Rebuild(database=self.database, clock=utcnow, chunk=2)
+
+    def forget(self, *ids: str, before: datetime | None = None) -> int:
+        """Have connections' oldest observations removed, by default all that may be; return how many were."""
+        with self.database.write() as session:
+            return sum(forget(self.database, session, id_, before or self.tick()) for id_ in ids)
 
 
 # Numbers that a database may write otherwise than Meld did, and everything else that makes an answer another.
