@@ -13,6 +13,7 @@ from rich.table import Table
 
 from schemas.events import Event
 from schemas.finding import Finding
+from schemas.timeline import EventItem, Item, WebhookItem
 from service.report import Report
 
 LONGEST_VALUE = 100
@@ -76,12 +77,32 @@ def progress(what: str) -> Iterator[Callable[[int], None]]:
 
 def event_line(event: Event) -> str:
     """Return an event as one line for a person."""
+    time = event.time.strftime("%H:%M:%S")
+    return f"{event.position:>6}  {time}  {_told(event)}"
+
+
+def _told(event: Event) -> str:
     data = event.data
     before, now = (_place(data[name]) for name in ("previous", "current"))
     role = f" ({data['role']})" if "role" in data else ""
     trigger = data["cause"]["trigger"]
-    time = event.time.strftime("%H:%M:%S")
-    return f"{event.position:>6}  {time}  {event.type:36} {event.subject}  {before} -> {now}{role}  [{trigger}]"
+    return f"{event.type:36} {event.subject}  {before} -> {now}{role}  [{trigger}]"
+
+
+def item_line(item: Item) -> str:
+    """Return what happened to a connection as one line for a person, and a line for each field that a read changed."""
+    time = item.at.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(item, WebhookItem):
+        error = f": {item.webhook.error}" if item.webhook.error else ""
+        return f"{time}  webhook  {item.webhook.type}  {item.webhook.event_id}  {item.webhook.state}{error}"
+    if isinstance(item, EventItem):
+        return f"{time}  event    {_told(item.event)}"
+    read = item.read
+    lines = [f"{time}  read     {'found' if read.found else 'gone'}  [{read.trigger}]"]
+    lines += [f"{'':23}{each.field}: {_short(each.before)} -> {_short(each.after)}" for each in read.changes]
+    if read.unshown_changes:
+        lines.append(f"{'':23}and, not shown: {', '.join(read.unshown_changes)}")
+    return "\n".join(lines)
 
 
 def finding_line(finding: Finding) -> str:

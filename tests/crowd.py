@@ -8,13 +8,16 @@ from sqlmodel import Session
 
 from runtime.database import Database
 
-COUNT = 20_000
-"""Rows of each table: of observations, events and webhooks ten for each of 2,000 connections, c0 to c1999."""
+COUNT = 40_000
+"""Rows of each table."""
+
+OWNER = "CASE WHEN n % 400 = 0 THEN 'c1' ELSE 'c' || n % 2000 END"
+"""Whose they are: c1 has a hundred, two thousand others some twenty each."""
 
 ROWS = {
     "webhook": {
         "event_id": "'w' || n",
-        "connection_id": "'c' || n % 2000",
+        "connection_id": OWNER,
         "signed_at": "now()",
         "received_at": "now()",
         "delivered_at": "now()",
@@ -25,7 +28,7 @@ ROWS = {
         "processed_at": "now()",
     },
     "observation": {
-        "connection_id": "'c' || n % 2000",
+        "connection_id": OWNER,
         "account_id": "'a'",
         "generation": "n",
         "trigger": "'clock'",
@@ -39,7 +42,7 @@ ROWS = {
     "event": {
         "position": "n",
         "id": "'e' || n",
-        "connection_id": "'c' || n % 2000",
+        "connection_id": OWNER,
         "sequence": "n",
         "type": "'t'",
         "account_id": "'a'",

@@ -54,12 +54,13 @@ class Verdict:
 
 def check(history: History) -> Verdict:
     """Compare a connection's rows with the fold of its observations."""
-    comparison = _Comparison(history)
     try:
+        comparison = _Comparison(history)
         comparison.fold()
     except InvalidError:
-        unreadable = _finding(history, "history", "observation", stored="one cannot be what a read saw", mendable=False)
-        return Verdict([unreadable], observations=comparison.verdict.observations)
+        return Verdict(
+            [_finding(history, "history", "observation", stored="one cannot be what a read saw", mendable=False)]
+        )
     comparison.reunite()
     comparison.number()
     comparison.judge_order()

@@ -95,3 +95,39 @@ def test_a_rebuild_must_be_told_which(sqlite_url: str, tmp_path: Path, options: 
         ended = deployment.run("rebuild", *options)
 
     assert (ended.returncode, "--check" in ended.stderr, ended.stdout) == (2, True, "")
+
+
+def test_what_happened_is_shown_behind_what_is(served: Deployment) -> None:
+    """``connections show`` tells the connection and its timeline to people, ``--json`` either, as the API has it."""
+    (id_,) = served.mirror()
+    api = served.get(f"/api/connections/{id_}/timeline")["timeline"]
+
+    people = served.run("connections", "show", id_).stdout
+    machine = served.run("connections", "show", id_, "--timeline", "--json").stdout
+    page = served.run("connections", "show", id_, "--timeline", "--json", "--limit", "2")
+    cursor = page.stderr.split()[-1]
+    rest = served.run("connections", "show", id_, "--timeline", "--json", "--after", cursor).stdout
+
+    assert {item["kind"] for item in api} == {"webhook", "read", "event"}
+    assert differences(machine) == api
+    assert differences(page.stdout) + differences(rest) == api
+    assert people.startswith("id ")
+    assert "status: ACTIVE -> " in people
+    assert "connection.status_changed" in people
+
+
+def test_a_connection_is_shown_as_it_was(served: Deployment) -> None:
+    """``--at`` shows the connection after the last read that was done by then; a time that is none is refused."""
+    (id_,) = served.mirror()
+    items = served.get(f"/api/connections/{id_}/timeline")["timeline"]
+    first = next(item["at"] for item in items if item["kind"] == "read")
+
+    then = served.run("connections", "show", id_, "--at", first, "--json")
+    before = served.run("connections", "show", id_, "--at", "2020-01-01T00:00:00Z")
+    wrong = served.run("connections", "show", id_, "--at", "yesterday")
+
+    shown = json.loads(then.stdout)
+    assert (shown["status"], shown["sequence"]) == ("ACTIVE", 1)
+    assert served.mirror()[id_]["status"] != "ACTIVE"
+    assert (before.returncode, "was not known at 2020-01-01T00:00:00Z" in before.stderr) == (2, True)
+    assert (wrong.returncode, "--at" in wrong.stderr) == (2, True)
