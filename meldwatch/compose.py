@@ -31,6 +31,7 @@ from service.verify import Verifier, Window
 from service.wake import Wake
 from workers.actors import declare
 from workers.adopt import Adopt
+from workers.fold import views
 from workers.refresh import Refresh
 
 API_THREADS = 8
@@ -110,6 +111,7 @@ class Process:
             ping_broker=partial(brokers.ping, self.broker),
             feed=self.feed,
             metrics=self.metrics,
+            views=views,
         )
         server = Server(app, host=host, port=port, on_stop=self.feed.close)
         self.parts += [wake, inbox, server]

@@ -14,13 +14,17 @@ from runtime import logs
 from runtime.database import Database
 from runtime.errors import UsageError
 from runtime.settings import Settings
+from schemas.api import Connection
 from schemas.events import Event
-from schemas.queries import ConnectionQuery, EventQuery, Query, WebhookQuery
+from schemas.queries import ConnectionQuery, EventQuery, Moment, Query, TimelineQuery, WebhookQuery
 from service.connections import Connections
 from service.events import Events
 from service.feed import Feed
 from service.threads import Threads
+from service.timeline import Timelines
 from service.webhooks import Webhooks
+from workers.fold import views
+from workers.recall import recall
 
 log = logs.get(__name__)
 
@@ -58,11 +62,33 @@ def list_connections(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 
 
 @connections.command("show")
 @click.argument("connection_id", metavar="ID")
+@click.option("--at", "at", metavar="TIME", help="As it was then, ISO 8601: after the last read that was done by then.")
+@click.option("--timeline", "is_timeline", is_flag=True, help="What happened to it, without what it is.")
+@click.option("--after", help="Go on with what happened behind this cursor.")
+@limit_option
 @json_option
-def show_connection(*, connection_id: str, as_json: bool) -> None:
-    """Show one connection."""
+def show_connection(
+    *, connection_id: str, at: str | None, is_timeline: bool, after: str | None, limit: int, as_json: bool
+) -> None:
+    """Show one connection, and what happened to it: webhooks, reads with what they found, events.
+
+    With --json only the connection, or with --timeline only what happened.
+    """
+    moment = _query(Moment, {"at": at}) if at is not None else None
+    query = _query(TimelineQuery, {"limit": limit, "after": after})
     with _database() as (_settings, database):
-        show.one(_connections(database).get(connection_id), as_json=as_json)
+        if moment is not None:
+            with database.snapshot() as session:
+                show.one(Connection.from_row(recall(session, connection_id, moment.at)), as_json=as_json)
+            return
+        if not is_timeline and after is None:
+            show.one(_connections(database).get(connection_id), as_json=as_json)
+        if as_json and not is_timeline:
+            return
+        page = Timelines(database=database, threads=Threads(), views=views).find(connection_id, query)
+    for item in page.timeline:
+        click.echo(item.model_dump_json() if as_json else show.item_line(item))
+    _more(page.next)
 
 
 @connections.command("refresh")

@@ -12,7 +12,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from schemas.events import Event
+from schemas.finding import Finding
+from schemas.timeline import EventItem, Item, WebhookItem
 from service.report import Report
+
+LONGEST_VALUE = 100
+"""Characters of a value that a line for people shows."""
 
 
 def rows(items: Iterable[BaseModel], columns: Sequence[str], *, as_json: bool) -> None:
@@ -72,12 +77,54 @@ def progress(what: str) -> Iterator[Callable[[int], None]]:
 
 def event_line(event: Event) -> str:
     """Return an event as one line for a person."""
+    time = event.time.strftime("%H:%M:%S")
+    return f"{event.position:>6}  {time}  {_told(event)}"
+
+
+def _told(event: Event) -> str:
     data = event.data
     before, now = (_place(data[name]) for name in ("previous", "current"))
     role = f" ({data['role']})" if "role" in data else ""
     trigger = data["cause"]["trigger"]
-    time = event.time.strftime("%H:%M:%S")
-    return f"{event.position:>6}  {time}  {event.type:36} {event.subject}  {before} -> {now}{role}  [{trigger}]"
+    return f"{event.type:36} {event.subject}  {before} -> {now}{role}  [{trigger}]"
+
+
+def item_line(item: Item) -> str:
+    """Return what happened to a connection as one line for a person, and a line for each field that a read changed."""
+    time = item.at.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(item, WebhookItem):
+        error = f": {item.webhook.error}" if item.webhook.error else ""
+        return f"{time}  webhook  {item.webhook.type}  {item.webhook.event_id}  {item.webhook.state}{error}"
+    if isinstance(item, EventItem):
+        return f"{time}  event    {_told(item.event)}"
+    read = item.read
+    lines = [f"{time}  read     {'found' if read.found else 'gone'}  [{read.trigger}]"]
+    lines += [f"{'':23}{each.field}: {_short(each.before)} -> {_short(each.after)}" for each in read.changes]
+    if read.unshown_changes:
+        lines.append(f"{'':23}and, not shown: {', '.join(read.unshown_changes)}")
+    return "\n".join(lines)
+
+
+def finding_line(finding: Finding) -> str:
+    """Return what a rebuild found as one line for a person."""
+    subject = f"{finding.kind} {finding.event_id}" if finding.event_id else finding.kind
+    end = "mended" if finding.is_mended else "can be mended" if finding.is_mendable else "cannot be mended"
+    return f"{finding.connection_id}  {subject}: {_difference(finding)}  [{end}]"
+
+
+def _difference(finding: Finding) -> str:
+    values = finding.model_dump(mode="json")
+    stored, folded = _short(values["stored"]), _short(values["folded"])
+    if finding.kind == "history":
+        return f"an {finding.field} is missing or spoilt: {stored}"
+    if finding.field == "row":
+        return f"{folded} is missing" if finding.stored is None else f"{stored} follows from no read"
+    return f"{finding.field} is {stored}, should be {folded}"
+
+
+def _short(value: object) -> str:
+    text = _cell(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _place(value: str | dict[str, Any] | None) -> str:

@@ -97,6 +97,20 @@ class Database:
             yield session
 
     @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Open a transaction that only reads, and sees all rows as they were when it first looked.
+
+        Short, even so: as long as it is open, the database keeps what others overwrite.
+
+        Raises:
+            OutOfReachError: Where the database does not answer.
+        """
+        with self._session(self._reader) as session:
+            if self.is_postgres:  # SQLite's transactions are so anyway
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
+    @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
         try:
             # Rows that are loaded are not looked at again after a statement changed them in the database; to find out

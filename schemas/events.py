@@ -21,6 +21,11 @@ class Cause(Wire):
     trigger: Trigger
     webhook_event_ids: list[str]
     observation_id: int
+    rebuilt_at: datetime | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="When `meldwatch rebuild --apply` put the event into the feed, long after its read; else absent.",
+    )
 
 
 class StatusChangedData(StatusChanged):

@@ -44,6 +44,7 @@ def _utc(time: datetime) -> datetime:
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_storable)]
 Time = Annotated[datetime, BeforeValidator(_iso), AfterValidator(_utc)]
+TimelineCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}(-[0-9]{1,18}){3}$")]
 RowCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
 
 
@@ -51,6 +52,12 @@ class Query(BaseModel):
     """A query without any parameter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Moment(Query):
+    """A time in the past."""
+
+    at: Time
 
 
 class Paged(Query):
@@ -67,6 +74,12 @@ class ConnectionQuery(Paged):
     external_customer_id: Text | None = None
     institution_id: Text | None = None
     after: Text | None = Field(default=None, description="`next` of the page before.")
+
+
+class TimelineQuery(Paged):
+    """Which part of a connection's timeline."""
+
+    after: TimelineCursor | None = Field(default=None, description="`next` of the page before.")
 
 
 class EventQuery(Paged):

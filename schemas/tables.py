@@ -157,7 +157,10 @@ class Connection(SQLModel, table=True):
 
 
 class Observation(SQLModel, table=True):
-    """A read that saw something new. Append-only: folding a connection's observations gives its mirror and events."""
+    """A read that saw something new. Append-only: folding a connection's observations gives its mirror and events.
+
+    ``account_id`` is as it was stored in the mirror: an answer need not name the account.
+    """
 
     __tablename__ = "observation"
     __table_args__ = (
@@ -167,6 +170,7 @@ class Observation(SQLModel, table=True):
 
     id: int | None = Field(default=None, sa_column=Column(Big, primary_key=True, autoincrement=True))
     connection_id: str = Field(sa_type=Key)
+    account_id: str
     generation: int = Field(sa_column=Column(Big, nullable=False))
     trigger: str
     webhook_event_ids: list[str] = Field(sa_column=Column(Document, nullable=False))
@@ -177,6 +181,21 @@ class Observation(SQLModel, table=True):
     document: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
 
 
+class Baseline(SQLModel, table=True):
+    """What a connection's oldest observations amounted to, up to and including ``observation_id``: a fold begins here.
+
+    What lies before may be removed: neither its observations nor their events are looked for any more. ``mirror`` is
+    the row of ``connection`` as it was then; its ``sequence`` is the highest that events up to there have.
+    """
+
+    __tablename__ = "baseline"
+
+    connection_id: str = Field(sa_type=Key, primary_key=True)
+    observation_id: int = Field(sa_column=Column(Big, nullable=False))
+    ended_at: datetime
+    mirror: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+
+
 class Event(SQLModel, table=True):
     """An internal event. ``position`` is its place in the whole feed, ``sequence`` its place in its connection's."""
 
@@ -184,6 +203,8 @@ class Event(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("connection_id", "sequence"),
         Index("ix_event_type_position", "type", "position"),
+        # Beside the observations, in their order: an event that was appended later stands where it belongs.
+        Index("ix_event_history", "connection_id", "observation_id", "position"),
     )
 
     position: int = Field(sa_column=Column(Big, primary_key=True, autoincrement=False))

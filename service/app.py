@@ -24,6 +24,7 @@ from service.operation import Answer, Operation
 from service.reply import reply
 from service.routes import make_routes
 from service.threads import Threads
+from service.timeline import Timelines, Views
 from service.webhooks import Webhooks
 
 
@@ -37,6 +38,7 @@ def create_app(
     ping_broker: Callable[[], None],
     feed: Feed,
     metrics: Metrics,
+    views: Views,
 ) -> Starlette:
     """Return the application that a web process serves.
 
@@ -49,11 +51,13 @@ def create_app(
         ping_broker: Asks the broker for a sign of life; raises ``OutOfReachError``.
         feed: Tells when there are new events; whoever ends the process closes it first.
         metrics: What this process counts.
+        views: Folds observations, as the mirror was made of them.
     """
     threads = Threads()
     operations = (
         _receiving(receive),
         *Connections(database=database, threads=threads, wake=wake).operations(),
+        *Timelines(database=database, threads=threads, views=views).operations(),
         *Duplicates(database=database, threads=threads).operations(),
         *Events(database=database, threads=threads, growth=feed).operations(),
         *Webhooks(database=database, threads=threads).operations(),

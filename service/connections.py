@@ -57,7 +57,7 @@ class Connections:
         with self._database.read() as session:
             row = session.exec(_rows().where(tables.Connection.id == connection_id)).one_or_none()
         if row is None:
-            raise _unknown(connection_id)
+            raise unknown(connection_id)
         return Connection.from_row(row)
 
     def refresh(self, connection_id: str) -> RefreshReceipt:
@@ -67,8 +67,8 @@ class Connections:
             UnknownError: Where neither the mirror nor any job has it.
         """
         with self._database.write() as session:
-            if not _is_known(session, connection_id):
-                raise _unknown(connection_id)
+            if not is_known(session, connection_id):
+                raise unknown(connection_id)
             called = raise_jobs(self._database, session, [connection_id], "operator")
         self._wake(called)
         return RefreshReceipt(connection_id=connection_id)
@@ -116,11 +116,13 @@ def _rows() -> SelectOfScalar[tables.Connection]:
     return select(tables.Connection).options(defer(tables.Connection.document, raiseload=True))  # type: ignore[arg-type]
 
 
-def _is_known(session: Session, connection_id: str) -> bool:
+def is_known(session: Session, connection_id: str) -> bool:
+    """Return whether the mirror or any job has the connection."""
     is_mirrored = select(tables.Connection.id).where(tables.Connection.id == connection_id).exists()
     has_job = select(tables.Job.connection_id).where(tables.Job.connection_id == connection_id).exists()
     return bool(session.exec(select(or_(is_mirrored, has_job))).one())
 
 
-def _unknown(connection_id: str) -> UnknownError:
+def unknown(connection_id: str) -> UnknownError:
+    """Return the error for a connection that nothing has."""
     return UnknownError(f"No connection {connection_id[:100]!r} is known. See /api/connections for those that are.")

@@ -41,7 +41,7 @@ class Webhooks:
 
     def find(self, query: WebhookQuery) -> WebhookPage:
         """Return a page of webhooks, in the order in which they were stored."""
-        statement = _rows().where(*_conditions(query)).order_by(col(tables.Webhook.id))
+        statement = stored().where(*_conditions(query)).order_by(col(tables.Webhook.id))
         with self._database.read() as session:
             # One more than the page tells whether there is a next one.
             rows = session.exec(statement.limit(query.limit + 1)).all()
@@ -58,7 +58,7 @@ class Webhooks:
             UnknownError: Where none is stored under this id.
         """
         with self._database.read() as session:
-            row = session.exec(_rows().where(tables.Webhook.event_id == event_id)).one_or_none()
+            row = session.exec(stored().where(tables.Webhook.event_id == event_id)).one_or_none()
         if row is None:
             raise UnknownError(f"No webhook {event_id[:100]!r} is stored. See /api/webhooks for those that are.")
         return Webhook.from_row(row)
@@ -117,7 +117,7 @@ def _conditions(query: WebhookQuery) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _rows() -> SelectOfScalar[tables.Webhook]:
+def stored() -> SelectOfScalar[tables.Webhook]:
     """Select without what is never sent out."""
     unsent = (tables.Webhook.body, tables.Webhook.headers)
     return select(tables.Webhook).options(*(defer(column, raiseload=True) for column in unsent))  # type: ignore[arg-type]

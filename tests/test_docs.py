@@ -30,6 +30,7 @@ from service.app import create_app
 from service.feed import Feed
 from service.parts import DATABASE_PARTS
 from workers import follow
+from workers.fold import views
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -213,6 +214,7 @@ def routes(tmp_path: Path) -> set[str]:
         ping_broker=lambda: None,
         feed=Feed(database=database),
         metrics=Metrics(),
+        views=views,
     )
     database.close()
     known = [route for route in app.routes if isinstance(route, Route)]

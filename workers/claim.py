@@ -158,6 +158,15 @@ def release(session: Session, tokens: list[str]) -> None:
     session.exec(update(Job).where(col(Job.connection_id).in_(held)).values(_given_back()))
 
 
+def take_away(session: Session, connection_id: str) -> None:
+    """Take a connection's claim from whoever has it; what that read saw will be thrown away, and the clock calls again.
+
+    The caller holds the lock of the job.
+    """
+    held = update(Job).where(col(Job.connection_id) == connection_id, col(Job.lease_token).is_not(None))
+    session.exec(held.values(_given_back()))
+
+
 def _defer(session: Session, connection_id: str) -> None:
     """Give a claim back that came during a pause: still due, and called by the clock when the pause is over."""
     session.exec(update(Job).where(col(Job.connection_id) == connection_id).values(_given_back()))

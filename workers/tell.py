@@ -1,19 +1,16 @@
 """Tell: the observation of what a read saw, and the events of what that changed, at the end of the feed."""
 
-import uuid
+from collections.abc import Sequence
 
 from sqlalchemy import bindparam, insert, update
 from sqlmodel import Session, col
 
-from schemas import api, events
+from schemas.events import Cause
 from schemas.tables import Connection, Counter, Event, Observation
 from workers.claim import Claim
 from workers.decide import Decision
+from workers.event import events_of
 from workers.mirror import Reading
-
-EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
-"""Event ids are made in it; it must never change."""
-
 
 _OBSERVE = insert(Observation).returning(col(Observation.id))
 _APPEND = insert(Event)
@@ -29,6 +26,7 @@ def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection
     """Keep what the read saw, and return the observation's id."""
     observation = {
         "connection_id": claim.connection_id,
+        "account_id": mirror.account_id,
         "generation": claim.generation,
         "trigger": claim.cause,
         "webhook_event_ids": claim.event_ids,
@@ -46,36 +44,21 @@ def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection
 def tell(
     session: Session, claim: Claim, reading: Reading, mirror: Connection, *, decision: Decision, observation_id: int
 ) -> tuple[str, ...]:
-    """Append the changes to the feed, and return their types.
+    """Append the changes to the feed, and return their types."""
+    cause = Cause(trigger=claim.cause, webhook_event_ids=claim.event_ids, observation_id=observation_id)
+    rows = events_of(mirror, decision.changes, cause, reading.ended_at)
+    append(session, rows)
+    return tuple(row.type for row in rows)
+
+
+def append(session: Session, rows: Sequence[Event]) -> None:
+    """Put events at the end of the feed, in their order.
 
     The counter is taken last, so that positions grow in commit order.
     """
-    if not decision.changes:
-        return ()
-    cause = events.Cause(
-        trigger=claim.cause,
-        webhook_event_ids=claim.event_ids,
-        observation_id=observation_id,
-    )
-    key = f"{mirror.id}\n{reading.began_at.isoformat()}\n{mirror.digest}"
-    count = len(decision.changes)
-    last: int = session.connection().execute(_TAKE_PLACES, {"count": count}).scalar_one()
-    rows = []
-    for position, change in enumerate(decision.changes, start=last - count + 1):
-        mirror.sequence += 1
-        data = events.DATA[change.type](**dict(change), connection=api.Connection.from_row(mirror), cause=cause)
-        rows.append(
-            {
-                "position": position,
-                "id": str(uuid.uuid5(EVENT_NAMESPACE, f"{key}\n{change.type}")),
-                "connection_id": mirror.id,
-                "sequence": mirror.sequence,
-                "type": change.type,
-                "account_id": mirror.account_id,
-                "time": reading.ended_at,
-                "observation_id": observation_id,
-                "data": data.model_dump(mode="json"),
-            }
-        )
-    session.connection().execute(_APPEND, rows)
-    return tuple(change.type for change in decision.changes)
+    if not rows:
+        return
+    last: int = session.connection().execute(_TAKE_PLACES, {"count": len(rows)}).scalar_one()
+    for position, row in enumerate(rows, start=last - len(rows) + 1):
+        row.position = position
+    session.connection().execute(_APPEND, [row.model_dump() for row in rows])

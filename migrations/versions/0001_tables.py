@@ -24,6 +24,7 @@ def upgrade() -> None:
     _job()
     _connection()
     _observation()
+    _baseline()
     _event()
     _sweep()
     _singles()
@@ -31,7 +32,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop all tables."""
-    for table in ("lease", "gate", "counter", "sweep", "event", "observation", "connection", "job", "webhook"):
+    for table in ("lease", "gate", "counter", "sweep", "event", "baseline", "observation", "connection"):
+        op.drop_table(table)
+    for table in ("job", "webhook"):
         op.drop_table(table)
 
 
@@ -130,6 +133,7 @@ def _observation() -> None:
         "observation",
         sa.Column("id", BIG, autoincrement=True, nullable=False),
         sa.Column("connection_id", KEY, nullable=False),
+        sa.Column("account_id", sa.String(), nullable=False),
         sa.Column("generation", BIG, nullable=False),
         sa.Column("trigger", sa.String(), nullable=False),
         sa.Column("webhook_event_ids", DOCUMENT, nullable=False),
@@ -142,6 +146,17 @@ def _observation() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_observation_connection_id_id", "observation", ["connection_id", "id"])
+
+
+def _baseline() -> None:
+    op.create_table(
+        "baseline",
+        sa.Column("connection_id", KEY, nullable=False),
+        sa.Column("observation_id", BIG, nullable=False),
+        sa.Column("ended_at", TIME, nullable=False),
+        sa.Column("mirror", DOCUMENT, nullable=False),
+        sa.PrimaryKeyConstraint("connection_id", name="pk_baseline"),
+    )
 
 
 def _event() -> None:
@@ -161,6 +176,7 @@ def _event() -> None:
         sa.UniqueConstraint("id", name="uq_event_id"),
     )
     op.create_index("ix_event_type_position", "event", ["type", "position"])
+    op.create_index("ix_event_history", "event", ["connection_id", "observation_id", "position"])
 
 
 def _sweep() -> None:

@@ -285,3 +285,16 @@ def test_threads_wait_for_a_connection(postgres_url: str) -> None:
 
     assert values == [7] * 4
     database.close()
+
+
+def test_a_snapshot_sees_one_moment(database: Database) -> None:
+    """What others commit after its first look stays unseen until it ends."""
+    with database.snapshot() as session:
+        before = session.exec(select(Counter.value)).one()
+        with database.write() as other:
+            other.exec(update(Counter).values(value=Counter.value + 1))
+        still = session.exec(select(Counter.value)).one()
+    with database.snapshot() as session:
+        after = session.exec(select(Counter.value)).one()
+
+    assert (still, after) == (before, before + 1)

@@ -17,6 +17,7 @@ from runtime.settings import Settings
 from service.app import create_app
 from service.feed import Feed
 from tests.service.fakes import FakeBroker, HandClock
+from workers.fold import views
 
 READ = "read-token"
 ADMIN = "admin-token"
@@ -67,6 +68,7 @@ class Parts:
             ping_broker=self.broker.ping,
             feed=feed,
             metrics=self.metrics,
+            views=views,
         )
 
 

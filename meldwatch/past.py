@@ -1,0 +1,46 @@
+"""The commands that go over the past: rebuild."""
+
+import sys
+
+import click
+
+from meldwatch import show
+from meldwatch.setup import open_database, settings_for
+from runtime.clock import utcnow
+from runtime.errors import UsageError
+from workers.rebuild import Rebuild
+
+
+@click.command()
+@click.option("--check", "is_check", is_flag=True, help="Compare, and write nothing.")
+@click.option("--apply", "is_apply", is_flag=True, help="Mend what differs. Nothing is removed or renumbered.")
+@click.option("--json", "as_json", is_flag=True, help="JSON Lines instead of sentences.")
+def rebuild(*, is_check: bool, is_apply: bool, as_json: bool) -> None:
+    """Fold every read that saw something new again, and compare the mirror and the feed with what that gives.
+
+    Prints each difference. Exits with 1 where --check found any, or where --apply left any. Reads nothing of Meld, and
+    may run beside the service. Events that --apply puts into the feed say so: they bear a cause.rebuilt_at.
+    """
+    if is_check == is_apply:
+        raise UsageError("Give --check to compare, or --apply to mend what differs.")
+    database = open_database(settings_for())
+    folded = found = mended = 0
+    try:
+        with show.progress("observations folded") as bar:
+
+            def progress(count: int) -> None:
+                nonlocal folded
+                folded = count
+                bar(count)
+
+            past = Rebuild(database=database, clock=utcnow)
+            for finding in (past.check if is_check else past.apply)(progress):
+                click.echo(finding.model_dump_json() if as_json else show.finding_line(finding))
+                found, mended = found + 1, mended + finding.is_mended
+    finally:
+        database.close()
+    click.echo(f"{folded} observations folded, {found} differences, {mended} mended", err=True)
+    sys.exit(0 if found == mended else 1)
+
+
+COMMANDS = (rebuild,)

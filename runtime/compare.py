@@ -1,0 +1,31 @@
+"""Compare: where two documents differ, field by field. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field that two documents have otherwise.
+
+    Attributes:
+        field: Its name; of one inside another, both, with a dot between.
+        before: What the one says; None also where it has no such field.
+        after: What the other says.
+    """
+
+    field: str
+    before: Any
+    after: Any
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield where documents differ, in the order of their fields. A field that is absent is as one that is null."""
+    for name in dict.fromkeys((*before, *after)):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            for inner in differences(old, new):
+                yield Difference(f"{name}.{inner.field}", inner.before, inner.after)
+        elif old != new:
+            yield Difference(name, old, new)

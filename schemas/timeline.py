@@ -1,0 +1,69 @@
+"""The timeline of a connection: what is known to have happened to it, in order."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from schemas.api import Webhook
+from schemas.events import Event
+from schemas.jobs import Trigger
+from schemas.wire import Wire
+
+
+class FieldChange(Wire):
+    """A field that a read found otherwise."""
+
+    field: str = Field(description="As in `GET /api/connections/{id}`; inside `service_provider_details` with a dot.")
+    before: Any
+    after: Any
+
+
+class Read(Wire):
+    """A read of Meld that saw something new. One that saw nothing new only moves the connection's `checked_at`."""
+
+    observation_id: int
+    trigger: Trigger
+    webhook_event_ids: list[str]
+    began_at: datetime
+    ended_at: datetime
+    found: bool = Field(description="False where Meld had the connection no more.")
+    changes: list[FieldChange] = Field(description="What it found otherwise than the read before.")
+    unshown_changes: list[str] = Field(
+        description="Fields of Meld's answer, by Meld's names, that changed too, and that the API does not show."
+    )
+
+
+class WebhookItem(Wire):
+    """A webhook came."""
+
+    kind: Literal["webhook"] = "webhook"
+    at: datetime = Field(description="When it was received.")
+    webhook: Webhook
+
+
+class ReadItem(Wire):
+    """Meld was read."""
+
+    kind: Literal["read"] = "read"
+    at: datetime = Field(description="When the answer was there.")
+    read: Read
+
+
+class EventItem(Wire):
+    """An event was emitted."""
+
+    kind: Literal["event"] = "event"
+    at: datetime = Field(description="When the read had its answer that the event follows from.")
+    event: Event
+
+
+Item = Annotated[WebhookItem | ReadItem | EventItem, Field(discriminator="kind")]
+
+
+class Timeline(Wire):
+    """One page of what happened to a connection, in the order of time."""
+
+    connection_id: str
+    timeline: list[Item]
+    next: str | None = Field(description="`after` of the next page; null on the last.")

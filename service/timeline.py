@@ -1,0 +1,208 @@
+"""Timeline: what is known to have happened to a connection, from several tables, in the order of time.
+
+Each table is read in its own order, by an index, from where the page before ended in it. So pages are bounded, and fit
+together, whatever the clocks of several machines said.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import tuple_
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from runtime.compare import differences
+from runtime.database import Database
+from schemas import tables
+from schemas.api import Connection, Webhook
+from schemas.events import Event
+from schemas.meld import Snapshot
+from schemas.queries import TimelineQuery
+from schemas.timeline import EventItem, FieldChange, Item, Read, ReadItem, Timeline, WebhookItem
+from service.connections import is_known, unknown
+from service.operation import Answer, Operation
+from service.threads import Threads
+from service.webhooks import stored
+
+Views = Callable[[tables.Baseline | None, Iterable[tables.Observation]], Iterator[tables.Connection | None]]
+"""Yields the mirror as it was before the first of the observations that follow a baseline, and after each."""
+
+NO_FACTS = {"id", "observed_at", "checked_at", "sequence"}
+"""What is shown of a connection, and is not Meld's."""
+
+KNOWN = {field.alias or name for name, field in Snapshot.model_fields.items()}
+"""The fields of Meld's answer that are shown, by Meld's names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far the timeline was read in each table: the last webhook, observation, and event with its observation."""
+
+    webhook: int = 0
+    observation: int = 0
+    event_observation: int = 0
+    event: int = 0
+
+    @classmethod
+    def parse(cls, cursor: str | None) -> "Place":
+        """Return the place that a cursor tells."""
+        return cls(*map(int, cursor.split("-"))) if cursor is not None else cls()
+
+    def __str__(self) -> str:
+        return f"{self.webhook}-{self.observation}-{self.event_observation}-{self.event}"
+
+
+class Timelines:
+    """The operation on timelines.
+
+    Args:
+        database: The database.
+        threads: Where the work is done.
+        views: Folds observations, as the mirror was made of them.
+    """
+
+    def __init__(self, *, database: Database, threads: Threads, views: Views) -> None:
+        self._database = database
+        self._threads = threads
+        self._views = views
+
+    def find(self, connection_id: str, query: TimelineQuery) -> Timeline:
+        """Return a page of a connection's timeline.
+
+        Raises:
+            UnknownError: Where neither the mirror nor any job has it.
+        """
+        place = Place.parse(query.after)
+        most = query.limit + 1  # one more than the page tells whether there is a next one
+        with self._database.snapshot() as session:
+            if not is_known(session, connection_id):
+                raise unknown(connection_id)
+            webhooks = session.exec(webhooks_of(connection_id, place).limit(most)).all()
+            observations = session.exec(observations_of(connection_id, place).limit(most)).all()
+            events = session.exec(events_of(connection_id, place).limit(most)).all()
+            reads = self._reads(session, connection_id, observations)
+        items: list[Item] = []
+        for entry in heapq.merge(_webhooks(webhooks), reads, _events(events), key=lambda entry: entry.order):
+            if len(items) == query.limit:
+                return Timeline(connection_id=connection_id, timeline=items, next=str(place))
+            items.append(entry.item)
+            place = replace(place, **entry.ends)
+        return Timeline(connection_id=connection_id, timeline=items, next=None)
+
+    def operations(self) -> tuple[Operation, ...]:
+        """Return what can be asked of the API."""
+        return (
+            Operation(
+                method="GET",
+                path="/api/connections/{id}/timeline",
+                name="getTimeline",
+                summary="What is known to have happened to a connection: webhooks, reads with what they found, events.",
+                need="read",
+                query=TimelineQuery,
+                answers=(Answer(description="A page of the timeline.", shape=Timeline),),
+                handle=self._threads.handler(lambda request, query: self.find(request.path_params["id"], query)),
+            ),
+        )
+
+    def _reads(
+        self, session: Session, connection_id: str, observations: Sequence[tables.Observation]
+    ) -> Iterator["_Entry"]:
+        if not observations:
+            return iter(())
+        baseline = session.get(tables.Baseline, connection_id)
+        before = list(session.exec(before_of(connection_id, observations[0])).all())[::-1]
+        views = list(self._views(baseline, [*before, *observations]))[len(before) :]
+        return map(_read, observations, pairwise(views))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An item, where it stands among those of one time, and how far its table is read with it."""
+
+    item: Item
+    rank: int
+    ends: Mapping[str, Any]
+
+    @property
+    def order(self) -> tuple[datetime, int]:
+        return self.item.at, self.rank
+
+
+def webhooks_of(connection_id: str, place: Place) -> SelectOfScalar[tables.Webhook]:
+    """Return the query for what follows of the connection's webhooks."""
+    ids = col(tables.Webhook.id)
+    mine = stored().where(tables.Webhook.connection_id == connection_id, ids > place.webhook)
+    return mine.order_by(ids)
+
+
+def observations_of(connection_id: str, place: Place) -> SelectOfScalar[tables.Observation]:
+    """Return the query for what follows of its observations."""
+    ids = col(tables.Observation.id)
+    mine = select(tables.Observation).where(tables.Observation.connection_id == connection_id, ids > place.observation)
+    return mine.order_by(ids)
+
+
+def before_of(connection_id: str, first: tables.Observation) -> SelectOfScalar[tables.Observation]:
+    """Return the query for the observations, newest first, that tell how the connection was before one of them.
+
+    Two: one tells it all, but where Meld had the connection no more the one before tells what was last known.
+    """
+    ids = col(tables.Observation.id)
+    mine = select(tables.Observation).where(tables.Observation.connection_id == connection_id, ids < first.id)
+    return mine.order_by(ids.desc()).limit(2)
+
+
+def events_of(connection_id: str, place: Place) -> SelectOfScalar[tables.Event]:
+    """Return the query for what follows of its events: one that was appended later stands where its read is."""
+    keys = (col(tables.Event.observation_id), col(tables.Event.position))
+    mine = select(tables.Event).where(
+        tables.Event.connection_id == connection_id, tuple_(*keys) > (place.event_observation, place.event)
+    )
+    return mine.order_by(*keys)
+
+
+def _webhooks(found: Iterable[tables.Webhook]) -> Iterator[_Entry]:
+    for row in found:
+        yield _Entry(WebhookItem(at=row.received_at, webhook=Webhook.from_row(row)), 0, {"webhook": row.id})
+
+
+def _read(row: tables.Observation, views: tuple[tables.Connection | None, tables.Connection | None]) -> _Entry:
+    before, after = views
+    read = Read.model_validate(
+        {
+            **row.model_dump(include={"trigger", "webhook_event_ids", "began_at", "ended_at", "found"}),
+            "observation_id": row.id,
+            "changes": [
+                FieldChange(field=each.field, before=each.before, after=each.after)
+                for each in differences(_facts(before), _facts(after))
+                if not (_is_nothing(each.before) and _is_nothing(each.after))
+            ],
+            "unshown_changes": _unshown(before, after),
+        }
+    )
+    return _Entry(ReadItem(at=row.ended_at, read=read), 1, {"observation": row.id})
+
+
+def _events(found: Iterable[tables.Event]) -> Iterator[_Entry]:
+    for row in found:
+        ends = {"event_observation": row.observation_id, "event": row.position}
+        yield _Entry(EventItem(at=row.time, event=Event.from_row(row)), 2, ends)
+
+
+def _facts(view: tables.Connection | None) -> dict[str, Any]:
+    return Connection.from_row(view).model_dump(mode="json", exclude=NO_FACTS) if view is not None else {}
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or value in ([], {})
+
+
+def _unshown(before: tables.Connection | None, after: tables.Connection | None) -> list[str]:
+    if before is None or after is None:
+        return []
+    names = before.document.keys() | after.document.keys()
+    return sorted(name for name in names - KNOWN if before.document.get(name) != after.document.get(name))

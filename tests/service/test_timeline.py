@@ -1,0 +1,184 @@
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text, update
+from sqlmodel import col
+
+from runtime.database import Database
+from schemas import tables
+from service.timeline import Place, before_of, events_of, observations_of, webhooks_of
+from tests import crowd
+from tests.service import rows
+from tests.service.conftest import Api
+from tests.workers.meldlike import document
+from tests.workers.past import BEGAN, Past, Read
+
+
+def page(api: Api, id_: str = "a", **query: Any) -> dict[str, Any]:
+    answer = api.reader.get(f"/api/connections/{id_}/timeline", params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def whole(api: Api, limit: int, id_: str = "a") -> list[dict[str, Any]]:
+    items, query = [], {}
+    while True:
+        found = page(api, id_, limit=limit, **query)
+        items += found["timeline"]
+        if found["next"] is None:
+            return items
+        assert len(found["timeline"]) == limit
+        query = {"after": found["next"]}
+
+
+def eventful(database: Database) -> Past:
+    """Let a connection be seen, fail, change where nothing is told of, and be deleted; another one beside it."""
+    past = Past(database)
+    details = {"serviceProvider": "PLAID", "itemId": "one"}
+    past.live(
+        Read("a", document("a", serviceProviderDetails=details), "webhook"),
+        Read("b", document("b"), "webhook"),
+        Read("a", document("a", "DEGRADED", statusReason="OTHER", serviceProviderDetails=details), "webhook"),
+        Read("a", document("a", "DEGRADED", statusReason="OTHER", serviceProviderDetails={**details, "itemId": "two"})),
+        Read("a", document("a", "DEGRADED", statusReason="OTHER", serviceProviderDetails=details, more=1)),
+        Read("a", None, "webhook"),
+    )
+    # Webhooks are stored with the present time; here each came just before its read.
+    with database.write() as session:
+        for id_, minute in ((1, 0), (2, 1), (3, 2), (4, 5)):
+            came = update(tables.Webhook).where(col(tables.Webhook.id) == id_)
+            session.exec(came.values(received_at=BEGAN + timedelta(minutes=minute, seconds=-1)))
+    return past
+
+
+def changes(item: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {each["field"]: (each["before"], each["after"]) for each in item["read"]["changes"]}
+
+
+def test_a_timeline_tells_all_in_order(api: Api) -> None:
+    """Webhooks, reads and events of this connection come in the order of time, an event behind its read."""
+    eventful(api.database)
+
+    found = page(api)
+
+    items = found["timeline"]
+    assert (found["connection_id"], found["next"]) == ("a", None)
+    told = ["webhook", "read", "event"]
+    assert [item["kind"] for item in items] == [*told, *told, "read", "read", *told]
+    assert [item["at"] for item in items] == sorted(item["at"] for item in items)
+    assert {item["webhook"]["connection_id"] for item in items if item["kind"] == "webhook"} == {"a"}
+    observations = [item["read"]["observation_id"] for item in items if item["kind"] == "read"]
+    causes = [item["event"]["data"]["cause"]["observation_id"] for item in items if item["kind"] == "event"]
+    assert causes == [observations[0], observations[1], observations[4]]
+
+
+def test_reads_say_what_they_found_otherwise(api: Api) -> None:
+    """Field by field, with before and after; of what is not shown the name; a deletion leaves the rest."""
+    eventful(api.database)
+
+    first, second, third, fourth, last = [item for item in page(api)["timeline"] if item["kind"] == "read"]
+
+    assert changes(first)["status"] == (None, "ACTIVE")
+    assert "duplicate_ids" not in changes(first)
+    assert changes(second) == {"status": ("ACTIVE", "DEGRADED"), "status_reason": (None, "OTHER")}
+    assert changes(third) == {"service_provider_details.itemId": ("one", "two")}
+    assert changes(fourth) == {"service_provider_details.itemId": ("two", "one")}
+    assert fourth["read"]["unshown_changes"] == ["more"]
+    assert changes(last) == {"status": ("DEGRADED", "DELETED"), "status_reason": ("OTHER", None)}
+    assert last["read"]["found"] is False
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 10])
+def test_pages_fit_together(api: Api, limit: int) -> None:
+    """However long the pages are, together they are the same, differences too."""
+    eventful(api.database)
+
+    assert page(api)["timeline"] == whole(api, limit)
+
+
+def test_what_a_baseline_holds_is_where_differences_begin(api: Api) -> None:
+    """The first read that is kept tells what it found otherwise than what is no longer kept."""
+    past = eventful(api.database)
+    before = [item for item in page(api)["timeline"] if item["kind"] == "read"]
+
+    past.forget("a", before=BEGAN + timedelta(minutes=3))
+
+    assert [item for item in page(api)["timeline"] if item["kind"] == "read"] == before[2:]
+
+
+def test_a_row_that_bears_an_older_time_is_not_left_out(api: Api) -> None:
+    """A clock that is wrong changes the order of what is told, not what is told."""
+    eventful(api.database)
+    with api.database.write() as session:
+        session.exec(update(tables.Observation).where(col(tables.Observation.id) == 4).values(ended_at=BEGAN))
+
+    items = whole(api, 2)
+
+    assert sorted(item["read"]["observation_id"] for item in items if item["kind"] == "read") == [1, 3, 4, 5, 6]
+    assert len(items) == 11
+
+
+def test_an_event_that_was_appended_later_stands_by_its_read(api: Api) -> None:
+    """It says of itself that it was rebuilt; its place is where it would have been."""
+    past = eventful(api.database)
+    before = page(api)["timeline"]
+    with api.database.write() as session:
+        session.connection().execute(text("DELETE FROM event WHERE connection_id = 'a' AND sequence = 2"))
+
+    past.apply()
+
+    after = page(api)["timeline"]
+    assert [item["kind"] for item in before] == [item["kind"] for item in after]
+    assert after[5]["event"]["id"] == before[5]["event"]["id"]
+    assert "rebuilt_at" in after[5]["event"]["data"]["cause"]
+
+
+def test_a_connection_that_only_webhooks_named_has_a_timeline(api: Api) -> None:
+    """What was never read has webhooks; what nothing names is unknown."""
+    rows.store(api.database, rows.job("c9", requested=1, due_at=rows.TIME), rows.webhook("w9", connection_id="c9"))
+
+    items = page(api, "c9")["timeline"]
+    unknown = api.reader.get("/api/connections/nobody/timeline")
+
+    assert [item["webhook"]["event_id"] for item in items] == ["w9"]
+    assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize("after", ["", "1", "1-2-3", "1-2-3-x", "-1-2-3-4", "1-2-3-4-5", "9" * 19 + "-0-0-0"])
+def test_a_cursor_that_is_none_is_refused(api: Api, after: str) -> None:
+    """Anything but what a page before gave is 422."""
+    rows.store(api.database, rows.connection("a"))
+
+    assert api.reader.get("/api/connections/a/timeline", params={"after": after}).status_code == 422
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    """A PostgreSQL with many rows."""
+    database = Database(postgres_url)
+    crowd.fill(database)
+    yield database
+    database.close()
+
+
+def test_timelines_are_read_by_index(postgres: Database) -> None:
+    """No query reads a table, nor more of a connection than the page takes."""
+    place = Place(webhook=7, observation=7, event_observation=7, event=7)
+    last = tables.Observation(id=9000)
+    made = [
+        webhooks_of("c1", place).limit(11),
+        observations_of("c1", place).limit(11),
+        events_of("c1", place).limit(11),
+        before_of("c1", last),
+    ]
+
+    with postgres.read() as session:
+        plans = [crowd.plan_of(session, statement) for statement in made]
+
+    read = "ix_observation_connection_id_id"
+    indexes = ["ix_webhook_connection_id_id", read, "ix_event_history", read]
+    assert [re.findall(r"(?:using|on) (ix_\w+)", plan) for plan in plans] == [[index] for index in indexes]
+    assert [plan for plan in plans if "Seq Scan" in plan or "Sort" in plan] == []

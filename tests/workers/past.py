@@ -1,0 +1,170 @@
+"""A past for tests: connections that were read again and again, through the real claim and apply."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from sqlalchemy import delete
+from sqlmodel import col, select
+
+from runtime import jobs
+from runtime.clock import utcnow
+from runtime.database import Database
+from schemas import tables
+from schemas.finding import Finding
+from schemas.jobs import Trigger
+from schemas.meld import Snapshot
+from tests.inbox import body, store
+from tests.workers.meldlike import document
+from workers.adopt import Adopt
+from workers.apply import apply
+from workers.claim import Claim, take
+from workers.forget import forget
+from workers.mirror import Reading
+from workers.rebuild import Rebuild
+
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+IDS = ("a", "b", "c")
+TABLES = (tables.Webhook, tables.Job, tables.Connection, tables.Observation, tables.Baseline, tables.Event)
+_NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A read that was made: of what, why, and what was seen; None where Meld had the connection no more."""
+
+    id: str
+    seen: dict[str, Any] | None
+    trigger: Trigger = "operator"
+
+
+@dataclass
+class Past:
+    """Reads, made one after the other, each a minute after the one before."""
+
+    database: Database
+    minutes: Iterator[int] = field(default_factory=itertools.count)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self.database.write() as session:
+            for table in TABLES:
+                session.exec(delete(table))
+
+    def live(self, *reads: Read) -> None:
+        """Make the reads."""
+        for read in reads:
+            self._make(read)
+
+    def _make(self, read: Read) -> None:
+        began_at = self.tick()
+        snapshot = Snapshot.from_document(read.seen) if read.seen is not None else None
+        reading = Reading(snapshot, began_at, began_at + timedelta(seconds=1))
+        if read.trigger == "reconcile" and snapshot is not None and not self._is_known(read.id):
+            adopt = Adopt(database=self.database, token=lambda: f"adopted {next(_NUMBERS)}")
+            with self.database.write() as session:
+                jobs.lock(self.database, session, {read.id, *snapshot.duplicate_ids})
+                adopt(session, [snapshot], began_at, began_at + timedelta(seconds=1))
+            return
+        claim = self.claim(read)
+        with self.database.write() as session:
+            apply(self.database, session, claim, reading)
+
+    def tick(self) -> datetime:
+        """Let a minute go by, and return the time."""
+        return BEGAN + timedelta(minutes=next(self.minutes))
+
+    def claim(self, read: Read) -> Claim:
+        """Ask for a read, and claim it."""
+        if read.trigger == "webhook":
+            store(self.database, body(read.id))
+        else:
+            with self.database.write() as session:
+                jobs.raise_jobs(self.database, session, [read.id], read.trigger)
+        with self.database.write() as session:
+            claim = take(self.database, session, read.id, token=f"token {next(_NUMBERS)}", lease_seconds=30)
+        assert claim is not None
+        return claim
+
+    def _is_known(self, id_: str) -> bool:
+        with self.database.read() as session:
+            return session.get(tables.Connection, id_) is not None
+
+    def rows(self, table: type[Any], *order: Any) -> list[dict[str, Any]]:
+        """Return a table's rows."""
+        with self.database.read() as session:
+            return [row.model_dump() for row in session.exec(select(table).order_by(*order)).all()]
+
+    def all(self) -> dict[str, list[dict[str, Any]]]:
+        """Return everything that a rebuild could touch."""
+        return {
+            "mirror": self.rows(tables.Connection, col(tables.Connection.id)),
+            "observation": self.rows(tables.Observation, col(tables.Observation.id)),
+            "event": self.rows(tables.Event, col(tables.Event.position)),
+            "job": self.rows(tables.Job, col(tables.Job.connection_id)),
+            "counter": self.rows(tables.Counter),
+        }
+
+    def check(self) -> list[Finding]:
+        """Compare everything with the fold."""
+        return list(self.rebuild().check(lambda _count: None))
+
+    def apply(self) -> list[Finding]:
+        """Mend everything."""
+        return list(self.rebuild().apply(lambda _count: None))
+
+    def rebuild(self) -> Rebuild:
+        """Return what looks back, at two connections at a time."""
+        return Rebuild(database=self.database, clock=utcnow, chunk=2)
+
+    def forget(self, *ids: str, before: datetime | None = None) -> int:
+        """Have connections' oldest observations removed, by default all that may be; return how many were."""
+        with self.database.write() as session:
+            return sum(forget(self.database, session, id_, before or self.tick()) for id_ in ids)
+
+
+# Numbers that a database may write otherwise than Meld did, and everything else that makes an answer another.
+NUMBERS = st.sampled_from([0, -0.0, 1, 1.0, 0.1, 1e5, 1e16, 1e23, 5e-324, 10**30, 2**63, True])
+DETAILS = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"serviceProvider": st.sampled_from(["PLAID", "MX"]), "n": NUMBERS}),
+    st.fixed_dictionaries({"nested": st.fixed_dictionaries({"é ": st.lists(NUMBERS, max_size=2)})}),
+)
+
+
+def documents(id_: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Return what Meld may answer for a connection."""
+    others = [other for other in IDS if other != id_]
+    fields = st.fixed_dictionaries(
+        {
+            "status": st.sampled_from(["ACTIVE", "RECONNECT_REQUIRED", "IN_PROGRESS", "DELETED", "EXPIRED", "new one"]),
+            "statusReason": st.sampled_from([None, "LOGIN_REQUIRED", "OTHER"]),
+            "activeDuplicateConnectionId": st.sampled_from([None, *IDS]),
+            "duplicateConnectionIds": st.sampled_from([None, [], others[:1], others, others[::-1], [id_, *others]]),
+            "accountId": st.sampled_from(["acct", "other", None]),
+            "serviceProviderDetails": DETAILS,
+            "successfullyAggregatedAt": st.sampled_from([None, "2026-01-02T03:04:05.6789012Z", "soon"]),
+            "unheardOf": st.one_of(st.none(), NUMBERS, st.text(st.characters(exclude_categories=["Cs", "Cc"]))),
+        }
+    )
+    return fields.map(lambda changed: {**document(id_), **changed})
+
+
+TRIGGERS: Sequence[Trigger] = ("webhook", "operator", "reconcile", "replay", "clock")
+
+
+@st.composite
+def reads(draw: st.DrawFn) -> Read:
+    """Return a read of one of the connections."""
+    id_ = draw(st.sampled_from(IDS))
+    is_gone = draw(st.integers(0, 5)) == 0
+    return Read(id_, None if is_gone else draw(documents(id_)), draw(st.sampled_from(TRIGGERS)))
+
+
+def histories() -> st.SearchStrategy[list[Read]]:
+    """Return many reads of few connections, some of them repeated: they see nothing new."""
+    several = st.lists(reads(), min_size=1, max_size=12)
+    return several.map(lambda made: [each for number, read in enumerate(made) for each in [read] * (1 + number % 2)])
