@@ -2,10 +2,12 @@
 
 import uuid
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import Executable, bindparam, insert, update
 from sqlmodel import Session, col
 
+from runtime.database import Database
 from schemas import api, events
+from schemas.jobs import FEED_CHANNEL
 from schemas.tables import Connection, Counter, Event, Observation
 from workers.claim import Claim
 from workers.decide import Decision
@@ -17,12 +19,6 @@ EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
 
 _OBSERVE = insert(Observation).returning(col(Observation.id))
 _APPEND = insert(Event)
-_TAKE_PLACES = (
-    update(Counter)
-    .where(col(Counter.name) == "feed")
-    .values(value=Counter.value + bindparam("count"))
-    .returning(col(Counter.value))
-)
 
 
 def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:
@@ -44,11 +40,18 @@ def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection
 
 
 def tell(
-    session: Session, claim: Claim, reading: Reading, mirror: Connection, *, decision: Decision, observation_id: int
+    database: Database,
+    session: Session,
+    claim: Claim,
+    reading: Reading,
+    mirror: Connection,
+    *,
+    decision: Decision,
+    observation_id: int,
 ) -> tuple[str, ...]:
     """Append the changes to the feed, and return their types.
 
-    The counter is taken last, so that positions grow in commit order.
+    The counter is taken last, so that positions grow in commit order. Who listens for the feed hears of the commit.
     """
     if not decision.changes:
         return ()
@@ -59,7 +62,7 @@ def tell(
     )
     key = f"{mirror.id}\n{reading.began_at.isoformat()}\n{mirror.digest}"
     count = len(decision.changes)
-    last: int = session.connection().execute(_TAKE_PLACES, {"count": count}).scalar_one()
+    last: int = database.run(session, _take_places, count=count).scalar_one()
     rows = []
     for position, change in enumerate(decision.changes, start=last - count + 1):
         mirror.sequence += 1
@@ -79,3 +82,9 @@ def tell(
         )
     session.connection().execute(_APPEND, rows)
     return tuple(change.type for change in decision.changes)
+
+
+def _take_places(database: Database) -> Executable:
+    """Take the next places. Who takes some tells so in the same breath: a second statement would cost a round trip."""
+    taken = update(Counter).where(col(Counter.name) == "feed").values(value=Counter.value + bindparam("count"))
+    return taken.returning(col(Counter.value), database.notification(FEED_CHANNEL))
