@@ -24,6 +24,7 @@ from service.app import create_app
 from service.clock import ClockWork
 from service.feed import Feed
 from service.inbox import table_for
+from service.listen import Listen
 from service.receive import Receive
 from service.reconcile import Reconcile
 from service.store import Inbox
@@ -36,7 +37,10 @@ from workers.refresh import Refresh
 
 API_THREADS = 8
 SPARE_CONNECTIONS = 6
-"""Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness."""
+"""Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness.
+
+The one that listens is none of the pool's.
+"""
 
 
 class Process:
@@ -89,7 +93,12 @@ class Process:
         if every_seconds:
             is_stopping = threading.Event()
             reconcile = reconcile_of(
-                self.settings, self.database, call=self._call, holder=holder, wait=is_stopping.wait
+                self.settings,
+                self.database,
+                call=self._call,
+                holder=holder,
+                wait=is_stopping.wait,
+                notify=self._notify,
             )
             self.parts.append(Sweeping(reconcile, every_seconds=every_seconds, is_stopping=is_stopping))
 
@@ -114,6 +123,8 @@ class Process:
             views=views,
         )
         server = Server(app, host=host, port=port, on_stop=self.feed.close)
+        if self.database.is_postgres:
+            self.parts.append(Listen(database=self.database, notify=self.feed.notify))
         self.parts += [wake, inbox, server]
         return server
 
@@ -138,6 +149,7 @@ def reconcile_of(
     call: Callable[[Collection[str]], None],
     holder: str,
     wait: Callable[[float], bool],
+    notify: Callable[[], None] = lambda: None,
 ) -> Reconcile:
     """Return what runs a reconcile; ``require`` has seen to the credentials."""
     return Reconcile(
@@ -149,6 +161,7 @@ def reconcile_of(
         holder=holder,
         lease_seconds=settings.lease_seconds,
         wait=wait,
+        notify=notify,
     )
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
+    null,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -157,6 +159,31 @@ class Database:
         if self.is_postgres:
             return func.unnest(bindparam(name, type_=ARRAY(String))).table_valued("value").render_derived()
         return func.json_each(bindparam(name, type_=JSON)).table_valued("value")
+
+    def notification(self, channel: str) -> ColumnElement[Any]:
+        """Return what, selected by a statement, tells those who listen to a channel, with the commit and not before.
+
+        SQLite has nobody who listens: there it is nothing.
+        """
+        return func.pg_notify(channel, "") if self.is_postgres else null()
+
+    def connect_apart(self) -> psycopg.Connection[Any]:
+        """Return a connection to PostgreSQL that is none of the pool's, in autocommit; the caller closes it.
+
+        Raises:
+            OutOfReachError: Where the database does not answer.
+        """
+        try:
+            pooled = self._writer.connect()
+        except DBAPIError as error:
+            raise translate(error) from error
+        except PoolTimeoutError as error:
+            raise OutOfReachError("All connections to the database are in use, and none came free.") from error
+        connection = pooled.connection.driver_connection
+        pooled.detach()
+        assert isinstance(connection, psycopg.Connection)
+        connection.autocommit = True
+        return connection
 
     def close(self) -> None:
         """Close all connections."""

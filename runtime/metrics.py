@@ -1,10 +1,10 @@
 """What a process counts while it works. Figures about the backlog come from the rows, see ``service/gauges.py``."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class Metrics:
-    """The counters of one process, in a registry of their own, so that tests and processes do not share any."""
+    """What one process counts, in a registry of their own, so that tests and processes do not share any."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -43,3 +43,4 @@ class Metrics:
             registry=self.registry,
         )
         self.events = Counter("meldwatch_events", "Events emitted, by type.", ["type"], registry=self.registry)
+        self.streams = Gauge("meldwatch_streams", "Streams of events that are open.", registry=self.registry)

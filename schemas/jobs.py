@@ -1,9 +1,12 @@
-"""The names that the web side and the workers share: queues, actors, triggers. Messages carry ids only."""
+"""The names that the web side and the workers share: queues, actors, triggers, channels. Messages carry ids only."""
 
 from typing import Literal
 
 REFRESH = "refresh"
 """The actor, and its queue, that reads one connection again: ``refresh(connection_id: str)``."""
+
+FEED_CHANNEL = "meldwatch_feed"
+"""Where PostgreSQL tells, with each commit of events, that the feed has grown; without a word about how far."""
 
 Trigger = Literal["webhook", "sibling", "recheck", "reconcile", "replay", "operator", "clock"]
 """Why a read was asked for; an event's ``cause.trigger``."""

@@ -99,6 +99,19 @@ class EventQuery(Paged):
     connection_id: Text | None = None
 
 
+class StreamQuery(Query):
+    """Which events of the feed are streamed, and from where on."""
+
+    after: int | None = Field(
+        default=None,
+        ge=0,
+        le=LARGEST_POSITION,
+        description="Only events behind this position; without one, those that come from now on.",
+    )
+    type: EventType | None = None
+    connection_id: Text | None = None
+
+
 class WebhookQuery(Paged):
     """Which stored webhooks; all filters must match."""
 

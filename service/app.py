@@ -23,6 +23,7 @@ from service.health import Health
 from service.operation import Answer, Operation
 from service.reply import reply
 from service.routes import make_routes
+from service.stream import Streams
 from service.threads import Threads
 from service.timeline import Timelines, Views
 from service.webhooks import Webhooks
@@ -54,12 +55,14 @@ def create_app(
         views: Folds observations, as the mirror was made of them.
     """
     threads = Threads()
+    events = Events(database=database, threads=threads, growth=feed)
     operations = (
         _receiving(receive),
         *Connections(database=database, threads=threads, wake=wake).operations(),
         *Timelines(database=database, threads=threads, views=views).operations(),
         *Duplicates(database=database, threads=threads).operations(),
-        *Events(database=database, threads=threads, growth=feed).operations(),
+        *events.operations(),
+        *Streams(database=database, threads=threads, events=events, growth=feed, metrics=metrics).operations(),
         *Webhooks(database=database, threads=threads).operations(),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
         *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),

@@ -5,7 +5,8 @@
         ├── TokenError      send a valid token
         ├── RightError      send a token that may do more
         ├── UnknownError    ask for something else
-        └── QueryError      mend the query
+        ├── QueryError      mend the query
+        └── CrowdedError    try again later
 
 Their HTTP statuses are in ``problems.py``.
 """
@@ -33,6 +34,13 @@ class RightError(RequestError):
 
 class UnknownError(RequestError):
     """Nothing that was asked for is known."""
+
+
+class CrowdedError(RequestError):
+    """As many streams are open here as there may be. Try again later, or ask for `/api/events` with `wait`."""
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__doc__)
 
 
 class QueryError(RequestError):

@@ -1,7 +1,8 @@
 """Feed: wakes those who wait for the next event.
 
-However many wait, one thread asks the database how far the feed has grown, and only while somebody waits. A process
-that emits events itself says so with ``notify``, and nobody waits for the next look.
+However many wait, one thread asks the database how far the feed has grown, and only while somebody waits. It asks at
+once when it is told so with ``notify``, by this process after a commit of its own, or by ``Listen`` after another's;
+and now and then without a word, since one may be lost.
 """
 
 import asyncio
@@ -18,7 +19,9 @@ from schemas.tables import Counter
 
 log = logs.get(__name__)
 
-POLL_SECONDS = 0.03
+POLL_SECONDS = 0.5
+"""How long a commit that nobody told of stays unseen."""
+
 FAILED_SECONDS = 1.0
 """The pause after a look that failed."""
 
@@ -43,7 +46,7 @@ class Feed:
 
     Args:
         database: Where the feed is.
-        poll_seconds: How often it is looked at while somebody waits.
+        poll_seconds: How often it is looked at while somebody waits, told or not.
     """
 
     def __init__(self, *, database: Database, poll_seconds: float = POLL_SECONDS) -> None:
@@ -51,6 +54,7 @@ class Feed:
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
         self._waiters: set[_Waiter] = set()
+        self._end = 0
         self._is_polling = False
         self._is_closed = False
         self._stir = threading.Event()
@@ -89,6 +93,10 @@ class Feed:
             if self._is_closed:
                 return False
             self._waiters.add(waiter)
+            # What came between the caller's look and this was told to others, who were here already. It is looked at
+            # again, not believed: a database that was restored from a backup has a shorter feed than it had.
+            if self._end > waiter.beyond:
+                self._stir.set()
             # The thread ends with the last waiter, under this lock: it is never missed, and never there twice.
             if not self._is_polling:
                 self._is_polling = True
@@ -112,6 +120,7 @@ class Feed:
                 self._stir.wait(FAILED_SECONDS)
                 continue
             with self._lock:
+                self._end = end
                 waiters = [waiter for waiter in self._waiters if end > waiter.beyond]
                 self._waiters.difference_update(waiters)
             _release(waiters)

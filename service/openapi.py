@@ -112,8 +112,9 @@ def _path_parameters(operation: Operation) -> list[Json]:
 
 def _header_parameters(operation: Operation) -> list[Json]:
     return [
-        {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
-        for name, text in operation.headers
+        {"name": name, "in": "header", "required": is_needed, "description": text, "schema": {"type": "string"}}
+        for headers, is_needed in ((operation.headers, True), (operation.hints, False))
+        for name, text in headers
     ]
 
 

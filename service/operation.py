@@ -43,6 +43,7 @@ class Operation:
         answers: What it says of its own.
         problems: Statuses that it may answer with as a problem, beside those that all of its kind may.
         headers: Request headers that it needs, with what they are.
+        hints: Request headers that it heeds, with what they are.
         body: What the JSON body is that it needs; None where it needs none.
         handle: Answers a request; is handed the query, or None.
     """
@@ -56,5 +57,6 @@ class Operation:
     answers: tuple[Answer, ...]
     problems: tuple[int, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    hints: tuple[tuple[str, str], ...] = ()
     body: str | None = None
     handle: Callable[[Request, Any], Awaitable[Response]]

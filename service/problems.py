@@ -13,7 +13,7 @@ from starlette.responses import Response
 from runtime import logs
 from runtime.errors import MeldwatchError, OutOfReachError, UsageError
 from schemas.answers import Problem
-from service.errors import QueryError, RightError, TokenError, UnknownError
+from service.errors import CrowdedError, QueryError, RightError, TokenError, UnknownError
 from service.reply import reply
 
 log = logs.get(__name__)
@@ -26,6 +26,7 @@ STATUSES: dict[type[MeldwatchError], int] = {
     RightError: 403,
     UnknownError: 404,
     QueryError: 422,
+    CrowdedError: 503,
     UsageError: 422,
     OutOfReachError: 503,
     MeldwatchError: 500,

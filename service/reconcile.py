@@ -64,6 +64,7 @@ class Reconcile:
         holder: Names this process in the lease.
         lease_seconds: How long the lease lasts: longer than a read of a page.
         wait: Waits for so many seconds; returns whether to end.
+        notify: Told after a commit that took connections into the mirror: each is an event.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Reconcile:
         holder: str,
         lease_seconds: float,
         wait: Callable[[float], bool],
+        notify: Callable[[], None],
     ) -> None:
         self._database = database
         self._lister = lister
@@ -87,6 +89,7 @@ class Reconcile:
         self._lease_seconds = lease_seconds
         self._turn = Turn(database=database, name=NAME, holder=holder, seconds=lease_seconds)
         self._wait = wait
+        self._notify = notify
 
     def run(self, progress: Callable[[Sweep], None] = lambda _sweep: None) -> Report:
         """Reconcile, or go on with one that was interrupted, to the end.
@@ -224,6 +227,8 @@ class Reconcile:
             sweep.listed, sweep.unreadable = sweep.listed + len(ids), sweep.unreadable + page.unreadable
             count(sweep, "unseen", adopted)
             count(sweep, "changed", drift.changed)
+        if adopted:
+            self._notify()
         self._call_workers(calls)
         return sweep
 

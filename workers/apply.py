@@ -71,7 +71,7 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     calls = follow(database, session, claim, decision, is_owed=is_owed)
     if is_new:
         observation_id = observe(session, claim, reading, mirror)
-        types = tell(session, claim, reading, mirror, decision=decision, observation_id=observation_id)
+        types = tell(database, session, claim, reading, mirror, decision=decision, observation_id=observation_id)
         _write(session, row, mirror)
     else:
         database.run(session, _checked, connection=claim.connection_id, began_at=reading.began_at)

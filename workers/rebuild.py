@@ -106,7 +106,7 @@ class Rebuild:
             session.exec(update(Event).where(col(Event.position) == position).values(**values))
         there = {event.id for event in altered.values()}
         at = self._clock().isoformat().replace("+00:00", "Z")
-        append(session, [rebuilt(event, at) for event in verdict.missing if event.id not in there])
+        append(self._database, session, [rebuilt(event, at) for event in verdict.missing if event.id not in there])
 
 
 def _restore(session: Session, connection_id: str, mirror: Connection) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import Executable, bindparam, insert, update
 from sqlmodel import Session, col
 
+from runtime.database import Database
 from schemas.events import Cause
+from schemas.jobs import FEED_CHANNEL
 from schemas.tables import Connection, Counter, Event, Observation
 from workers.claim import Claim
 from workers.decide import Decision
@@ -14,12 +16,6 @@ from workers.mirror import Reading
 
 _OBSERVE = insert(Observation).returning(col(Observation.id))
 _APPEND = insert(Event)
-_TAKE_PLACES = (
-    update(Counter)
-    .where(col(Counter.name) == "feed")
-    .values(value=Counter.value + bindparam("count"))
-    .returning(col(Counter.value))
-)
 
 
 def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:
@@ -42,23 +38,36 @@ def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection
 
 
 def tell(
-    session: Session, claim: Claim, reading: Reading, mirror: Connection, *, decision: Decision, observation_id: int
+    database: Database,
+    session: Session,
+    claim: Claim,
+    reading: Reading,
+    mirror: Connection,
+    *,
+    decision: Decision,
+    observation_id: int,
 ) -> tuple[str, ...]:
     """Append the changes to the feed, and return their types."""
     cause = Cause(trigger=claim.cause, webhook_event_ids=claim.event_ids, observation_id=observation_id)
     rows = events_of(mirror, decision.changes, cause, reading.ended_at)
-    append(session, rows)
+    append(database, session, rows)
     return tuple(row.type for row in rows)
 
 
-def append(session: Session, rows: Sequence[Event]) -> None:
+def append(database: Database, session: Session, rows: Sequence[Event]) -> None:
     """Put events at the end of the feed, in their order.
 
-    The counter is taken last, so that positions grow in commit order.
+    The counter is taken last, so that positions grow in commit order. Who listens for the feed hears of the commit.
     """
     if not rows:
         return
-    last: int = session.connection().execute(_TAKE_PLACES, {"count": len(rows)}).scalar_one()
+    last: int = database.run(session, _take_places, count=len(rows)).scalar_one()
     for position, row in enumerate(rows, start=last - len(rows) + 1):
         row.position = position
     session.connection().execute(_APPEND, [row.model_dump() for row in rows])
+
+
+def _take_places(database: Database) -> Executable:
+    """Take the next places. Who takes some tells so in the same breath: a second statement would cost a round trip."""
+    taken = update(Counter).where(col(Counter.name) == "feed").values(value=Counter.value + bindparam("count"))
+    return taken.returning(col(Counter.value), database.notification(FEED_CHANNEL))

@@ -1,7 +1,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -298,3 +298,38 @@ def test_a_snapshot_sees_one_moment(database: Database) -> None:
         after = session.exec(select(Counter.value)).one()
 
     assert (still, after) == (before, before + 1)
+
+
+def test_a_notification_comes_with_the_commit(postgres: Database) -> None:
+    """Not before, and not at all where the transaction is given up."""
+    with closing(postgres.connect_apart()) as listener:
+        listener.execute("LISTEN news")
+        with suppress(ZeroDivisionError), postgres.write() as session:
+            session.exec(select(postgres.notification("news"))).one()
+            _ = 1 / 0
+        with postgres.write() as session:
+            session.exec(select(postgres.notification("news"))).one()
+            before = list(listener.notifies(timeout=0.2))
+        after = [heard.channel for heard in listener.notifies(timeout=5, stop_after=1)]
+
+    assert (before, after) == ([], ["news"])
+
+
+def test_a_notification_is_nothing_on_sqlite(sqlite: Database) -> None:
+    """The same statement runs there, and tells nobody."""
+    with sqlite.read() as session:
+        assert session.exec(select(sqlite.notification("news"))).one() is None
+
+
+def test_a_connection_apart_is_none_of_the_pool(postgres_url: str) -> None:
+    """It is kept as long as it is wanted, and a pool of one has its one all the same."""
+    small = Database(postgres_url, pool_size=1)
+    with closing(small.connect_apart()) as apart, small.read() as session:
+        assert [session.exec(select(1)).one(), apart.execute("SELECT 1").fetchone()] == [1, (1,)]
+    small.close()
+
+
+def test_a_connection_apart_to_nowhere_is_out_of_reach() -> None:
+    """Said as everywhere else."""
+    with pytest.raises(OutOfReachError):
+        Database("postgresql://nobody@127.0.0.1:1/nothing").connect_apart()

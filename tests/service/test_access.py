@@ -118,6 +118,7 @@ GUARDED = [
     ("GET", "/api/connections/c1"),
     ("POST", "/api/connections/c1/refresh"),
     ("GET", "/api/events"),
+    ("GET", "/api/events/stream"),
     ("GET", "/api/webhooks"),
     ("GET", "/api/webhooks/e1"),
     ("GET", "/metrics"),
@@ -140,7 +141,7 @@ def test_acting_with_a_read_token_is_forbidden(api: Api) -> None:
     assert (response.status_code, "www-authenticate" in response.headers) == (403, False)
 
 
-@pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/metrics"])
+@pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/events/stream", "/metrics"])
 def test_a_service_without_tokens_stays_closed(database: Database, path: str) -> None:
     """Nothing configured: every token is wrong."""
     parts = Parts(database=database)

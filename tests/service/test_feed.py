@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, update
+from sqlmodel import col
 
 from runtime.database import Database
+from schemas.tables import Counter
 from service.feed import Feed, position
 from tests.eventually import eventually
 from tests.service import rows
@@ -49,14 +51,14 @@ def test_the_end_of_the_feed(database: Database) -> None:
 
 
 def test_who_waits_is_woken_by_an_event(database: Database) -> None:
-    """Also by one of another process, which notifies nobody here."""
+    """Also by one that nobody told of, within a second."""
     feed = Feed(database=database)
 
     async def scene() -> None:
         waiting = asyncio.create_task(feed.wait(0, LONG))
         await asyncio.to_thread(eventually, lambda: feed._waiters)
         await asyncio.to_thread(rows.store, database, rows.event(1))
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 1)
 
     asyncio.run(scene())
 
@@ -90,6 +92,40 @@ def test_notify_wakes_at_once(database: Database) -> None:
         await asyncio.wait_for(waiting, 5)
 
     asyncio.run(scene())
+
+
+def test_who_comes_late_is_woken_too(database: Database) -> None:
+    """An event that was told before one began to wait, and after one had looked, is not waited for."""
+    feed = Feed(database=database, poll_seconds=LONG)
+
+    async def scene() -> None:
+        others = asyncio.create_task(feed.wait(10, LONG))
+        await asyncio.to_thread(eventually, lambda: feed._waiters)
+        await asyncio.to_thread(rows.store, database, rows.event(1))
+        feed.notify()
+        await asyncio.to_thread(eventually, lambda: feed._end == 1)
+        await asyncio.wait_for(feed.wait(0, LONG), 5)
+        others.cancel()
+
+    asyncio.run(scene())
+
+
+def test_a_feed_that_shrank_is_waited_for(database: Database) -> None:
+    """After a restore from a backup, nobody is sent back to look for events that are not there any more."""
+    rows.store(database, rows.event(9))
+    feed = Feed(database=database, poll_seconds=LONG)
+
+    async def scene() -> float:
+        others = asyncio.create_task(feed.wait(10, LONG))
+        await asyncio.to_thread(eventually, lambda: feed._end == 9)
+        with database.write() as session:
+            session.exec(update(Counter).where(col(Counter.name) == "feed").values(value=4))
+        began = time.monotonic()
+        await feed.wait(4, 0.3)
+        others.cancel()
+        return time.monotonic() - began
+
+    assert asyncio.run(scene()) >= 0.3
 
 
 def test_close_lets_everybody_go(database: Database) -> None:

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from runtime import gate
 from runtime.clock import utcnow
-from schemas.queries import ConnectionQuery, EventQuery, WebhookQuery
+from schemas.queries import ConnectionQuery, EventQuery, StreamQuery, WebhookQuery
 from schemas.tables import Lease
 from service.problems import MEDIA_TYPE
 from tests.service import rows
@@ -49,7 +49,12 @@ def test_operations_have_names_of_their_own(document: Any) -> None:
 
 @pytest.mark.parametrize(
     ("path", "shape"),
-    [("/api/connections", ConnectionQuery), ("/api/events", EventQuery), ("/api/webhooks", WebhookQuery)],
+    [
+        ("/api/connections", ConnectionQuery),
+        ("/api/events", EventQuery),
+        ("/api/events/stream", StreamQuery),
+        ("/api/webhooks", WebhookQuery),
+    ],
 )
 def test_every_parameter_is_described(document: Any, path: str, shape: type[Any]) -> None:
     """By the same shape that is asked."""
@@ -65,6 +70,16 @@ def test_bounds_are_described(document: Any) -> None:
     assert parameters["limit"] == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
     assert parameters["wait"] == {"type": "number", "minimum": 0, "maximum": 30, "default": 0}
     assert parameters["connection_id"] == {"type": "string", "minLength": 1, "maxLength": 3000}
+
+
+def test_the_stream_is_described(document: Any) -> None:
+    """With the header that it heeds, and without a shape, which no schema can give an answer that goes on."""
+    operation = document["paths"]["/api/events/stream"]["get"]
+    headers = {item["name"]: item["required"] for item in operation["parameters"] if item["in"] == "header"}
+
+    assert headers == {"Last-Event-ID": False}
+    assert operation["responses"]["200"]["content"] == {"text/event-stream": {"schema": {}}}
+    assert operation["responses"].keys() >= {"401", "422", "503"}
 
 
 def test_rights_are_described(document: Any) -> None:

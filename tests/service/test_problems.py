@@ -49,6 +49,7 @@ def test_every_error_of_the_door_has_a_status(kind: type[MeldwatchError]) -> Non
         (errors.RightError(), 403),
         (errors.UnknownError("x"), 404),
         (errors.QueryError("x"), 422),
+        (errors.CrowdedError(), 503),
         (UsageError("x"), 422),
         (OutOfReachError("x"), 503),
         (errors.RequestError("x"), 500),

@@ -50,7 +50,7 @@ def make(database: Database) -> Callable[..., Reconcile]:
     """Make a reconcile as a process would."""
     numbers = itertools.count(1)
 
-    def make(listing: Listing, calls: list[str] | None = None) -> Reconcile:
+    def make(listing: Listing, calls: list[str] | None = None, notify: Callable[[], None] = lambda: None) -> Reconcile:
         return Reconcile(
             database=database,
             lister=listing,
@@ -60,6 +60,7 @@ def make(database: Database) -> Callable[..., Reconcile]:
             holder=f"holder {next(numbers)}",
             lease_seconds=30,
             wait=lambda _seconds: _end_pauses(database),
+            notify=notify,
         )
 
     return make
@@ -98,6 +99,21 @@ def test_a_new_mirror_is_filled_from_the_list(database: Database, make: Callable
     assert {row.data["cause"]["trigger"] for row in rows(database, tables.Event)} == {"reconcile"}
     assert len(rows(database, tables.Event)) == 7
     assert owed(database) == []
+
+
+def test_what_it_tells_is_told_at_once(database: Database, make: Callable[..., Reconcile]) -> None:
+    """Readers of the feed hear of each page that brought something in, after its commit."""
+    seen: list[int] = []
+
+    def look() -> None:
+        with database.read() as session:
+            seen.append(len(session.exec(select(tables.Event)).all()))
+
+    listing = Listing(*many(SIZE + 1))
+    make(listing, notify=look).run()
+    make(listing, notify=look).run()
+
+    assert seen == [SIZE, SIZE + 1]
 
 
 def test_a_true_mirror_has_no_drift(make: Callable[..., Reconcile]) -> None:

@@ -1,0 +1,422 @@
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meldwatch.server import GRACE_SECONDS, Server
+from runtime.database import Database
+from runtime.metrics import Metrics
+from schemas.changes import PrimaryDuplicateMoved
+from schemas.events import Event
+from schemas.queries import LARGEST_POSITION
+from service.access import Access
+from service.app import assemble
+from service.events import Events
+from service.feed import Feed
+from service.stream import PAGE, Streams, beat, render
+from service.threads import Threads
+from tests.eventually import eventually
+from tests.service import rows
+from tests.service.conftest import READ, Api, Parts
+from tests.service.test_events import emit
+from tests.sse import Reader
+
+MOVED = PrimaryDuplicateMoved.type
+LONG = 60.0
+
+
+class Service:
+    """A real server with the stream, made for this test, and its readers."""
+
+    def __init__(self, database: Database, **values: Any) -> None:
+        self.database = database
+        self.metrics = Metrics()
+        self.feed = Feed(database=database, poll_seconds=values.pop("poll_seconds", 0.05))
+        threads = Threads()
+        events = Events(database=database, threads=threads, growth=self.feed)
+        self.streams = Streams(
+            database=database, threads=threads, events=events, growth=self.feed, metrics=self.metrics, **values
+        )
+        settings = Parts(database=database).settings
+        access = Access(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens)
+        app = assemble((*events.operations(), *self.streams.operations()), access)
+        self.server = Server(app, host="127.0.0.1", port=0, on_stop=self.feed.close)
+        self.server.start()
+        self._readers: list[Reader] = []
+
+    def read(self, token: str = READ, **values: Any) -> Reader:
+        """Open a stream; it is told where it begins by then."""
+        reader = Reader(self.server.url, token, **values)
+        self._readers.append(reader)
+        if reader.status == 200:
+            reader.wait_for_begin()
+        return reader
+
+    def events(self, **query: Any) -> list[dict[str, Any]]:
+        """Return what the list says."""
+        headers = {"Authorization": f"Bearer {READ}"}
+        answer = httpx2.get(self.server.url + "/api/events", params={"limit": 1000, **query}, headers=headers)
+        return list(answer.json()["events"])
+
+    def open(self) -> int:
+        """Return how many streams are open, as the metric shows."""
+        return int(self.metrics.registry.get_sample_value("meldwatch_streams") or 0)
+
+    def close(self) -> None:
+        """End it, with its readers."""
+        for reader in self._readers:
+            reader.close()
+        if self.server.is_alive():
+            self.server.stop()
+
+
+@pytest.fixture
+def serve(database: Database) -> Iterator[Callable[..., Service]]:
+    """Make services."""
+    with ExitStack() as stack:
+
+        def serve(**values: Any) -> Service:
+            service = Service(database, **values)
+            stack.callback(service.close)
+            return service
+
+        yield serve
+
+
+@pytest.fixture
+def service(serve: Callable[..., Service]) -> Service:
+    """A service as it usually is."""
+    return serve()
+
+
+def test_an_event_is_the_same_as_in_the_feed(service: Service) -> None:
+    """Byte for byte what a list says of it, with its position as the id."""
+    rows.store(service.database, rows.event(7, "c1", id="uuid", sequence=3))
+
+    reader = service.read(after=0)
+    reader.wait_for(1)
+
+    assert service.events() == reader.events
+    assert reader.last_id == "7"
+    assert reader.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert reader.headers["cache-control"] == "no-store"
+    assert "content-length" not in reader.headers
+
+
+def test_without_a_position_it_begins_now(service: Service) -> None:
+    """What was there before is not sent, and the reader is told where it stands before anything comes."""
+    rows.store(service.database, rows.event(1), rows.event(2))
+
+    reader = service.read()
+    begin = reader.last_id
+    rows.store(service.database, rows.event(3))
+
+    assert (begin, reader.wait_for(1)) == ("2", [3])
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"after": 0}, [1, 2, 3]),
+        ({"after": 2}, [3]),
+        ({"last_event_id": "1"}, [2, 3]),
+        ({"last_event_id": "2", "after": 0}, [3]),
+        ({"last_event_id": "", "after": 1}, [2, 3]),
+    ],
+)
+def test_it_goes_on_from_a_position(service: Service, asked: dict[str, Any], expected: list[int]) -> None:
+    """``Last-Event-ID`` goes before ``after``: a browser that comes back asks with both."""
+    rows.store(service.database, *(rows.event(n) for n in range(1, 4)))
+
+    assert service.read(**asked).wait_for(len(expected)) == expected
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1.0", "٣", str(LARGEST_POSITION + 1), "9" * 5000])
+def test_what_is_no_position_is_refused(service: Service, given: str) -> None:
+    """By name, and with what to do."""
+    with httpx2.Client() as client:
+        headers = {"Authorization": f"Bearer {READ}", "Last-Event-ID": given.encode()}
+        answer = client.get(service.server.url + "/api/events/stream", headers=headers)
+
+    assert (answer.status_code, "Last-Event-ID" in answer.json()["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"type": MOVED}, [2, 4]),
+        ({"connection_id": "c2"}, [3, 4]),
+        ({"type": MOVED, "connection_id": "c2"}, [4]),
+    ],
+)
+def test_filters_are_those_of_the_list(
+    serve: Callable[..., Service], filters: dict[str, Any], expected: list[int]
+) -> None:
+    """What does not match is left out, before and after the reader came; but it is told how far it has come."""
+    service = serve(heartbeat_seconds=0.2)
+    events = [rows.event(1), rows.event(2, type=MOVED), rows.event(3, "c2"), rows.event(4, "c2", type=MOVED)]
+    rows.store(service.database, *events[:2])
+    reader = service.read(after=0, **filters)
+    rows.store(service.database, *events[2:], rows.event(5, "c3"))
+
+    assert reader.wait_for(len(expected)) == expected
+    eventually(lambda: reader.last_id == "5", message="the position that was looked through")
+    assert reader.positions == expected
+
+
+def test_a_long_feed_comes_whole(service: Service) -> None:
+    """Page after page, in order, without a wait in between."""
+    count = 2 * PAGE + 7
+    rows.store(service.database, *(rows.event(n) for n in range(1, count + 1)))
+
+    assert service.read(after=0).wait_for(count) == list(range(1, count + 1))
+
+
+def test_nothing_is_missed_or_doubled_while_others_write(service: Service) -> None:
+    """Several readers, with and without a filter, that come and go at any position, while several write."""
+    writers, each = 4, 15
+    readers = [service.read(after=0), service.read(after=0), service.read(after=0, connection_id="c2")]
+
+    def write(writer: int) -> None:
+        for sequence in range(1, each + 1):
+            emit(service.database, f"c{writer}", sequence)
+
+    with ThreadPoolExecutor(writers) as pool:
+        written = [pool.submit(write, writer) for writer in range(writers)]
+        seen = come_and_go(service, writers * each)
+        for done in written:
+            done.result()
+
+    everything = list(range(1, writers * each + 1))
+    assert [reader.wait_for(len(everything)) for reader in readers[:2]] == [everything] * 2
+    assert readers[2].wait_for(each) == [event["position"] for event in service.events(connection_id="c2")]
+    assert seen == everything
+
+
+def come_and_go(service: Service, count: int) -> list[int]:
+    """Read so many events, a few at a time, over streams that are cut off; return their positions as they came."""
+    seen: list[int] = []
+    last = "0"
+    while len(seen) < count:
+        reader = service.read(last_event_id=last)
+        eventually(lambda reader=reader: reader.events)  # type: ignore[misc]
+        reader.close()
+        reader.wait_for_end()
+        seen += reader.positions
+        last = str(seen[-1])
+    return seen
+
+
+def test_silence_is_broken_by_heartbeats(serve: Callable[..., Service]) -> None:
+    """They are no events, and come for as long as there are none."""
+    reader = serve(heartbeat_seconds=0.1).read()
+
+    eventually(lambda: reader.beats >= 4)
+
+    assert reader.events == []
+
+
+def test_a_reader_is_woken_by_the_commit(serve: Callable[..., Service]) -> None:
+    """Not by a look that comes some time; many readers at once, too."""
+    service = serve(poll_seconds=LONG)
+    readers = [service.read() for _ in range(20)]
+    rows.store(service.database, rows.event(1))
+    began = time.monotonic()
+    service.feed.notify()
+
+    assert [reader.wait_for(1) for reader in readers] == [[1]] * 20
+    assert max(reader.times[0] for reader in readers) - began < 1
+
+
+def test_places_are_bounded(serve: Callable[..., Service]) -> None:
+    """Who comes when all are taken is told to come back, and may when one has gone."""
+    service = serve(most=2)
+    first, _second = service.read(), service.read()
+    refused = service.read()
+    problem = refused.problem()
+    open_before = service.open()
+    first.close()
+    eventually(lambda: service.open() == 1, message="a place to come free")
+    third = service.read()
+
+    assert (refused.status, refused.headers["retry-after"], problem["status"]) == (503, "5", 503)
+    assert "/api/events" in problem["detail"]
+    assert (open_before, third.status) == (2, 200)
+
+
+def test_a_reader_that_leaves_in_silence_frees_its_place(serve: Callable[..., Service]) -> None:
+    """Long before anything would have been sent to it."""
+    service = serve(heartbeat_seconds=LONG)
+    readers = [service.read() for _ in range(5)]
+    for reader in readers:
+        reader.close()
+
+    eventually(lambda: service.open() == 0, 5, message="all places free")
+
+
+def test_the_end_of_the_process_ends_streams_at_once(service: Service) -> None:
+    """As answers end, not cut off; and who was reading goes on elsewhere from its position."""
+    readers = [service.read() for _ in range(5)]
+    began = time.monotonic()
+    service.server.stop()
+    seconds = time.monotonic() - began
+    for reader in readers:
+        reader.wait_for_end()
+
+    assert ([reader.has_ended for reader in readers], seconds < GRACE_SECONDS) == ([True] * 5, True)
+
+
+def test_a_restart_leaves_no_gap_and_repeats_nothing(serve: Callable[..., Service]) -> None:
+    """What is committed while nobody serves comes from the next process, behind the id that came last."""
+    before = serve()
+    reader = before.read()
+    rows.store(before.database, rows.event(1))
+    reader.wait_for(1)
+    before.server.stop()
+    reader.wait_for_end()
+    rows.store(before.database, rows.event(2))
+    after = serve()
+    again = after.read(last_event_id=reader.last_id)
+    rows.store(before.database, rows.event(3))
+
+    assert reader.positions + again.wait_for(2) == [1, 2, 3]
+
+
+def test_a_slow_reader_is_waited_for(service: Service) -> None:
+    """While it does not read, no further page is looked for; then everything comes, in order."""
+    count = 40 * PAGE
+    filler = {"text": "x" * 8000}
+    rows.store(
+        service.database,
+        *(rows.event(n, data={**rows.event(n).data, "filler": filler}) for n in range(1, count + 1)),
+    )
+    looked: list[int] = []
+    find = service.streams._find
+    service.streams._find = lambda asked, beyond: (looked.append(beyond), find(asked, beyond))[1]  # type: ignore[method-assign]
+    rest = bytearray()
+    with socket.create_connection(address_of(service)) as slow:
+        slow.sendall(asking("after=0"))
+        eventually(lambda: looked)
+        standing = settled(looked)
+        while b'"position":%d,' % count not in rest[-10_000:]:
+            rest += slow.recv(1 << 20)
+
+    # The rest of what was looked for is on its way, in buffers of the system.
+    assert len(standing) < 25
+    assert [int(line[4:]) for line in rest.splitlines() if line.startswith(b"id: ")][1:] == list(range(1, count + 1))
+
+
+def settled(numbers: list[int]) -> list[int]:
+    """Return a list once nothing has been added to it for a while."""
+    known, since = len(numbers), time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal known, since
+        if len(numbers) > known:
+            known, since = len(numbers), time.monotonic()
+        return time.monotonic() - since > 0.5
+
+    eventually(is_quiet, message="quiet")
+    return list(numbers)
+
+
+def test_a_reader_that_is_stuck_does_not_keep_the_process(service: Service) -> None:
+    """It ends within its grace, although a page waits to be read."""
+    filler = {"text": "x" * 20_000}
+    rows.store(
+        service.database, *(rows.event(n, data={**rows.event(n).data, "filler": filler}) for n in range(1, 1001))
+    )
+    with socket.create_connection(address_of(service)) as stuck:
+        stuck.sendall(asking("after=0"))
+        eventually(lambda: service.open() == 1)
+        began = time.monotonic()
+        service.server.stop()
+
+    assert (service.server.is_alive(), time.monotonic() - began < GRACE_SECONDS + 1.5) == (False, True)
+
+
+def address_of(service: Service) -> tuple[str, int]:
+    parts = urlsplit(service.server.url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return parts.hostname, parts.port
+
+
+def asking(query: str) -> bytes:
+    return f"GET /api/events/stream?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {READ}\r\n\r\n".encode()
+
+
+def test_it_outlives_a_database_that_is_away(postgres_url: str) -> None:
+    """Heartbeats go on; when the database answers again, so do the events, and nothing is missing."""
+    database = Database(postgres_url)
+    service = Service(database, heartbeat_seconds=0.2)
+    try:
+        reader = service.read()
+        with allowing_no_connections(postgres_url):
+            beats = reader.beats
+            eventually(lambda: reader.beats > beats + 5, message="heartbeats")
+        rows.store(database, rows.event(1))
+
+        assert (reader.wait_for(1), reader.has_ended) == ([1], False)
+    finally:
+        service.close()
+        database.close()
+
+
+@contextmanager
+def allowing_no_connections(postgres_url: str) -> Iterator[None]:
+    """Let nobody into a database, and cut off who is in it."""
+    server, _, name = postgres_url.rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        yield
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+def test_a_head_is_answered_and_over(service: Service) -> None:
+    """It has the headers and no body, and takes no place for longer."""
+    answer = httpx2.head(
+        service.server.url + "/api/events/stream", headers={"Authorization": f"Bearer {READ}"}, timeout=5
+    )
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert service.open() == 0
+
+
+@pytest.mark.parametrize("token", ["", "another"])
+def test_it_is_closed_without_a_token(service: Service, token: str) -> None:
+    """As the list is."""
+    assert service.read(token).status == 401
+
+
+def test_what_is_no_parameter_is_refused(api: Api) -> None:
+    """As everywhere; a list's ``wait`` and ``limit`` are none of a stream's."""
+    answer = api.reader.get("/api/events/stream", params={"wait": 1})
+
+    assert (answer.status_code, "'wait'" in answer.json()["detail"]) == (422, True)
+
+
+@given(st.text(), st.integers(1, LARGEST_POSITION))
+def test_any_text_stays_in_its_line(text: str, position: int) -> None:
+    """Also for readers that split lines by more than server-sent events do; and it is read as it was written."""
+    row = rows.event(position, data={**rows.event(1).data, "text": text})
+    lines = render(Event.from_row(row)).splitlines()
+
+    assert [line.partition(": ")[0] for line in lines] == ["id", "data", ""]
+    assert json.loads(lines[1].removeprefix("data: "))["data"]["text"] == text
+
+
+def test_a_heartbeat_is_no_event() -> None:
+    """A comment, so that there is something, and an id without data, which sets the position and is not shown."""
+    assert beat(7).splitlines() == [":", "id: 7", ""]
