@@ -5,5 +5,8 @@ from typing import Literal
 REFRESH = "refresh"
 """The actor, and its queue, that reads one connection again: ``refresh(connection_id: str)``."""
 
+DELIVER = "deliver"
+"""The actor, and its queue, that pushes what is due to one subscription: ``deliver(subscription_id: str)``."""
+
 Trigger = Literal["webhook", "sibling", "recheck", "reconcile", "replay", "operator", "clock"]
 """Why a read was asked for; an event's ``cause.trigger``."""

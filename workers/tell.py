@@ -1,15 +1,18 @@
 """Tell: the observation of what a read saw, and the events of what that changed, at the end of the feed."""
 
 import uuid
+from dataclasses import dataclass
 
 from sqlalchemy import bindparam, insert, update
 from sqlmodel import Session, col
 
+from runtime.database import Database
 from schemas import api, events
 from schemas.tables import Connection, Counter, Event, Observation
 from workers.claim import Claim
 from workers.decide import Decision
 from workers.mirror import Reading
+from workers.owe import owe
 
 EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
 """Event ids are made in it; it must never change."""
@@ -23,6 +26,14 @@ _TAKE_PLACES = (
     .values(value=Counter.value + bindparam("count"))
     .returning(col(Counter.value))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The types of the events that were appended, and the subscriptions that one of them is owed to."""
+
+    types: tuple[str, ...] = ()
+    subscriptions: tuple[str, ...] = ()
 
 
 def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:
@@ -44,14 +55,21 @@ def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection
 
 
 def tell(
-    session: Session, claim: Claim, reading: Reading, mirror: Connection, *, decision: Decision, observation_id: int
-) -> tuple[str, ...]:
-    """Append the changes to the feed, and return their types.
+    database: Database,
+    session: Session,
+    claim: Claim,
+    reading: Reading,
+    mirror: Connection,
+    *,
+    decision: Decision,
+    observation_id: int,
+) -> Told:
+    """Append the changes to the feed, and owe them to the subscriptions that want them.
 
     The counter is taken last, so that positions grow in commit order.
     """
     if not decision.changes:
-        return ()
+        return Told()
     cause = events.Cause(
         trigger=claim.cause,
         webhook_event_ids=claim.event_ids,
@@ -78,4 +96,4 @@ def tell(
             }
         )
     session.connection().execute(_APPEND, rows)
-    return tuple(change.type for change in decision.changes)
+    return Told(tuple(change.type for change in decision.changes), owe(database, session, rows))
