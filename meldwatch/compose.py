@@ -14,12 +14,16 @@ from meldwatch.server import Server
 from meldwatch.sweeping import Sweeping
 from meldwatch.working import Workers
 from runtime import broker as brokers
-from runtime import jobs
+from runtime import jobs, lanes
 from runtime.clock import utcnow
 from runtime.database import Database
+from runtime.guard import Guard
 from runtime.meld import Meld
 from runtime.metrics import Metrics
+from runtime.push import PUSH_SECONDS, Push
 from runtime.settings import Settings
+from runtime.vault import Vault
+from schemas.jobs import DELIVER
 from service.app import create_app
 from service.clock import ClockWork
 from service.feed import Feed
@@ -32,10 +36,14 @@ from service.verify import Verifier, Window
 from service.wake import Wake
 from workers.actors import declare
 from workers.adopt import Adopt
+from workers.deliver import Deliver
 from workers.fold import views
 from workers.refresh import Refresh
 
 API_THREADS = 8
+SPARE_SECONDS = 10.0
+"""How much longer than any push its lease lasts, so that a living sender is never overtaken."""
+
 SPARE_CONNECTIONS = 6
 """Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness.
 
@@ -53,7 +61,7 @@ class Process:
         self.settings = settings
         self.metrics = Metrics()
         self.database = Database(
-            settings.database_url.get_secret_value(), pool_size=API_THREADS + SPARE_CONNECTIONS + threads
+            settings.database_url.get_secret_value(), pool_size=API_THREADS + SPARE_CONNECTIONS + 2 * threads
         )
         self.broker = brokers.connect(settings.broker_url.get_secret_value())
         self.feed = Feed(database=self.database)
@@ -65,14 +73,16 @@ class Process:
         """Free what a process before this one had claimed: the contract lets one process at a time serve SQLite."""
         with self.database.write() as session:
             jobs.forget_calls(session)
+            lanes.free(session)
 
     def add_worker(self) -> None:
-        """Add the threads that read Meld."""
+        """Add the threads that read Meld, and those that push."""
         meld = Meld.from_settings(self.settings, connections=self._threads)
         refresh = Refresh(
             database=self.database,
             reader=meld,
             call=self._call,
+            push=self._push,
             clock=utcnow,
             lease_seconds=self.settings.lease_seconds,
             token=new_token,
@@ -80,14 +90,31 @@ class Process:
             metrics=self.metrics,
             notify=self._notify,
         )
-        declare(self.broker, refresh)
-        self.parts.append(Workers(self.broker, refresh, threads=self._threads))
+        deliver = self._deliver()
+        declare(self.broker, refresh, deliver)
+        self.parts.append(Workers(self.broker, refresh, deliver, threads=self._threads))
+
+    def _deliver(self) -> Deliver:
+        return Deliver(
+            database=self.database,
+            sender=Push(guard=Guard(self.settings.push_allowed_networks), connections=self._threads),
+            vault=Vault(self.settings.encryption_keys),
+            call=self._push,
+            clock=utcnow,
+            lease_seconds=PUSH_SECONDS + SPARE_SECONDS,
+            token=new_token,
+            jitter=random.SystemRandom().random,
+            metrics=self.metrics,
+            threads=self._threads,
+        )
 
     def add_clock(self) -> None:
         """Add the clock, and the reconcile that it keeps the time of."""
         holder = holder_name()
         fresh_seconds = self.settings.reread_after_seconds
-        clock = ClockWork(database=self.database, call=self._call, holder=holder, fresh_seconds=fresh_seconds)
+        clock = ClockWork(
+            database=self.database, call=self._call, push=self._push, holder=holder, fresh_seconds=fresh_seconds
+        )
         self.parts.append(clock)
         every_seconds = self.settings.reconcile_every_seconds
         if every_seconds:
@@ -135,6 +162,9 @@ class Process:
 
     def _call(self, connection_ids: Collection[str]) -> None:
         brokers.call(self.broker, connection_ids)
+
+    def _push(self, subscription_ids: Collection[str]) -> None:
+        brokers.call(self.broker, subscription_ids, DELIVER)
 
     def _notify(self) -> None:
         self.feed.notify()

@@ -1,9 +1,13 @@
 """The worker threads as a part of a process: Dramatiq's, run inside it."""
 
+import threading
+
 import dramatiq
 
 from runtime import logs
 from runtime.errors import OutOfReachError
+from schemas.jobs import DELIVER, REFRESH
+from workers.deliver import Deliver
 from workers.refresh import Refresh
 
 log = logs.get(__name__)
@@ -18,31 +22,46 @@ STOP_MILLISECONDS = 3_000
 class Workers:
     """Threads that take messages from the broker and run its actors.
 
+    Reads of Meld and pushes have threads of their own: a consumer that hangs must not hold up the mirror.
+
     Args:
         broker: The broker, its actors declared.
         refresh: Told to give back what will not be waited for.
-        threads: How many connections are read at once.
+        deliver: Likewise.
+        threads: How many connections are read at once, and how many events are pushed at once.
     """
 
-    def __init__(self, broker: dramatiq.Broker, refresh: Refresh, *, threads: int) -> None:
+    def __init__(self, broker: dramatiq.Broker, refresh: Refresh, deliver: Deliver, *, threads: int) -> None:
         self._broker = broker
-        self._refresh = refresh
-        self._worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=POLL_MILLISECONDS)
+        self._parts = (refresh, deliver)
+        self._workers = [
+            dramatiq.Worker(broker, queues={queue}, worker_threads=threads, worker_timeout=POLL_MILLISECONDS)
+            for queue in (REFRESH, DELIVER)
+        ]
 
     def start(self) -> None:
         """Start the threads."""
         # Dramatiq's own command would say this; middleware that begins threads waits for it.
         self._broker.emit_after("process_boot")
-        self._worker.start()
+        for worker in self._workers:
+            worker.start()
 
     def stop(self) -> None:
-        """Take no more messages, give the reads under way some time, and give the rest back."""
-        self._worker.stop(timeout=STOP_MILLISECONDS)
+        """Take no more messages, give what is under way some time, and give the rest back."""
+        stopping = [
+            threading.Thread(target=worker.stop, kwargs={"timeout": STOP_MILLISECONDS}) for worker in self._workers
+        ]
+        for each in stopping:
+            each.start()
+        for each in stopping:
+            each.join()
         try:
-            self._refresh.give_back()
+            for part in self._parts:
+                part.give_back()
         except OutOfReachError:
             log.warning("claims not given back; their leases will end")
 
     def is_alive(self) -> bool:
         """Return whether every thread is there: Dramatiq never replaces one that died."""
-        return all(thread.is_alive() for thread in (*self._worker.workers, *self._worker.consumers.values()))
+        threads = [thread for each in self._workers for thread in (*each.workers, *each.consumers.values())]
+        return all(thread.is_alive() for thread in threads)

@@ -52,15 +52,15 @@ def connect(url: str) -> Broker:
     return RabbitmqBroker(url=f"{url}{separator}{timeouts}", middleware=middleware, confirm_delivery=True)
 
 
-def call(broker: Broker, connection_ids: Iterable[str]) -> None:
-    """Call a worker for each connection.
+def call(broker: Broker, ids: Iterable[str], actor: str = REFRESH) -> None:
+    """Call a worker for each id: of a connection, or of what else the actor is for.
 
     Raises:
         OutOfReachError: Where the broker does not answer; the clock will call.
     """
-    for connection_id in connection_ids:
+    for id_ in ids:
         message: dramatiq.Message[None] = dramatiq.Message(
-            queue_name=REFRESH, actor_name=REFRESH, args=(connection_id,), kwargs={}, options={}
+            queue_name=actor, actor_name=actor, args=(id_,), kwargs={}, options={}
         )
         try:
             broker.enqueue(message)

@@ -3,6 +3,8 @@
     MeldwatchError
     ├── SettingsError      stop, and say which setting to mend (exit code 2)
     ├── UsageError         stop, and say what to ask for instead (exit code 2)
+    ├── TargetError        a URL may not be pushed to; give another (exit code 2)
+    ├── VaultError         no key, or none that fits; set the keys (exit code 2)
     └── OutOfReachError    a dependency does not answer; try again later (exit code 3)
 
 HTTP statuses are given in one place at the door, ``service/problems.py``.
@@ -19,6 +21,14 @@ class SettingsError(MeldwatchError):
 
 class UsageError(MeldwatchError):
     """A command was asked for something that it cannot do."""
+
+
+class TargetError(MeldwatchError):
+    """A URL may not be pushed to, or not now. The message says why."""
+
+
+class VaultError(MeldwatchError):
+    """A secret cannot be encrypted or decrypted with the keys that are set."""
 
 
 class OutOfReachError(MeldwatchError):

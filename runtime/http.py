@@ -1,4 +1,4 @@
-"""HTTP GET with one bound on everything: connect, handshake, headers, body, however slowly they trickle in.
+"""HTTP with one bound on everything: connect, handshake, headers, body, however slowly they trickle in.
 
 The usual timeouts bound each wait, so a server that sends a byte now and then holds a thread for ever. Here each wait
 ends at the request's deadline at the latest.
@@ -6,8 +6,11 @@ ends at the request's deadline at the latest.
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from ssl import SSLContext
 from urllib.parse import urlencode
 
@@ -17,6 +20,10 @@ from runtime.errors import MeldwatchError
 
 CONNECT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 20.0
+
+
+Resolve = Callable[[str, int, float], Sequence[str]]
+"""Returns the addresses that a host may be reached at, within so many seconds; raises ``TargetError``."""
 
 
 class ExchangeError(MeldwatchError):
@@ -32,18 +39,44 @@ class Answer:
     body: bytes
     is_cut: bool
 
+    def retry_after(self, now: datetime) -> float | None:
+        """Return the seconds of a ``Retry-After``, which may be a number or a date; None where there is none."""
+        value = self.headers.get("retry-after", "").strip()
+        try:
+            return float(value) if value.isdigit() else max((_date(value) - now).total_seconds(), 0.0)
+        except (ValueError, OverflowError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    seconds: float
+    read_seconds: float
+    limit: int
+
 
 class Exchange:
-    """A pool of connections, shared by threads; follows no redirect and heeds no proxy from the environment."""
+    """A pool of connections, shared by threads; follows no redirect and heeds no proxy from the environment.
 
-    def __init__(self, *, connections: int) -> None:
+    Args:
+        connections: How many exchanges may be under way at once.
+        resolve: Says for each new connection at which addresses the host may be reached; by default the system does,
+            and any will do.
+    """
+
+    def __init__(self, *, connections: int, resolve: Resolve | None = None) -> None:
         self._deadline = _Deadline()
+        self._connections = connections
         self._pool = httpcore2.ConnectionPool(
             ssl_context=httpcore2.default_ssl_context(),
             max_connections=connections,
             max_keepalive_connections=connections,
             keepalive_expiry=KEEPALIVE_SECONDS,
-            network_backend=_Backend(self._deadline),
+            network_backend=_Backend(self._deadline, resolve),
         )
 
     def get(
@@ -68,30 +101,89 @@ class Exchange:
             ExchangeError: Where no whole answer came in time.
         """
         target = f"{url}?{urlencode(query)}" if query else url
-        self._deadline.set(seconds)
+        return self._exchange(_Request("GET", target, headers, None, seconds, seconds, limit))
+
+    def post(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        seconds: float,
+        read_seconds: float,
+        limit: int,
+    ) -> Answer:
+        """Send a POST and return the answer, at the latest after ``seconds``.
+
+        Args:
+            url: An absolute URL.
+            headers: Header lines.
+            body: What is sent.
+            seconds: The bound on the whole exchange.
+            read_seconds: How long the other side may say nothing.
+            limit: Bytes of body to read at most.
+
+        Raises:
+            ExchangeError: Where no whole answer came in time.
+            TargetError: Where the host may not be reached.
+        """
+        return self._exchange(_Request("POST", url, headers, body, seconds, read_seconds, limit))
+
+    def _exchange(self, request: _Request) -> Answer:
+        self._deadline.set(request.seconds)
         try:
-            try:
-                return self._get(target, headers, seconds, limit)
-            except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError):
-                # A kept connection may have been closed by the other side just now; a new one tells.
-                return self._get(target, headers, seconds, limit)
+            # A kept connection may have been closed by the other side just now, and so may all that are kept.
+            for _ in range(self._connections):
+                try:
+                    return self._send(request)
+                except _StaleError:
+                    continue
+            return self._send(request)
         except httpcore2.TimeoutException:
-            raise ExchangeError(f"no whole answer within {seconds:g} s") from None
+            raise ExchangeError(f"no whole answer within {request.seconds:g} s") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol, OSError) as error:
             raise ExchangeError(f"connection failed ({type(error).__name__})") from None
+        except _StaleError:
+            raise ExchangeError("connection failed (closed by the other side)") from None
 
-    def _get(self, target: str, headers: Mapping[str, str], seconds: float, limit: int) -> Answer:
-        timeout = {"connect": min(CONNECT_SECONDS, seconds), "read": seconds, "write": seconds, "pool": seconds}
-        with self._pool.stream(
-            "GET", target, headers=list(headers.items()), extensions={"timeout": timeout}
-        ) as response:
-            body, is_cut = _take(response.iter_stream(), limit)
-            lines = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-            return Answer(response.status, lines, body, is_cut)
+    def _send(self, request: _Request) -> Answer:
+        is_new = False
+
+        def trace(event: str, _info: object) -> None:
+            nonlocal is_new
+            is_new = is_new or event.startswith("connection.connect_tcp")
+
+        wait = min(request.seconds, request.read_seconds)
+        connect = min(CONNECT_SECONDS, request.seconds)
+        timeout = {"connect": connect, "read": wait, "write": wait, "pool": request.seconds}
+        try:
+            with self._pool.stream(
+                request.method,
+                request.url,
+                headers=list(request.headers.items()),
+                content=request.body,
+                extensions={"timeout": timeout, "trace": trace},
+            ) as response:
+                body, is_cut = _take(response.iter_stream(), request.limit)
+                lines = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+                return Answer(response.status, lines, body, is_cut)
+        except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError):
+            if is_new:
+                raise
+            raise _StaleError from None
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
+
+
+class _StaleError(Exception):
+    """A connection that was kept from an exchange before broke."""
+
+
+def _date(value: str) -> datetime:
+    date = parsedate_to_datetime(value)
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def _take(chunks: Iterable[bytes], limit: int) -> tuple[bytes, bool]:
@@ -143,9 +235,10 @@ class _Stream(httpcore2.NetworkStream):
 
 
 class _Backend(httpcore2.NetworkBackend):
-    def __init__(self, deadline: _Deadline) -> None:
+    def __init__(self, deadline: _Deadline, resolve: Resolve | None) -> None:
         self._backend = httpcore2.SyncBackend()
         self._deadline = deadline
+        self._resolve = resolve
 
     def connect_tcp(
         self,
@@ -156,7 +249,25 @@ class _Backend(httpcore2.NetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
         left = self._deadline.left(timeout, httpcore2.ConnectTimeout)
-        stream = self._backend.connect_tcp(host, port, left, local_address, socket_options)
+        addresses = [host] if self._resolve is None else self._resolve(host, port, left)
+        # TLS still goes by the name: only the socket goes to the address.
+        for address in addresses[:-1]:
+            with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                # An address that does not answer must leave time for the next.
+                share = self._deadline.left(timeout, httpcore2.ConnectTimeout) / 2
+                return self._connect(address, port, share, local_address, socket_options)
+        left = self._deadline.left(timeout, httpcore2.ConnectTimeout)
+        return self._connect(addresses[-1], port, left, local_address, socket_options)
+
+    def _connect(
+        self,
+        address: str,
+        port: int,
+        seconds: float,
+        local_address: str | None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None,
+    ) -> httpcore2.NetworkStream:
+        stream = self._backend.connect_tcp(address, port, seconds, local_address, socket_options)
         return _Stream(stream, self._deadline)
 
     def sleep(self, seconds: float) -> None:

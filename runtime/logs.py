@@ -12,6 +12,8 @@ from runtime.redact import is_secret, redact
 _QUIET = {
     "alembic": logging.WARNING,
     "dramatiq": logging.WARNING,
+    # Two workers on one broker, each with queues of its own, are meant: it warns of the second.
+    "dramatiq.broker": logging.ERROR,
     "httpcore2": logging.WARNING,
     "httpx2": logging.WARNING,
     "uvicorn": logging.WARNING,

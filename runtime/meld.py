@@ -4,8 +4,6 @@ It only ever reads. Meld's ``refresh`` is chargeable and is never called.
 """
 
 import re
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -169,18 +167,8 @@ class Meld:
         return _LONG_WORD.sub("...", text)[:EVIDENCE_CHARACTERS]
 
     def _retry_after(self, answer: Answer) -> float | None:
-        """Return the seconds of a ``Retry-After``, which may be a number or a date."""
-        value = answer.headers.get("retry-after", "").strip()
-        try:
-            seconds = float(value) if value.isdigit() else (_date(value) - self._clock()).total_seconds()
-        except (ValueError, OverflowError):
-            return None
-        return min(max(seconds, 0.0), LONGEST_PAUSE_SECONDS)
-
-
-def _date(value: str) -> datetime:
-    date = parsedate_to_datetime(value)
-    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+        seconds = answer.retry_after(self._clock())
+        return None if seconds is None else min(seconds, LONGEST_PAUSE_SECONDS)
 
 
 def _segment(connection_id: str) -> str:

@@ -44,3 +44,17 @@ class Metrics:
         )
         self.events = Counter("meldwatch_events", "Events emitted, by type.", ["type"], registry=self.registry)
         self.streams = Gauge("meldwatch_streams", "Streams of events that are open.", registry=self.registry)
+        self.pushes = Counter(
+            "meldwatch_pushes", "Pushes to subscribers, by result.", ["result"], registry=self.registry
+        )
+        self.push_seconds = Histogram(
+            "meldwatch_push_seconds",
+            "How long pushes took.",
+            buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20),
+            registry=self.registry,
+        )
+        self.overtaken = Counter(
+            "meldwatch_pushes_overtaken",
+            "Pushes whose lease had ended: what came of them was thrown away.",
+            registry=self.registry,
+        )

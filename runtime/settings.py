@@ -6,10 +6,12 @@
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from cryptography.fernet import Fernet
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from sqlalchemy.engine import make_url
@@ -96,6 +98,17 @@ class Settings(BaseModel):
         description="Bearer tokens that may also act. `up` makes one when none is set, prints it once and keeps it"
         " beside the database.",
     )
+    encryption_keys: Secrets = Field(
+        default=(),
+        description="Fernet keys, newest first, comma separated: secrets of subscriptions are stored encrypted with the"
+        " first, and read with any. `up` makes one when none is set, and keeps it beside the database; without any, no"
+        " subscription can be made.",
+    )
+    push_allowed_networks: Texts = Field(
+        default=(),
+        description="Networks (CIDR, comma separated) that events may be pushed to although they are private, loopback"
+        " or otherwise not public; plain `http` is allowed to these alone.",
+    )
     reconcile_every_seconds: float = Field(
         default=86400,
         ge=0,
@@ -159,6 +172,26 @@ class Settings(BaseModel):
         if not (text.isascii() and text.isprintable()):
             raise ValueError("has a character in it that no HTTP header takes")
         return value
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _fernet(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        try:
+            for key in keys:
+                Fernet(key.get_secret_value())
+        except ValueError:
+            raise ValueError("has an entry that is no Fernet key: 32 random bytes in URL-safe base64") from None
+        return keys
+
+    @field_validator("push_allowed_networks")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            for network in networks:
+                ip_network(network)
+        except ValueError:
+            raise ValueError("has an entry that is no network such as 10.0.0.0/8 or fd00::/8") from None
+        return networks
 
     @field_validator("webhook_secrets", "read_tokens", "admin_tokens")
     @classmethod

@@ -5,6 +5,9 @@ from typing import Literal
 REFRESH = "refresh"
 """The actor, and its queue, that reads one connection again: ``refresh(connection_id: str)``."""
 
+DELIVER = "deliver"
+"""The actor, and its queue, that pushes what is due to one subscription: ``deliver(subscription_id: str)``."""
+
 FEED_CHANNEL = "meldwatch_feed"
 """Where PostgreSQL tells, with each commit of events, that the feed has grown; without a word about how far."""
 

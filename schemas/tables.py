@@ -2,39 +2,34 @@
 
 These classes are rows and nothing else: they are never parsed into (``table=True`` does not validate) and never sent
 out. Steps are nullable timestamps, so that no status column can contradict them. No foreign keys: retention removes
-old rows of one table while others keep naming them.
+old rows of one table while others keep naming them. The rows about subscriptions are in ``outbox.py``, and are here
+for whoever asks.
 """
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    UniqueConstraint,
-    text,
-)
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Column, Index, LargeBinary, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-# Batch migrations on SQLite find constraints by name, so every one has a name.
-SQLModel.metadata.naming_convention = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-METADATA: MetaData = SQLModel.metadata
+from schemas.columns import METADATA, Big, Document, Key
+from schemas.outbox import Delivery, Lane, Subscription
 
-Big = BigInteger().with_variant(Integer, "sqlite")
-# Ids compare byte by byte, as Python does: every transaction locks rows in one order, and cursors page in it.
-Key = String().with_variant(String(collation="C"), "postgresql")
-Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+__all__ = [
+    "METADATA",
+    "Connection",
+    "Counter",
+    "Delivery",
+    "Event",
+    "Gate",
+    "Job",
+    "Lane",
+    "Lease",
+    "Observation",
+    "Subscription",
+    "Sweep",
+    "Webhook",
+]
 
 
 class Webhook(SQLModel, table=True):

@@ -13,6 +13,7 @@ from runtime import gate, jobs, logs
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from schemas.tables import Job
+from service.outbox import due_pushes
 from service.overdue import raise_overdue
 from service.turn import Turn
 
@@ -37,6 +38,7 @@ class ClockWork:
     Args:
         database: Where the work is.
         call: Calls workers for connections; raises ``OutOfReachError``.
+        push: Calls workers for subscriptions, likewise.
         holder: Names this process in the lease.
         fresh_seconds: How old the last read of a living connection may be; 0 turns it off.
     """
@@ -46,11 +48,13 @@ class ClockWork:
         *,
         database: Database,
         call: Callable[[Collection[str]], None],
+        push: Callable[[Collection[str]], None],
         holder: str,
         fresh_seconds: float = 0,
     ) -> None:
         self._database = database
         self._call = call
+        self._push = push
         self._turn = Turn(database=database, name=NAME, holder=holder, seconds=LEASE_SECONDS)
         self._fresh_seconds = fresh_seconds
         self._passes = 0
@@ -80,8 +84,10 @@ class ClockWork:
             if not self._turn.take(session):
                 return 0
             calls = [*self._overdue(session), *self._due(session)]
+            pushes = due_pushes(self._database, session)
+        self._push(pushes)
         self._call(calls)
-        return len(calls)
+        return len(calls) + len(pushes)
 
     def _overdue(self, session: Session) -> list[str]:
         """Ask once in a while for what nobody has spoken of for too long; not while reads rest."""

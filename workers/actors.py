@@ -2,10 +2,12 @@
 
 import dramatiq
 
-from schemas.jobs import REFRESH
+from schemas.jobs import DELIVER, REFRESH
+from workers.deliver import Deliver
 from workers.refresh import Refresh
 
 
-def declare(broker: dramatiq.Broker, refresh: Refresh) -> None:
+def declare(broker: dramatiq.Broker, refresh: Refresh, deliver: Deliver) -> None:
     """Declare every actor on the broker. Once per broker."""
     dramatiq.actor(actor_name=REFRESH, queue_name=REFRESH, broker=broker)(refresh.refresh)
+    dramatiq.actor(actor_name=DELIVER, queue_name=DELIVER, broker=broker)(deliver.deliver)

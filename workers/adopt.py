@@ -46,6 +46,7 @@ class Adopt:
         for connection_id in self._free(session, page):
             claim = self._claim(session, connection_id)
             reading = Reading(page[connection_id], began_at, ended_at, is_listed=True)
+            # A page may emit hundreds of events; the clock calls for their pushes, within a second.
             calls += apply(self._database, session, claim, reading).calls
             adopted.append(connection_id)
         return adopted, calls

@@ -17,7 +17,7 @@ from workers.claim import Claim, mark_processed
 from workers.decide import Announced, decide, named
 from workers.follow import RECHECK_SECONDS, follow
 from workers.mirror import Reading, mirror_of, state_of
-from workers.tell import observe, tell
+from workers.tell import Told, observe, tell
 
 HINT_SECONDS = sum(RECHECK_SECONDS) + 180
 """How long a hint is held against reads: as long as its rechecks take, with some room."""
@@ -29,10 +29,11 @@ class OutrunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was committed: the connections to call workers for, and the types of the events emitted."""
+    """What was committed: the connections to call workers for, the types of the events emitted, and to whom owed."""
 
     calls: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    subscriptions: tuple[str, ...] = ()
 
 
 def believes_absence(session: Session, connection_id: str) -> bool:
@@ -62,7 +63,7 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     if reading.is_listed:
         decision = replace(decision, siblings=decision.siblings & group.keys())
     is_new = row is None or row.digest != mirror.digest
-    types: tuple[str, ...] = ()
+    told = Told()
     # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another. Not for an item
     # of a list: the item before it may have taken the feed's counter, which comes after the gate.
     if not reading.is_listed:
@@ -71,11 +72,11 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     calls = follow(database, session, claim, decision, is_owed=is_owed)
     if is_new:
         observation_id = observe(session, claim, reading, mirror)
-        types = tell(database, session, claim, reading, mirror, decision=decision, observation_id=observation_id)
+        told = tell(database, session, claim, reading, mirror, decision=decision, observation_id=observation_id)
         _write(session, row, mirror)
     else:
         database.run(session, _checked, connection=claim.connection_id, began_at=reading.began_at)
-    return Applied(tuple(calls), types)
+    return Applied(tuple(calls), told.types, told.subscriptions)
 
 
 def dismiss(database: Database, session: Session, claim: Claim) -> None:

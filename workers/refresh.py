@@ -40,6 +40,7 @@ class Refresh:
         database: Where the work and the mirror are.
         reader: Meld.
         call: Calls workers for connections; may raise ``OutOfReachError``, then the clock does.
+        push: Calls workers for subscriptions, likewise.
         clock: The present, for when a read began and ended.
         lease_seconds: How long a claim lasts; longer than any read.
         token: Makes the fence's token, never the same twice.
@@ -54,6 +55,7 @@ class Refresh:
         database: Database,
         reader: Reader,
         call: Callable[[Collection[str]], None],
+        push: Callable[[Collection[str]], None],
         clock: Clock,
         lease_seconds: float,
         token: Callable[[], str],
@@ -64,6 +66,7 @@ class Refresh:
         self._database = database
         self._reader = reader
         self._call = call
+        self._push = push
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._token = token
@@ -113,8 +116,8 @@ class Refresh:
             self._metrics.events.labels(type_).inc()
         if applied.types:
             self._notify()
-        if applied.calls:
-            self._call_workers(applied.calls)
+        self._call_workers(self._push, applied.subscriptions)
+        self._call_workers(self._call, applied.calls)
 
     def _read(self, claim: Claim) -> Outcome:
         if claim.attempts > MAX_ATTEMPTS and not claim.is_dead:
@@ -158,8 +161,10 @@ class Refresh:
             pause=verdict.pause,
         )
 
-    def _call_workers(self, connection_ids: Collection[str]) -> None:
+    def _call_workers(self, call: Callable[[Collection[str]], None], ids: Collection[str]) -> None:
+        if not ids:
+            return
         try:
-            self._call(connection_ids)
+            call(ids)
         except OutOfReachError:
-            self._metrics.calls_lost.inc(len(connection_ids))
+            self._metrics.calls_lost.inc(len(ids))

@@ -1,6 +1,7 @@
 """Tell: the observation of what a read saw, and the events of what that changed, at the end of the feed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Executable, bindparam, insert, update
 from sqlmodel import Session, col
@@ -13,9 +14,18 @@ from workers.claim import Claim
 from workers.decide import Decision
 from workers.event import events_of
 from workers.mirror import Reading
+from workers.owe import owe
 
 _OBSERVE = insert(Observation).returning(col(Observation.id))
 _APPEND = insert(Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The types of the events that were appended, and the subscriptions that one of them is owed to."""
+
+    types: tuple[str, ...] = ()
+    subscriptions: tuple[str, ...] = ()
 
 
 def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:
@@ -46,25 +56,26 @@ def tell(
     *,
     decision: Decision,
     observation_id: int,
-) -> tuple[str, ...]:
-    """Append the changes to the feed, and return their types."""
+) -> Told:
+    """Append the changes to the feed, and owe them to the subscriptions that want them."""
     cause = Cause(trigger=claim.cause, webhook_event_ids=claim.event_ids, observation_id=observation_id)
     rows = events_of(mirror, decision.changes, cause, reading.ended_at)
-    append(database, session, rows)
-    return tuple(row.type for row in rows)
+    return Told(tuple(row.type for row in rows), append(database, session, rows))
 
 
-def append(database: Database, session: Session, rows: Sequence[Event]) -> None:
-    """Put events at the end of the feed, in their order.
+def append(database: Database, session: Session, rows: Sequence[Event]) -> tuple[str, ...]:
+    """Put events at the end of the feed, in their order; return the subscriptions that one of them is owed to.
 
     The counter is taken last, so that positions grow in commit order. Who listens for the feed hears of the commit.
     """
     if not rows:
-        return
+        return ()
     last: int = database.run(session, _take_places, count=len(rows)).scalar_one()
     for position, row in enumerate(rows, start=last - len(rows) + 1):
         row.position = position
-    session.connection().execute(_APPEND, [row.model_dump() for row in rows])
+    values = [row.model_dump() for row in rows]
+    session.connection().execute(_APPEND, values)
+    return owe(database, session, values)
 
 
 def _take_places(database: Database) -> Executable:

@@ -26,15 +26,17 @@ def upgrade() -> None:
     _observation()
     _baseline()
     _event()
+    _subscription()
+    _delivery()
     _sweep()
     _singles()
 
 
 def downgrade() -> None:
     """Drop all tables."""
-    for table in ("lease", "gate", "counter", "sweep", "event", "baseline", "observation", "connection"):
+    for table in ("lease", "gate", "counter", "sweep", "delivery", "lane", "subscription", "event"):
         op.drop_table(table)
-    for table in ("job", "webhook"):
+    for table in ("baseline", "observation", "connection", "job", "webhook"):
         op.drop_table(table)
 
 
@@ -177,6 +179,69 @@ def _event() -> None:
     )
     op.create_index("ix_event_type_position", "event", ["type", "position"])
     op.create_index("ix_event_history", "event", ["connection_id", "observation_id", "position"])
+
+
+def _subscription() -> None:
+    op.create_table(
+        "subscription",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("name", KEY, nullable=False),
+        sa.Column("url", sa.String(), nullable=False),
+        sa.Column("types", DOCUMENT, nullable=False),
+        sa.Column("secret", sa.String(), nullable=False),
+        sa.Column("previous_secret", sa.String()),
+        sa.Column("previous_until", TIME),
+        sa.Column("after_position", BIG, nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("paused_at", TIME),
+        sa.Column("disabled_at", TIME),
+        sa.Column("failing_since", TIME),
+        sa.Column("error", sa.String()),
+        sa.Column("woken_at", TIME),
+        sa.PrimaryKeyConstraint("id", name="pk_subscription"),
+        sa.UniqueConstraint("name", name="uq_subscription_name"),
+    )
+
+
+def _delivery() -> None:
+    op.create_table(
+        "lane",
+        sa.Column("subscription_id", KEY, nullable=False),
+        sa.Column("connection_id", KEY, nullable=False),
+        sa.Column("due_at", TIME),
+        sa.Column("lease_token", sa.String()),
+        sa.Column("leased_until", TIME),
+        sa.PrimaryKeyConstraint("subscription_id", "connection_id", name="pk_lane"),
+    )
+    _partial_index("ix_lane_due", "lane", ["subscription_id", "due_at"], where="due_at IS NOT NULL")
+    op.create_table(
+        "delivery",
+        sa.Column("id", BIG, autoincrement=True, nullable=False),
+        sa.Column("subscription_id", KEY, nullable=False),
+        sa.Column("connection_id", KEY, nullable=False),
+        sa.Column("position", BIG, nullable=False),
+        sa.Column("event_id", KEY, nullable=False),
+        sa.Column("type", sa.String(), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("tried_at", TIME),
+        sa.Column("delivered_at", TIME),
+        sa.Column("dead_at", TIME),
+        sa.Column("error", sa.String()),
+        sa.Column("outcomes", DOCUMENT, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_delivery"),
+        sa.UniqueConstraint("subscription_id", "position", name="uq_delivery_subscription_id_position"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_delivery_connection_id_id", "delivery", ["connection_id", "id"])
+    op.create_index("ix_delivery_event_id", "delivery", ["event_id"])
+    _partial_index(
+        "ix_delivery_pending",
+        "delivery",
+        ["subscription_id", "connection_id", "position"],
+        where="delivered_at IS NULL AND dead_at IS NULL",
+    )
+    _partial_index("ix_delivery_dead", "delivery", ["subscription_id"], where="dead_at IS NOT NULL")
 
 
 def _sweep() -> None:

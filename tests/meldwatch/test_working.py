@@ -19,6 +19,7 @@ from schemas.tables import Job
 from tests.eventually import eventually
 from tests.inbox import body, store
 from tests.workers.meldlike import ScriptedReader, found
+from tests.workers.pushlike import deliver_on
 from workers.actors import declare
 from workers.refresh import Refresh
 
@@ -36,6 +37,7 @@ def refresh_on(database: Database, reader: ScriptedReader, kind: type[Refresh] =
         database=database,
         reader=reader,
         call=lambda _ids: None,
+        push=lambda _ids: None,
         clock=utcnow,
         lease_seconds=30,
         token=lambda: f"token {next(numbers)}",
@@ -43,6 +45,13 @@ def refresh_on(database: Database, reader: ScriptedReader, kind: type[Refresh] =
         metrics=Metrics(),
         notify=lambda: None,
     )
+
+
+def declared(broker: dramatiq.Broker, database: Database, refresh: Refresh, *, threads: int) -> Workers:
+    """Make the threads as a process would, with all actors."""
+    deliver = deliver_on(database)
+    declare(broker, refresh, deliver)
+    return Workers(broker, refresh, deliver, threads=threads)
 
 
 @pytest.fixture
@@ -86,8 +95,7 @@ def test_they_work_whatever_the_broker(broker_url: str, sqlite_url: str, reader:
     store(database, *(body(f"c{number}") for number in range(10)))
     broker = brokers.connect(broker_url)
     refresh = refresh_on(database, reader)
-    declare(broker, refresh)
-    workers = Workers(broker, refresh, threads=3)
+    workers = declared(broker, database, refresh, threads=3)
     workers.start()
     brokers.call(broker, [f"c{number}" for number in range(10)])
 
@@ -106,8 +114,7 @@ def test_stopping_waits_for_reads_that_end(
 ) -> None:
     """A read under way is given some time, and what it saw is written."""
     refresh = refresh_on(database, reader)
-    declare(broker, refresh)
-    workers = Workers(broker, refresh, threads=1)
+    workers = declared(broker, database, refresh, threads=1)
     store(database, body("c1"))
     reader.answers["c1"] = hanging
     workers.start()
@@ -126,8 +133,7 @@ def test_stopping_gives_back_reads_that_do_not(
 ) -> None:
     """A read that takes too long is not waited for: its job is free, and what it sees late is thrown away."""
     refresh = refresh_on(database, reader)
-    declare(broker, refresh)
-    workers = Workers(broker, refresh, threads=1)
+    workers = declared(broker, database, refresh, threads=1)
     store(database, body("c1"))
     reader.answers["c1"] = hanging
     workers.start()
@@ -158,8 +164,7 @@ def test_stopping_without_a_database_is_no_error(
 ) -> None:
     """Claims that cannot be given back are left to their leases."""
     refresh = refresh_on(database, reader, Cut)
-    declare(broker, refresh)
-    workers = Workers(broker, refresh, threads=1)
+    workers = declared(broker, database, refresh, threads=1)
     workers.start()
     workers.stop()
 
@@ -169,9 +174,9 @@ def test_stopping_without_a_database_is_no_error(
 @pytest.mark.parametrize(
     "end",
     [
-        pytest.param(lambda workers: workers._worker.workers[0].stop(), id="a thread that works"),
+        pytest.param(lambda workers: workers._workers[0].workers[0].stop(), id="a thread that works"),
         pytest.param(
-            lambda workers: next(iter(workers._worker.consumers.values())).stop(), id="a thread that consumes"
+            lambda workers: next(iter(workers._workers[1].consumers.values())).stop(), id="a thread that consumes"
         ),
     ],
 )
@@ -180,8 +185,7 @@ def test_a_thread_that_ended_is_noticed(
 ) -> None:
     """Dramatiq replaces no thread that died: the process must end and be started anew."""
     refresh = refresh_on(database, reader)
-    declare(broker, refresh)
-    workers = Workers(broker, refresh, threads=2)
+    workers = declared(broker, database, refresh, threads=2)
     workers.start()
     before = workers.is_alive()
     end(workers)
@@ -200,8 +204,7 @@ def test_an_error_of_an_actor_ends_no_thread(
         raise RuntimeError("unforeseen")
 
     refresh = refresh_on(database, reader)
-    declare(broker, refresh)
-    workers = Workers(broker, refresh, threads=1)
+    workers = declared(broker, database, refresh, threads=1)
     store(database, body("bad"), body("good"))
     reader.answers["bad"] = broken
     workers.start()
@@ -231,9 +234,8 @@ def test_middleware_is_told_that_the_process_is_up(
 
     broker.add_middleware(Listener())
     refresh = refresh_on(database, reader)
-    declare(broker, refresh)
-    workers = Workers(broker, refresh, threads=1)
+    workers = declared(broker, database, refresh, threads=1)
     workers.start()
     workers.stop()
 
-    assert told == ["process", "worker"]
+    assert told == ["process", "worker", "worker"]

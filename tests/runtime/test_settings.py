@@ -80,7 +80,13 @@ def test_other_variables_do_no_harm() -> None:
 @pytest.mark.parametrize("field", list(Settings.model_fields))
 def test_every_setting_can_stand_in_a_file(field: str, tmp_path: Path) -> None:
     """Each setting has a form that names a file; the line's end is no part of the value."""
-    values = {"broker_url": "redis://h", "database_url": "sqlite:///x.db", "log_format": "json"}
+    values = {
+        "broker_url": "redis://h",
+        "database_url": "sqlite:///x.db",
+        "log_format": "json",
+        "encryption_keys": "A" * 43 + "=",
+        "push_allowed_networks": "10.0.0.0/8",
+    }
     is_url = field.endswith(("_url", "_urls"))
     value = values.get(field, "https://h" if is_url else "7")
     path = tmp_path / "value"

@@ -44,7 +44,9 @@ def make(timed: Database, called: list[str]) -> Make:
     """Make a clock as a process would."""
 
     def make(holder: str = "one", **options: Any) -> ClockWork:
-        return ClockWork(**{"database": timed, "call": called.extend, "holder": holder, **options})
+        return ClockWork(
+            **{"database": timed, "call": called.extend, "push": called.extend, "holder": holder, **options}
+        )
 
     return make
 
@@ -200,7 +202,7 @@ def test_several_clocks_at_once_call_once(database_url: str, hand: HandClock, cl
     counts: list[int] = []
 
     def run(number: int) -> None:
-        clock = ClockWork(database=databases[number], call=called.extend, holder=f"clock {number}")
+        clock = ClockWork(database=databases[number], call=called.extend, push=called.extend, holder=f"clock {number}")
         for _ in range(5):
             ready.wait()
             counts.append(clock.run_once())
@@ -252,7 +254,7 @@ def test_its_thread_calls_by_itself_and_survives(database: Database) -> None:
             raise errors.pop()
         called.extend(ids)
 
-    clock = ClockWork(database=database, call=call, holder="one")  # type: ignore[arg-type]
+    clock = ClockWork(database=database, call=call, push=call, holder="one")  # type: ignore[arg-type]
     clock.start()
     assert clock.is_alive()
     eventually(lambda: not errors, seconds=4)

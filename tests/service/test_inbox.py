@@ -390,6 +390,7 @@ def refresher(database: Database, read: Callable[[str], Outcome]) -> Refresh:
         database=database,
         reader=Reader(),
         call=lambda _ids: None,
+        push=lambda _ids: None,
         clock=utcnow,
         lease_seconds=30,
         token=lambda: f"token {next(numbers)}",

@@ -76,7 +76,7 @@ def test_the_clock_looks_for_it(database: Database) -> None:
     put(database, "c1", checked_at=NOW - timedelta(days=8))
     calls: list[str] = []
 
-    ClockWork(database=database, call=calls.extend, holder="me", fresh_seconds=WEEK).run_once()
+    ClockWork(database=database, call=calls.extend, push=calls.extend, holder="me", fresh_seconds=WEEK).run_once()
 
     with database.read() as session:
         triggers = session.exec(select(Job.trigger).where(col(Job.requested) > 0)).all()

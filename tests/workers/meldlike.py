@@ -35,12 +35,20 @@ def found(id_: str, status: str = "ACTIVE", **fields: Any) -> Found:
     return Found(Snapshot.from_document(document(id_, status, **fields)))
 
 
-def refresh_on(database: Database, reader: Reader, calls: list[str] | None = None, *, clock: Clock = utcnow) -> Refresh:
+def refresh_on(
+    database: Database,
+    reader: Reader,
+    calls: list[str] | None = None,
+    *,
+    clock: Clock = utcnow,
+    pushes: list[str] | None = None,
+) -> Refresh:
     """Return a refresher as a process would make it."""
     return Refresh(
         database=database,
         reader=reader,
         call=(calls if calls is not None else []).extend,
+        push=(pushes if pushes is not None else []).extend,
         clock=clock,
         lease_seconds=30,
         token=lambda: f"token {next(_NUMBERS)}",

@@ -10,10 +10,11 @@ from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.jobs import REFRESH
+from schemas.jobs import DELIVER, REFRESH
 from tests.eventually import eventually
 from tests.inbox import body, store
 from tests.workers.meldlike import ScriptedReader
+from tests.workers.pushlike import deliver_on
 from workers.actors import declare
 from workers.refresh import Refresh
 
@@ -27,21 +28,21 @@ def broker(memory_url: str) -> Iterator[dramatiq.Broker]:
 
 
 @pytest.fixture
-def worker(broker: dramatiq.Broker, refresh: Refresh) -> Iterator[dramatiq.Worker]:
+def worker(broker: dramatiq.Broker, database: Database, refresh: Refresh) -> Iterator[dramatiq.Worker]:
     """A worker with the product's actors."""
-    declare(broker, refresh)
+    declare(broker, refresh, deliver_on(database))
     worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=10)
     worker.start()
     yield worker
     worker.stop()
 
 
-def test_every_name_has_its_actor(broker: dramatiq.Broker, refresh: Refresh) -> None:
+def test_every_name_has_its_actor(broker: dramatiq.Broker, database: Database, refresh: Refresh) -> None:
     """The web side calls actors by the names in ``schemas/jobs.py``, and finds each under its own queue."""
-    declare(broker, refresh)
+    declare(broker, refresh, deliver_on(database))
 
     actors = {name: broker.get_actor(name).queue_name for name in broker.get_declared_actors()}
-    assert actors == {REFRESH: REFRESH}
+    assert actors == {REFRESH: REFRESH, DELIVER: DELIVER}
 
 
 def test_a_call_is_a_read(
@@ -79,6 +80,7 @@ def test_an_error_of_the_infrastructure_is_tried_again(
         database=database,
         reader=reader,
         call=lambda _ids: None,
+        push=lambda _ids: None,
         clock=utcnow,
         lease_seconds=30,
         token=lambda: f"token {next(numbers)}",
@@ -87,7 +89,7 @@ def test_an_error_of_the_infrastructure_is_tried_again(
         notify=lambda: None,
     )
     store(database, body("c1"))
-    declare(broker, flaky)
+    declare(broker, flaky, deliver_on(database))
     worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=10)
     worker.start()
 

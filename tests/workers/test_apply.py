@@ -58,6 +58,7 @@ def refresher(database: Database, reader: Reader, token: Callable[[], str]) -> R
         database=database,
         reader=reader,
         call=lambda _ids: None,
+        push=lambda _ids: None,
         clock=utcnow,
         lease_seconds=30,
         token=token,

@@ -1,0 +1,56 @@
+"""What is owed to subscriptions: how lanes are raised, by whoever writes deliveries.
+
+Locks are taken in one order: the feed's counter, then subscriptions, then lanes, then deliveries. Who touches many
+lanes at once holds the counter; who sends touches one lane, and no counter. So none can deadlock another.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Executable, bindparam, update
+from sqlmodel import Session, col, select
+
+from runtime.database import Database
+from schemas.tables import Counter, Lane
+
+Pair = tuple[str, str]
+"""A subscription and a connection."""
+
+
+def hold_feed(session: Session) -> int:
+    """Let nobody append to the feed until this transaction ends; return the feed's last position."""
+    counter = select(Counter.value).where(Counter.name == "feed").with_for_update()
+    return session.exec(counter).one()
+
+
+def raise_lanes(database: Database, session: Session, pairs: Collection[Pair]) -> None:
+    """Note that there is something to send on each of these lanes. One that waits for another attempt goes on waiting.
+
+    A lane that is just being emptied is locked by whoever does it: this waits, and finds it empty.
+    """
+    for subscription_id, connection_id in sorted(pairs):
+        database.run(session, _raise, owed_to=subscription_id, about=connection_id)
+
+
+def free(session: Session, tokens: Sequence[str] | None = None) -> None:
+    """Give leases back: those with these tokens, or all, where nobody else can be at work."""
+    held = update(Lane).where(col(Lane.lease_token).is_not(None))
+    if tokens is not None:
+        held = held.where(col(Lane.lease_token).in_(tokens))
+    session.exec(held.values(_FREE))
+
+
+_FREE: dict[str, Any] = {"lease_token": None, "leased_until": None}
+
+
+def _raise(database: Database) -> Executable:
+    row = {"subscription_id": bindparam("owed_to"), "connection_id": bindparam("about"), "due_at": database.now()}
+    return (
+        database.insert(Lane)
+        .values(row)
+        .on_conflict_do_update(
+            index_elements=["subscription_id", "connection_id"],
+            set_={"due_at": database.now()},
+            where=col(Lane.due_at).is_(None),
+        )
+    )

@@ -1,0 +1,43 @@
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from runtime.errors import VaultError
+from runtime.vault import Vault
+
+OLD, NEW = (SecretStr(Fernet.generate_key().decode()) for _ in range(2))
+
+
+@given(st.text())
+def test_what_is_sealed_is_opened(text: str) -> None:
+    """And is not to be seen in between."""
+    sealed = Vault([NEW]).seal(text)
+
+    assert Vault([NEW]).open(sealed) == text
+    assert len(text) < 4 or text not in sealed
+
+
+def test_keys_rotate() -> None:
+    """What an older key sealed is opened as long as that key is in the list; the newest seals."""
+    sealed = Vault([OLD]).seal("secret")
+
+    assert Vault([NEW, OLD]).open(sealed) == "secret"
+    assert Vault([NEW]).open(Vault([NEW, OLD]).seal("secret")) == "secret"
+    with pytest.raises(VaultError, match="lacks the key"):
+        Vault([NEW]).open(sealed)
+
+
+def test_without_a_key_it_stays_closed() -> None:
+    """The message says which setting is missing, and how to make a key."""
+    for use in (Vault([]).seal, Vault([]).open):
+        with pytest.raises(VaultError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set.*openssl"):
+            use("x")
+
+
+@pytest.mark.parametrize("sealed", ["", "nonsense", "gAAAAA==", "é"])
+def test_what_was_never_sealed_is_not_opened(sealed: str) -> None:
+    """Whatever a row holds."""
+    with pytest.raises(VaultError):
+        Vault([NEW]).open(sealed)

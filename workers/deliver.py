@@ -1,0 +1,190 @@
+"""Deliver: the conductor of pushes. Lease a lane, sign, send, settle; and so on until nothing is due.
+
+A call names a subscription, not a delivery: who comes takes whatever has been due longest. Whatever is killed in
+between, the lease ends and the clock calls again; a push that was sent but not noted is sent once more, with its id.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+from time import monotonic
+from typing import Any, Protocol
+
+from runtime import lanes, logs
+from runtime.clock import Clock
+from runtime.database import Database
+from runtime.errors import OutOfReachError, VaultError
+from runtime.metrics import Metrics
+from runtime.vault import Vault
+from schemas.push import Receipt
+from workers.errand import Errand, take
+from workers.settle import OvertakenError, settle
+from workers.share import Shares
+from workers.sign import headers
+
+log = logs.get(__name__)
+
+ROUND_SECONDS = 5.0
+"""After this long a thread goes to the end of the queue, so that other subscriptions have their turn."""
+
+
+class Sender(Protocol):
+    """The way to subscribers."""
+
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+        """Push, within the time that a lease leaves; never raise for what the other side does."""
+
+
+class Deliver:
+    """Pushes events to subscriptions, in order on each lane. Threads share one.
+
+    Args:
+        database: Where the deliveries are.
+        sender: The way to subscribers.
+        vault: Opens the secrets that sign.
+        call: Calls workers for subscriptions; may raise ``OutOfReachError``, then the clock does.
+        clock: The present, which is signed.
+        lease_seconds: How long a lane is leased; longer than any push.
+        token: Makes the fence's token, never the same twice.
+        jitter: Makes a random number from 0 to 1.
+        metrics: Counts.
+        threads: How many threads of this process push.
+        round_seconds: After how long a thread goes to the end of the queue.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sender: Sender,
+        vault: Vault,
+        call: Callable[[Collection[str]], None],
+        clock: Clock,
+        lease_seconds: float,
+        token: Callable[[], str],
+        jitter: Callable[[], float],
+        metrics: Metrics,
+        threads: int,
+        round_seconds: float = ROUND_SECONDS,
+    ) -> None:
+        self._database = database
+        self._sender = sender
+        self._vault = vault
+        self._call = call
+        self._clock = clock
+        self._lease_seconds = lease_seconds
+        self._token = token
+        self._jitter = jitter
+        self._metrics = metrics
+        self._shares = Shares(threads)
+        self._round_seconds = round_seconds
+        self._under_way: set[str] = set()
+        self._lock = threading.Lock()
+        self._is_stopping = False
+
+    def deliver(self, subscription_id: str) -> None:
+        """Push what is due to a subscription, until nothing is, or others should have their turn.
+
+        Raises:
+            OutOfReachError: Where the database does not answer.
+        """
+        if not self._shares.enter(subscription_id):
+            return
+        try:
+            is_left = self._go_round(subscription_id)
+        except BaseException:
+            self._shares.leave(subscription_id)
+            raise
+        if is_left and not self._is_stopping:
+            self._call_again(subscription_id)
+
+    def give_back(self) -> None:
+        """Give back the lanes whose pushes are under way: the process ends and will not wait for them."""
+        self._is_stopping = True
+        with self._lock:
+            tokens = sorted(self._under_way)
+        if tokens:
+            with self._database.write() as session:
+                lanes.free(session, tokens)
+
+    def _go_round(self, subscription_id: str) -> bool:
+        """Push one after the other, and leave the share. Return whether it was left with work that may be there."""
+        deadline = monotonic() + self._round_seconds
+        while not self._is_stopping and monotonic() < deadline:
+            errand = self._take(subscription_id)
+            if errand is None:
+                if not self._shares.stays(subscription_id):
+                    return False
+            elif not self._work(errand):
+                # Its consumer fails: one thread at a time is enough to find out when it does no more.
+                break
+        self._shares.leave(subscription_id)
+        return monotonic() >= deadline
+
+    def _take(self, subscription_id: str) -> Errand | None:
+        token = self._token()
+        with self._database.write() as session:
+            return take(self._database, session, subscription_id, token=token, lease_seconds=self._lease_seconds)
+
+    def _work(self, errand: Errand) -> bool:
+        """Push, and write down what came of it. Return whether this thread may go on with the subscription."""
+        with self._lock:
+            self._under_way.add(errand.token)
+        try:
+            began_at, began = self._clock(), monotonic()
+            receipt = self._send(errand)
+            seconds = monotonic() - began
+            self._metrics.pushes.labels(_result(receipt)).inc()
+            self._metrics.push_seconds.observe(seconds)
+            outcome = {
+                "at": began_at.isoformat(),
+                "seconds": round(seconds, 3),
+                "status": receipt.status,
+                "error": receipt.detail,
+                "response": receipt.response,
+            }
+            self._settle(errand, receipt, outcome)
+        finally:
+            with self._lock:
+                self._under_way.discard(errand.token)
+        return not self._shares.note(errand.subscription_id, is_taken=receipt.is_taken)
+
+    def _send(self, errand: Errand) -> Receipt:
+        try:
+            secrets = [self._vault.open(secret) for secret in errand.secrets]
+        except VaultError as error:
+            return Receipt(detail=str(error), is_ours=True)
+        signed = headers(errand.event_id, errand.body, secrets=secrets, now=self._clock())
+        return self._sender.send(errand.url, signed, errand.body.encode())
+
+    def _settle(self, errand: Errand, receipt: Receipt, outcome: dict[str, Any]) -> None:
+        try:
+            with self._database.write() as session:
+                settle(self._database, session, errand, receipt, outcome, jitter=self._jitter())
+        except OvertakenError:
+            self._metrics.overtaken.inc()
+            log.info("overtaken", subscription_id=errand.subscription_id, event_id=errand.event_id)
+            return
+        if not receipt.is_taken:
+            log.warning(
+                "not pushed",
+                subscription_id=errand.subscription_id,
+                event_id=errand.event_id,
+                attempt=errand.attempts + 1,
+                detail=receipt.detail,
+                is_given_up=errand.is_last,
+                is_disabled=receipt.is_gone,
+            )
+
+    def _call_again(self, subscription_id: str) -> None:
+        try:
+            self._call([subscription_id])
+        except OutOfReachError:
+            self._metrics.calls_lost.inc()
+
+
+def _result(receipt: Receipt) -> str:
+    if receipt.is_taken:
+        return "taken"
+    if receipt.is_ours:
+        return "not_signed"
+    return "refused" if receipt.status is not None else "no_answer"

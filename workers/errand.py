@@ -1,0 +1,167 @@
+"""Errand: a lease on one lane of a subscription, with the delivery that is first on it.
+
+While it lasts nobody else sends on that lane. It is a claim as that on a job is, see ``claim.py``; who sends without
+it any more, because it took too long, finds its result thrown away.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Executable, bindparam, or_, select, update
+from sqlmodel import Session, col
+
+from runtime.database import Database
+from schemas import events, tables
+from schemas.tables import Delivery, Event, Lane, Subscription
+from workers.schedule import GIVE_UP_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """The right to push one event to one subscription.
+
+    Attributes:
+        subscription_id: The subscription.
+        connection_id: The connection that the event is of.
+        token: The fence: what came of it must bear it.
+        delivery_id: The delivery.
+        url: Where it goes.
+        secrets: The sealed secrets that sign it.
+        event_id: The event.
+        body: The event, as it is sent.
+        attempts: How often it was tried before.
+        outcomes: What came of that.
+        is_last: Whether it is given up if it is not taken now.
+        is_failing: Whether the subscription's last push was not taken.
+    """
+
+    subscription_id: str
+    connection_id: str
+    token: str
+    delivery_id: int
+    url: str
+    secrets: tuple[str, ...]
+    event_id: str
+    body: str
+    attempts: int
+    outcomes: tuple[dict[str, Any], ...]
+    is_last: bool
+    is_failing: bool
+
+
+def take(
+    database: Database, session: Session, subscription_id: str, *, token: str, lease_seconds: float
+) -> Errand | None:
+    """Lease the lane of a subscription that has been due longest; None where none is due, or it shall rest."""
+    target = database.run(session, _target, which=subscription_id).one_or_none()
+    if target is None:
+        return None
+    if target.woken_at is not None:
+        # The call has arrived. Before any lane is locked, see runtime/lanes.py.
+        database.run(session, _arrived, which=subscription_id)
+    while True:
+        connection_id = database.run(session, _lease, lease_seconds, owed_to=subscription_id, token=token).scalar()
+        if connection_id is None:
+            return None
+        first = database.run(session, _first, owed_to=subscription_id, about=connection_id).one_or_none()
+        if first is not None:
+            break
+        database.run(session, _emptied, owed_to=subscription_id, about=connection_id)
+    secrets = (target.secret, target.previous_secret) if target.is_overlap else (target.secret,)
+    return Errand(
+        subscription_id=subscription_id,
+        connection_id=connection_id,
+        token=token,
+        delivery_id=first.delivery_id,
+        url=target.url,
+        secrets=tuple(secret for secret in secrets if secret is not None),
+        event_id=first.id,
+        body=events.Event.from_row(tables.Event(**{name: getattr(first, name) for name in _EVENT})).model_dump_json(),
+        attempts=first.attempts,
+        outcomes=tuple(first.outcomes),
+        is_last=bool(first.is_last),
+        is_failing=target.failing_since is not None,
+    )
+
+
+_EVENT = ("position", "id", "connection_id", "sequence", "type", "account_id", "time", "observation_id", "data")
+
+
+def is_emptied(database: Database, session: Session, errand: Errand) -> bool:
+    """Note that nothing is left on a lane, if so. The caller has locked it, and looks with a statement of its own.
+
+    Whoever owes something new inserts it before they lock the lane: it is seen here, or they find the lane empty.
+    """
+    lane = {"owed_to": errand.subscription_id, "about": errand.connection_id}
+    if database.run(session, _any, **lane).first() is not None:
+        return False
+    database.run(session, _emptied, **lane)
+    return True
+
+
+def pending() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that a delivery is still to be sent on the lane ``owed_to``, ``about``."""
+    return (
+        col(Delivery.subscription_id) == bindparam("owed_to"),
+        col(Delivery.connection_id) == bindparam("about"),
+        col(Delivery.delivered_at).is_(None),
+        col(Delivery.dead_at).is_(None),
+    )
+
+
+def _target(database: Database) -> Executable:
+    is_overlap = col(Subscription.previous_until) > database.now()
+    names = ("url", "secret", "previous_secret", "woken_at", "failing_since")
+    columns: list[Any] = [getattr(Subscription, name) for name in names]
+    return select(*columns, is_overlap.label("is_overlap")).where(
+        col(Subscription.id) == bindparam("which"),
+        col(Subscription.paused_at).is_(None),
+        col(Subscription.disabled_at).is_(None),
+    )
+
+
+def _arrived(_database: Database) -> Executable:
+    return update(Subscription).where(col(Subscription.id) == bindparam("which")).values(woken_at=None)
+
+
+def _lease(database: Database, seconds: float) -> Executable:
+    due = (
+        select(col(Lane.connection_id))
+        .where(
+            col(Lane.subscription_id) == bindparam("owed_to"),
+            col(Lane.due_at) <= database.now(),
+            or_(col(Lane.leased_until).is_(None), col(Lane.leased_until) < database.now()),
+        )
+        .order_by(col(Lane.due_at))
+        .limit(1)
+        # Others take the lanes behind it meanwhile.
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    lease = update(Lane).where(col(Lane.subscription_id) == bindparam("owed_to"), col(Lane.connection_id) == due)
+    lease = lease.values(lease_token=bindparam("token"), leased_until=database.now(seconds))
+    return lease.returning(col(Lane.connection_id))
+
+
+def _first(database: Database) -> Executable:
+    is_last = col(Delivery.tried_at) <= database.now(-GIVE_UP_SECONDS)
+    columns: list[Any] = [
+        col(Delivery.id).label("delivery_id"),
+        Delivery.attempts,
+        Delivery.outcomes,
+        is_last.label("is_last"),
+        *(getattr(Event, name) for name in _EVENT),
+    ]
+    first = select(*columns).join(Event, col(Event.position) == col(Delivery.position)).where(*pending())
+    return first.order_by(col(Delivery.position)).limit(1)
+
+
+def _any(_database: Database) -> Executable:
+    return select(col(Delivery.id)).where(*pending()).limit(1)
+
+
+def _emptied(_database: Database) -> Executable:
+    lane = update(Lane).where(
+        col(Lane.subscription_id) == bindparam("owed_to"), col(Lane.connection_id) == bindparam("about")
+    )
+    return lane.values(due_at=None, lease_token=None, leased_until=None)

@@ -1,0 +1,128 @@
+"""Settle: one commit that writes down what came of a push, and gives its lane to the next.
+
+Locks in the order of ``runtime/lanes.py``: the subscription, where it is touched at all, then the lane.
+"""
+
+from typing import Any
+
+from sqlalchemy import Executable, Update, bindparam, func, update
+from sqlmodel import Session, col
+
+from runtime.database import Database
+from schemas.columns import Document
+from schemas.push import Receipt
+from schemas.tables import Delivery, Lane, Subscription
+from workers.errand import Errand, is_emptied
+from workers.schedule import delay
+
+MOST_OUTCOMES = 40
+"""Outcomes kept of one delivery: more than there are before it is given up."""
+
+
+class OvertakenError(Exception):
+    """The lease ended, and somebody else has the lane: what came of the push must be thrown away."""
+
+
+def settle(
+    database: Database, session: Session, errand: Errand, receipt: Receipt, outcome: dict[str, Any], *, jitter: float
+) -> None:
+    """Write down what came of a push.
+
+    Args:
+        database: The database.
+        session: An open transaction.
+        errand: The lease.
+        receipt: What came of it.
+        outcome: The same, as it is kept.
+        jitter: A number from 0 to 1.
+
+    Raises:
+        OvertakenError: Where the lease is no longer ours; nothing is written then.
+    """
+    outcomes = [*errand.outcomes, outcome][-MOST_OUTCOMES:]
+    if receipt.is_taken:
+        if errand.is_failing:
+            session.exec(_subscription(errand).values(failing_since=None, error=None))
+        _pass_fence(database, session, errand)
+        values = {"which": errand.delivery_id, "count": errand.attempts + 1, "came_of_it": outcomes}
+        database.run(session, _delivered, **values)
+    else:
+        _blame(database, session, errand, receipt)
+        _put_off(database, session, errand, receipt, jitter=jitter)
+        session.exec(_failed(database, errand, receipt, outcomes))
+    is_emptied(database, session, errand)
+
+
+def _blame(database: Database, session: Session, errand: Errand, receipt: Receipt) -> None:
+    """Note on the subscription what went wrong; one whose consumer is gone is disabled."""
+    values: dict[str, Any] = {"error": receipt.detail}
+    if not receipt.is_ours:
+        values["failing_since"] = func.coalesce(Subscription.failing_since, database.now())
+    if receipt.is_gone:
+        values["disabled_at"] = database.now()
+    session.exec(_subscription(errand).values(**values))
+
+
+def _put_off(database: Database, session: Session, errand: Errand, receipt: Receipt, *, jitter: float) -> None:
+    """Pass the fence, and say when the lane is due again: at once where this delivery no longer stands before others.
+
+    One that was answered 410 is not put off either: it waits for the subscription to be made active again.
+    """
+    is_over = _is_dead(errand, receipt) or receipt.is_gone
+    seconds = 0.0 if is_over else delay(errand.attempts + 1, retry_after=receipt.retry_after, jitter=jitter)
+    fence = update(Lane).where(
+        col(Lane.subscription_id) == errand.subscription_id,
+        col(Lane.connection_id) == errand.connection_id,
+        col(Lane.lease_token) == errand.token,
+    )
+    given = fence.values(due_at=database.now(seconds), lease_token=None, leased_until=None)
+    if session.exec(given).rowcount != 1:
+        raise OvertakenError(errand.delivery_id)
+
+
+def _pass_fence(database: Database, session: Session, errand: Errand) -> None:
+    lane = {"owed_to": errand.subscription_id, "about": errand.connection_id, "token": errand.token}
+    if database.run(session, _passed, **lane).rowcount != 1:
+        raise OvertakenError(errand.delivery_id)
+
+
+def _is_dead(errand: Errand, receipt: Receipt) -> bool:
+    # What fails here is ours to mend, and no reason to give the consumer's event up.
+    return errand.is_last and not receipt.is_ours and not receipt.is_gone
+
+
+def _failed(database: Database, errand: Errand, receipt: Receipt, outcomes: list[dict[str, Any]]) -> Update:
+    values: dict[str, Any] = {
+        "attempts": errand.attempts + 1,
+        "tried_at": func.coalesce(Delivery.tried_at, database.now()),
+        "error": receipt.detail,
+        "outcomes": outcomes,
+    }
+    if _is_dead(errand, receipt):
+        values["dead_at"] = database.now()
+    return update(Delivery).where(col(Delivery.id) == errand.delivery_id).values(**values)
+
+
+def _delivered(database: Database) -> Executable:
+    delivered = update(Delivery).where(col(Delivery.id) == bindparam("which"))
+    return delivered.values(
+        attempts=bindparam("count"),
+        tried_at=func.coalesce(Delivery.tried_at, database.now()),
+        delivered_at=database.now(),
+        error=None,
+        outcomes=bindparam("came_of_it", type_=Document),
+    )
+
+
+def _passed(database: Database) -> Executable:
+    fence = update(Lane).where(
+        col(Lane.subscription_id) == bindparam("owed_to"),
+        col(Lane.connection_id) == bindparam("about"),
+        col(Lane.lease_token) == bindparam("token"),
+    )
+    # Behind the lanes that have been due for longer: a long lane must not hold up the others.
+    return fence.values(due_at=database.now(), lease_token=None, leased_until=None)
+
+
+def _subscription(errand: Errand) -> Update:
+    return update(Subscription).where(col(Subscription.id) == errand.subscription_id)
