@@ -185,7 +185,7 @@ def reconcile_of(
     return Reconcile(
         database=database,
         lister=Meld.from_settings(settings, connections=1),
-        adopt=Adopt(database=database, token=new_token),
+        adopt=Adopt(database=database),
         call=call,
         clock=utcnow,
         holder=holder,

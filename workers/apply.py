@@ -4,7 +4,7 @@ Behind the fence, the mirror's row is only ever written by the holder of the new
 overwrite a newer one, and what is decided here cannot be outdated by the time it is committed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlalchemy import Executable, bindparam, case, exists, insert, or_, update
 from sqlmodel import Session, col, select
@@ -17,7 +17,7 @@ from workers.claim import Claim, mark_processed
 from workers.decide import Announced, decide, named
 from workers.follow import RECHECK_SECONDS, follow
 from workers.mirror import Reading, mirror_of, state_of
-from workers.tell import Told, observe, tell
+from workers.tell import Seen, Told, tell
 
 HINT_SECONDS = sum(RECHECK_SECONDS) + 180
 """How long a hint is held against reads: as long as its rechecks take, with some room."""
@@ -60,19 +60,14 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     hint = _newest_hint(database, session, claim)
     group = {sibling.id: state_of(sibling) for sibling in _siblings(session, others)}
     decision = decide(before, after, group, hint)
-    if reading.is_listed:
-        decision = replace(decision, siblings=decision.siblings & group.keys())
     is_new = row is None or row.digest != mirror.digest
     told = Told()
-    # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another. Not for an item
-    # of a list: the item before it may have taken the feed's counter, which comes after the gate.
-    if not reading.is_listed:
-        gate.open_(session)
+    # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
+    gate.open_(session)
     mark_processed(database, session, claim)
     calls = follow(database, session, claim, decision, is_owed=is_owed)
     if is_new:
-        observation_id = observe(session, claim, reading, mirror)
-        told = tell(database, session, claim, reading, mirror, decision=decision, observation_id=observation_id)
+        told = tell(database, session, [Seen(claim, reading, mirror, decision)])
         _write(session, row, mirror)
     else:
         database.run(session, _checked, connection=claim.connection_id, began_at=reading.began_at)

@@ -13,15 +13,11 @@ from workers.decide import State
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a read saw and when: a snapshot, or None where Meld has the connection no more and that is believed.
-
-    ``is_listed``: it comes from Meld's list, whose other items are on their way.
-    """
+    """What a read saw and when: a snapshot, or None where Meld has the connection no more and that is believed."""
 
     snapshot: Snapshot | None
     began_at: datetime
     ended_at: datetime
-    is_listed: bool = False
 
 
 def state_of(row: Connection) -> State:

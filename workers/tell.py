@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Executable, bindparam, insert, update
 from sqlmodel import Session, col
@@ -16,8 +17,18 @@ from workers.event import events_of
 from workers.mirror import Reading
 from workers.owe import owe
 
-_OBSERVE = insert(Observation).returning(col(Observation.id))
+_OBSERVE = insert(Observation).returning(col(Observation.id), sort_by_parameter_order=True)
 _APPEND = insert(Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A read that saw something new, the row that it makes of the mirror, and what follows from it."""
+
+    claim: Claim
+    reading: Reading
+    mirror: Connection
+    decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +39,33 @@ class Told:
     subscriptions: tuple[str, ...] = ()
 
 
-def observe(session: Session, claim: Claim, reading: Reading, mirror: Connection) -> int:
-    """Keep what the read saw, and return the observation's id."""
-    observation = {
+def tell(database: Database, session: Session, seen: Sequence[Seen]) -> Told:
+    """Keep what reads saw, and append what they changed to the feed, in their order."""
+    observations = session.connection().execute(_OBSERVE, [_observation(one) for one in seen]).scalars().all()
+    rows = [event for one, id_ in zip(seen, observations, strict=True) for event in _events(one, id_)]
+    return Told(tuple(row.type for row in rows), append(database, session, rows))
+
+
+def _observation(seen: Seen) -> dict[str, Any]:
+    claim, reading, is_found = seen.claim, seen.reading, seen.reading.snapshot is not None
+    return {
         "connection_id": claim.connection_id,
-        "account_id": mirror.account_id,
+        "account_id": seen.mirror.account_id,
         "generation": claim.generation,
         "trigger": claim.cause,
         "webhook_event_ids": claim.event_ids,
         "began_at": reading.began_at,
         "ended_at": reading.ended_at,
-        "found": reading.snapshot is not None,
-        "digest": mirror.digest,
-        "document": mirror.document if reading.snapshot is not None else {},
+        "found": is_found,
+        "digest": seen.mirror.digest,
+        "document": seen.mirror.document if is_found else {},
     }
-    observation_id = session.connection().execute(_OBSERVE, observation).scalar_one()
+
+
+def _events(seen: Seen, observation_id: int | None) -> tuple[Event, ...]:
     assert observation_id is not None
-    return observation_id
-
-
-def tell(
-    database: Database,
-    session: Session,
-    claim: Claim,
-    reading: Reading,
-    mirror: Connection,
-    *,
-    decision: Decision,
-    observation_id: int,
-) -> Told:
-    """Append the changes to the feed, and owe them to the subscriptions that want them."""
-    cause = Cause(trigger=claim.cause, webhook_event_ids=claim.event_ids, observation_id=observation_id)
-    rows = events_of(mirror, decision.changes, cause, reading.ended_at)
-    return Told(tuple(row.type for row in rows), append(database, session, rows))
+    cause = Cause(trigger=seen.claim.cause, webhook_event_ids=seen.claim.event_ids, observation_id=observation_id)
+    return events_of(seen.mirror, seen.decision.changes, cause, seen.reading.ended_at)
 
 
 def append(database: Database, session: Session, rows: Sequence[Event]) -> tuple[str, ...]:

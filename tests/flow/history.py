@@ -128,7 +128,7 @@ class History:
         Reconcile(
             database=self.database,
             lister=self,
-            adopt=Adopt(database=self.database, token=map("adopted {}".format, itertools.count()).__next__),
+            adopt=Adopt(database=self.database),
             call=self._call,
             clock=self.clock,
             holder="history",

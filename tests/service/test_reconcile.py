@@ -54,7 +54,7 @@ def make(database: Database) -> Callable[..., Reconcile]:
         return Reconcile(
             database=database,
             lister=listing,
-            adopt=Adopt(database=database, token=lambda: f"token {next(numbers)}"),
+            adopt=Adopt(database=database),
             call=(calls if calls is not None else []).extend,
             clock=utcnow,
             holder=f"holder {next(numbers)}",

@@ -64,7 +64,7 @@ class Past:
         snapshot = Snapshot.from_document(read.seen) if read.seen is not None else None
         reading = Reading(snapshot, began_at, began_at + timedelta(seconds=1))
         if read.trigger == "reconcile" and snapshot is not None and not self._is_known(read.id):
-            adopt = Adopt(database=self.database, token=lambda: f"adopted {next(_NUMBERS)}")
+            adopt = Adopt(database=self.database)
             with self.database.write() as session:
                 jobs.lock(self.database, session, {read.id, *snapshot.duplicate_ids})
                 adopt(session, [snapshot], began_at, began_at + timedelta(seconds=1))
