@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bench import backfill, burst, ingest, latency, move, race, worker
+from bench import backfill, burst, ingest, latency, move, race, rebuild, worker
 from bench.report import machine
 from bench.stack import BenchError, Stack
 from tests.servers import Run
@@ -16,6 +16,7 @@ FIGURES = {
     "worker": worker.measure,
     "move": move.measure,
     "backfill": backfill.measure,
+    "rebuild": rebuild.measure,
 }
 
 
