@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bench import backfill, burst, histories, ingest, latency, move, race, worker
+from bench import backfill, burst, histories, ingest, latency, move, race, rebuild, worker
 from bench.report import machine
 from bench.stack import BenchError, Stack
 from tests.servers import Run
@@ -17,6 +17,7 @@ FIGURES = {
     "move": move.measure,
     "backfill": backfill.measure,
     "histories": histories.measure,
+    "rebuild": rebuild.measure,
 }
 
 

@@ -30,7 +30,7 @@ def measure(stack: Stack) -> Figure:
         )
         with service.running("reconcile") as child:
             until(lambda: service.rows("sweep"), 30, "the first page")
-            idle, peak = _memory(child, "VmRSS"), _watch(child)
+            idle, peak = _memory(child, "VmRSS"), watch(child)
         seconds, stored, events = _seconds(service), service.rows("connection"), service.rows("event")
         service.database.close()
         calls = meld.lists()
@@ -51,7 +51,7 @@ def measure(stack: Stack) -> Figure:
     return figure
 
 
-def _watch(child: Child) -> float:
+def watch(child: Child) -> float:
     """Wait for the end of a process; return the most memory that it had, in MB."""
     peak, began = 0.0, time.monotonic()
     while child.is_running():

@@ -76,6 +76,11 @@ class Child:
         """Return whether it has not ended by itself."""
         return self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with; None while it runs."""
+        return self._process.poll()
+
     def cpu_seconds(self) -> float:
         """Return the processor time that it has taken."""
         times = psutil.Process(self.pid).cpu_times()

@@ -52,8 +52,8 @@ COMMANDS = """\
 Generated from the commands' own help by `python -m docs.generate`; do not edit.
 
 Exit codes: 0 done; 1 done, and something is wrong (a check failed, a webhook was not taken, a reconcile found drift, a
-part of a process died); 2 bad usage or settings, or another reconcile is running; 3 a dependency is out of reach. What
-is listed is a table, or JSON Lines with `--json`.
+rebuild a difference, a part of a process died); 2 bad usage or settings, or another reconcile is running; 3 a
+dependency is out of reach. What is listed is a table, or JSON Lines with `--json`.
 Every command reads the [settings](settings.md).
 """
 

@@ -79,7 +79,8 @@ def show_connection(
     with _database() as (_settings, database):
         if moment is not None:
             with database.snapshot() as session:
-                show.one(Connection.from_row(recall(session, connection_id, moment.at)), as_json=as_json)
+                row = recall(session, connection_id, moment.at)
+            show.one(Connection.from_row(row), as_json=as_json)
             return
         if not is_timeline and after is None:
             show.one(_connections(database).get(connection_id), as_json=as_json)

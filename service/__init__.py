@@ -8,7 +8,7 @@
     clock     calls again for whatever call was lost
 
 Beside it stands the API, which reads what was stored: ``app`` makes routes of operations (``connections``,
-``events``, ``webhooks``, ``health``, ``gauges``), and for each request
+``timeline``, ``events``, ``webhooks``, ``health``, ``gauges``), and for each request
 
     access    may the caller?
     query     what is asked for, within bounds

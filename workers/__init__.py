@@ -10,4 +10,14 @@
 
 ``refresh`` conducts: it alone opens transactions and knows the order. ``decide`` and ``policy`` are pure. ``adopt``
 applies what a reconcile finds in Meld's list and the mirror has never seen.
+
+Looking back, over what was stored:
+
+    history   the rows of each connection, a few at a time
+      -> fold     its observations, through mirror, decide and event as at first
+      -> check    where its rows are not what the fold gives
+      -> rebuild  the conductor: compares, and mends under the workers' locks
+
+``recall`` folds up to a time; ``forget`` turns the oldest observations into a baseline, at which a fold begins. ``fold``
+and ``check`` are pure.
 """

@@ -250,6 +250,8 @@ def _part(row: Event, name: str) -> Mapping[str, Any]:
 
 def _placed(event: Event, sequence: int) -> Event:
     """Return an event at a place in its connection's sequence, which its connection tells, too."""
+    if event.sequence == sequence:
+        return event
     connection = {**event.data["connection"], "sequence": sequence}
     return _copy(event, sequence=sequence, data={**event.data, "connection": connection})
 

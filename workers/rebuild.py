@@ -45,9 +45,9 @@ class Rebuild:
 
     def check(self, progress: Progress) -> Iterator[Finding]:
         """Yield everything in which rows differ from the fold; write nothing."""
-        for verdicts in self._chunks(progress):
-            for verdict in verdicts:
-                yield from verdict.findings
+        for found in self._chunks(progress):
+            for findings in found:
+                yield from findings
 
     def apply(self, progress: Progress) -> Iterator[Finding]:
         """Mend what can be, each connection in a transaction of its own; yield everything that was found.
@@ -55,8 +55,8 @@ class Rebuild:
         What could not be mended is looked at once more at the end: it may have hung on another connection.
         """
         left: list[str] = []
-        for verdicts in self._chunks(progress):
-            for connection_id in [each.findings[0].connection_id for each in verdicts if each.findings]:
+        for found in self._chunks(progress):
+            for connection_id in [findings[0].connection_id for findings in found]:
                 findings = self._mend(connection_id)
                 yield from (each for each in findings if each.is_mended)
                 if any(not each.is_mended for each in findings):
@@ -64,22 +64,22 @@ class Rebuild:
         for connection_id in left:
             yield from self._mend(connection_id)
 
-    def _chunks(self, progress: Progress) -> Iterator[list[Verdict]]:
-        """Yield the verdicts on the connections where something was found, a chunk at a time."""
+    def _chunks(self, progress: Progress) -> Iterator[list[list[Finding]]]:
+        """Yield, a chunk at a time, what was found at each connection where anything was."""
         after: str | None = ""
         observations = 0
         while after is not None:
-            verdicts = []
+            found = []
             with self._database.snapshot() as session:
                 until = chunk_end(session, after, self._chunk)
                 for history in histories(session, between(after, until)):
                     verdict = check(history)
                     observations += verdict.observations
                     if verdict.findings:
-                        verdicts.append(verdict)
+                        found.append(verdict.findings)
             after = until
             progress(observations)
-            yield verdicts
+            yield found
 
     def _mend(self, connection_id: str) -> list[Finding]:
         """Mend a connection; return what was found, under the locks, and whether it was mended."""
