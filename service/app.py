@@ -13,7 +13,7 @@ from runtime.database import Database
 from runtime.errors import MeldwatchError
 from runtime.metrics import Metrics
 from runtime.settings import Settings
-from service import gauges, openapi, problems
+from service import gauges, kit, openapi, problems
 from service.access import Access
 from service.connections import Connections
 from service.duplicates import Duplicates
@@ -59,6 +59,7 @@ def create_app(
         *Duplicates(database=database, threads=threads).operations(),
         *events.operations(),
         *Streams(database=database, threads=threads, events=events, growth=feed, metrics=metrics).operations(),
+        *kit.operations(),
         *Webhooks(database=database, threads=threads).operations(),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
         *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),
