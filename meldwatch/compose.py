@@ -28,13 +28,14 @@ from service.listen import Listen
 from service.receive import Receive
 from service.reconcile import Reconcile
 from service.store import Inbox
+from service.stream import THREADS as STREAM_THREADS
 from service.verify import Verifier, Window
 from service.wake import Wake
 from workers.actors import declare
 from workers.adopt import Adopt
 from workers.refresh import Refresh
 
-API_THREADS = 8
+API_THREADS = 8 + STREAM_THREADS
 SPARE_CONNECTIONS = 6
 """Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness.
 

@@ -23,6 +23,7 @@ from service.health import Health
 from service.operation import Answer, Operation
 from service.reply import reply
 from service.routes import make_routes
+from service.stream import THREADS as STREAM_THREADS
 from service.stream import Streams
 from service.threads import Threads
 from service.webhooks import Webhooks
@@ -53,12 +54,13 @@ def create_app(
     """
     threads = Threads()
     events = Events(database=database, threads=threads, growth=feed)
+    streams = Streams(database=database, threads=Threads(STREAM_THREADS), events=events, growth=feed, metrics=metrics)
     operations = (
         _receiving(receive),
         *Connections(database=database, threads=threads, wake=wake).operations(),
         *Duplicates(database=database, threads=threads).operations(),
         *events.operations(),
-        *Streams(database=database, threads=threads, events=events, growth=feed, metrics=metrics).operations(),
+        *streams.operations(),
         *kit.operations(),
         *Webhooks(database=database, threads=threads).operations(),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
