@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bench import backfill, burst, histories, ingest, latency, move, race, rebuild, worker
+from bench import backfill, burst, feed, histories, ingest, latency, move, race, rebuild, worker
 from bench.report import machine
 from bench.stack import BenchError, Stack
 from tests.servers import Run
@@ -13,6 +13,7 @@ FIGURES = {
     "race": race.measure,
     "ingest": ingest.measure,
     "latency": latency.measure,
+    "feed": feed.measure,
     "worker": worker.measure,
     "move": move.measure,
     "backfill": backfill.measure,

@@ -3,8 +3,10 @@
 ``tests/test_docs.py`` fails where one of the files is not what this would write.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 from pydantic import SecretStr
@@ -12,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from meldwatch.cli import cli
 from runtime.settings import PREFIX, Settings
+from schemas.events import EVENTS, VERSION
+from service import kit
 
 FOLDER = Path(__file__).parent
 COLUMNS = 80
@@ -96,13 +100,23 @@ def _helps(command: click.Command, word: str, parent: click.Context | None) -> I
             yield from _helps(inner, name, context)
 
 
-DOCUMENTS = {"settings.md": settings, "cli.md": commands}
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2) + "\n"
+
+
+DOCUMENTS: dict[str, Callable[[], str]] = {
+    "settings.md": settings,
+    "cli.md": commands,
+    "asyncapi.json": lambda: _json(kit.asyncapi()),
+    **{f"schemas/{type_}.{VERSION}.json": lambda type_=type_: _json(kit.schema(type_)) for type_ in EVENTS},  # type: ignore[misc]
+}
 """What is generated, by file."""
 
 
 def main() -> None:
     """Write all generated documents."""
     for name, text in DOCUMENTS.items():
+        (FOLDER / name).parent.mkdir(exist_ok=True)
         (FOLDER / name).write_text(text(), encoding="utf-8")
 
 

@@ -32,6 +32,7 @@ from service.listen import Listen
 from service.receive import Receive
 from service.reconcile import Reconcile
 from service.store import Inbox
+from service.stream import THREADS as STREAM_THREADS
 from service.verify import Verifier, Window
 from service.wake import Wake
 from workers.actors import declare
@@ -40,7 +41,7 @@ from workers.deliver import Deliver
 from workers.fold import views
 from workers.refresh import Refresh
 
-API_THREADS = 8
+API_THREADS = 8 + STREAM_THREADS
 SPARE_SECONDS = 10.0
 """How much longer than any push its lease lasts, so that a living sender is never overtaken."""
 

@@ -1,6 +1,6 @@
 """The commands that look at what is stored: connections, webhooks, events. They may run beside the service."""
 
-import time
+import signal
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -9,14 +9,16 @@ import click
 from pydantic import ValidationError as InvalidError
 
 from meldwatch import show
-from meldwatch.setup import caller_beside, last_position, open_database, settings_for
+from meldwatch.secrets import reading_token
+from meldwatch.setup import caller_beside, open_database, own_url, settings_for
+from meldwatch.tail import Tail
 from runtime import logs
 from runtime.database import Database
 from runtime.errors import UsageError
 from runtime.settings import Settings
 from schemas.api import Connection
 from schemas.events import Event
-from schemas.queries import ConnectionQuery, EventQuery, Moment, Query, TimelineQuery, WebhookQuery
+from schemas.queries import ConnectionQuery, EventQuery, Moment, Query, StreamQuery, TimelineQuery, WebhookQuery
 from service.connections import Connections
 from service.events import Events
 from service.feed import Feed
@@ -28,7 +30,6 @@ from workers.recall import recall
 
 log = logs.get(__name__)
 
-TAIL_SECONDS = 0.25
 CONNECTION_COLUMNS = ("id", "status", "status_reason", "primary_duplicate_id", "institution_name", "customer_id")
 WEBHOOK_COLUMNS = ("event_id", "type", "connection_id", "state", "received_at", "deliveries", "error")
 Q = TypeVar("Q", bound=Query)
@@ -156,18 +157,26 @@ def list_events(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - han
 @click.option("--after", type=click.IntRange(0), help="Begin behind this position; by default with what comes now.")
 @click.option("--type", "type")
 @click.option("--connection", "connection_id")
+@click.option("--url", help="Where the service is; by default on this machine.")
 @json_option
-def tail_events(*, after: int | None, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query
-    """Print events as they come, until Ctrl-C."""
-    query = _query(EventQuery, filters)
-    with _database() as (_settings, database), suppress(KeyboardInterrupt):
-        position = last_position(database) if after is None else after
-        while True:
-            found, end = _events(database).find(query, beyond=position)
-            _print(found, as_json=as_json)
-            position = found[-1].position if found else max(position, end)
-            if not found:
-                time.sleep(TAIL_SECONDS)
+def tail_events(*, url: str | None, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query
+    """Print events as they come, until Ctrl-C.
+
+    They come from a running service, which is asked with the first of the READ_TOKENS or ADMIN_TOKENS, or with the
+    token that `up` has made. One that is restarted is waited for; nothing is missing then, and nothing comes twice.
+    """
+    query = _query(StreamQuery, filters)
+    settings = settings_for()
+    tail = Tail(
+        url=url or own_url(settings),
+        token=reading_token(settings),
+        query=query,
+        echo=lambda event: _print([event], as_json=as_json),
+        say=lambda words: click.echo(words, err=True),
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        tail.run()
 
 
 @events.command("show")

@@ -12,7 +12,7 @@ import httpx2
 from meldwatch import doctor as checks
 from meldwatch import show
 from meldwatch.compose import holder_name, reconcile_of
-from meldwatch.setup import caller_beside, open_database, settings_for
+from meldwatch.setup import caller_beside, open_database, own_url, settings_for
 from migrations import run as migrations
 from runtime.clock import utcnow
 from runtime.database import Database
@@ -60,8 +60,7 @@ def trigger(*, event_type: str, connection_id: str, status: str | None, event_id
     body = _body(event_type, connection_id, status=status, event_id=event_id or uuid.uuid4().hex, now=now)
     secret, signed_url = settings.webhook_secrets[0].get_secret_value(), settings.webhook_urls[0]
     headers = sign.headers(secret=secret, url=signed_url, signed_at=sign.stamp(now), body=body)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = to or f"http://{host}:{settings.port}/webhooks/meld"
+    url = to or f"{own_url(settings)}/webhooks/meld"
     try:
         answer = httpx2.post(url, content=body, headers=headers, timeout=TRIGGER_SECONDS, trust_env=False)
     except httpx2.InvalidURL:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from pydantic import SecretStr
 
+from runtime.errors import SettingsError
 from runtime.settings import Settings
 
 
@@ -25,6 +26,20 @@ def with_admin_token(settings: Settings) -> Settings:
         _write(path, token)
         click.echo(f"Made an admin token for the API, kept in {path}: {token}", err=True)
     return settings.model_copy(update={"admin_tokens": (SecretStr(token),)})
+
+
+def reading_token(settings: Settings) -> SecretStr:
+    """Return a token that the service on these settings lets read: one that is set, or the one that ``up`` has kept.
+
+    Raises:
+        SettingsError: Where there is none.
+    """
+    for token in (*settings.read_tokens, *settings.admin_tokens):
+        return token
+    try:
+        return SecretStr(_beside_database(settings, "admin-token").read_text(encoding="utf-8").strip())
+    except OSError:
+        raise SettingsError("MELDWATCH_READ_TOKENS is not set: the service answers nobody without a token.") from None
 
 
 def _beside_database(settings: Settings, kind: str) -> Path:

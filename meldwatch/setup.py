@@ -11,7 +11,6 @@ from runtime.database import Database
 from runtime.errors import MeldwatchError, OutOfReachError, SettingsError
 from runtime.jobs import take_back_calls
 from runtime.settings import Settings, load, require, unknown
-from service.feed import position
 
 log = logs.get(__name__)
 
@@ -100,7 +99,7 @@ def caller_beside(settings: Settings, database: Database) -> Callable[[Collectio
     return call
 
 
-def last_position(database: Database) -> int:
-    """Return the last position of the feed."""
-    with database.read() as session:
-        return position(session)
+def own_url(settings: Settings) -> str:
+    """Return where the service on this machine is to be found."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - asked for, not bound
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

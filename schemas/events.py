@@ -6,13 +6,16 @@ An event is a change with its connection, its cause and its place in the feed.
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from schemas import tables
 from schemas.api import Connection
 from schemas.changes import EventType, PrimaryDuplicateMoved, StatusChanged, StatusReasonChanged
 from schemas.jobs import Trigger
 from schemas.wire import Wire
+
+VERSION = 1
+"""Of the shape of ``data``, for all types alike; it stands at the end of each event's ``dataschema``."""
 
 
 class Cause(Wire):
@@ -56,6 +59,9 @@ DATA: dict[EventType, type[StatusChangedData | StatusReasonChangedData | Primary
 
 
 class _Envelope(Wire):
+    # What is always the same is always there.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
     specversion: Literal["1.0"] = "1.0"
     id: str
     source: str = Field(description="`urn:meld:account:<accountId>`")
@@ -67,6 +73,38 @@ class _Envelope(Wire):
     sequence: Annotated[str, Field(pattern=r"^\d{8,}$")] = Field(
         description="The place among the connection's events, from 1 without a gap."
     )
+
+
+class StatusChangedEvent(_Envelope):
+    """The status of a connection changed, or the connection was seen for the first time."""
+
+    type: Literal["connection.status_changed"]
+    dataschema: Literal["urn:meldwatch:schema:connection.status_changed:1"]
+    data: StatusChangedData
+
+
+class StatusReasonChangedEvent(_Envelope):
+    """The reason of a connection's status changed."""
+
+    type: Literal["connection.status_reason_changed"]
+    dataschema: Literal["urn:meldwatch:schema:connection.status_reason_changed:1"]
+    data: StatusReasonChangedData
+
+
+class PrimaryDuplicateMovedEvent(_Envelope):
+    """The primary of a connection's duplicate group moved."""
+
+    type: Literal["connection.primary_duplicate_moved"]
+    dataschema: Literal["urn:meldwatch:schema:connection.primary_duplicate_moved:1"]
+    data: PrimaryDuplicateMovedData
+
+
+EVENTS: dict[EventType, type[StatusChangedEvent | StatusReasonChangedEvent | PrimaryDuplicateMovedEvent]] = {
+    "connection.status_changed": StatusChangedEvent,
+    "connection.status_reason_changed": StatusReasonChangedEvent,
+    "connection.primary_duplicate_moved": PrimaryDuplicateMovedEvent,
+}
+"""The shape of an event of each type, down to its data: for who wants to know; what is handed on is an ``Event``."""
 
 
 class Event(_Envelope):
@@ -85,7 +123,7 @@ class Event(_Envelope):
                 "type": row.type,
                 "subject": row.connection_id,
                 "time": row.time,
-                "dataschema": f"urn:meldwatch:schema:{row.type}:1",
+                "dataschema": f"urn:meldwatch:schema:{row.type}:{VERSION}",
                 "position": row.position,
                 "sequence": f"{row.sequence:08d}",
                 "data": row.data,

@@ -13,7 +13,7 @@ from runtime.database import Database
 from runtime.errors import MeldwatchError
 from runtime.metrics import Metrics
 from runtime.settings import Settings
-from service import gauges, openapi, problems
+from service import gauges, kit, openapi, problems
 from service.access import Access
 from service.connections import Connections
 from service.duplicates import Duplicates
@@ -23,6 +23,7 @@ from service.health import Health
 from service.operation import Answer, Operation
 from service.reply import reply
 from service.routes import make_routes
+from service.stream import THREADS as STREAM_THREADS
 from service.stream import Streams
 from service.threads import Threads
 from service.timeline import Timelines, Views
@@ -56,13 +57,15 @@ def create_app(
     """
     threads = Threads()
     events = Events(database=database, threads=threads, growth=feed)
+    streams = Streams(database=database, threads=Threads(STREAM_THREADS), events=events, growth=feed, metrics=metrics)
     operations = (
         _receiving(receive),
         *Connections(database=database, threads=threads, wake=wake).operations(),
         *Timelines(database=database, threads=threads, views=views).operations(),
         *Duplicates(database=database, threads=threads).operations(),
         *events.operations(),
-        *Streams(database=database, threads=threads, events=events, growth=feed, metrics=metrics).operations(),
+        *streams.operations(),
+        *kit.operations(),
         *Webhooks(database=database, threads=threads).operations(),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
         *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),

@@ -38,6 +38,9 @@ HEARTBEAT_SECONDS = 15.0
 FAILED_SECONDS = 1.0
 """The pause after a look that failed."""
 
+THREADS = 2
+"""In which all streams of a process look for events: however many catch up with a long feed, others are answered."""
+
 RETRY_MILLISECONDS = 1000
 """What readers are told to wait before they come back."""
 
@@ -74,7 +77,7 @@ class Streams:
 
     Args:
         database: The database.
-        threads: Where the work is done.
+        threads: Where the work is done; of their own, see ``THREADS``.
         events: Finds events.
         growth: Tells when the feed has grown, and when the process ends.
         metrics: Shows how many are open.

@@ -83,7 +83,8 @@ class Reader:
         with suppress(OSError, http.client.HTTPException):  # cut off
             while line := self._answer.readline():
                 self._take(line.decode().removesuffix("\n"), data)
-            self.has_ended = self._answer.isclosed()  # by the last chunk
+            # What is cut off looks as if it were at an end; only the last chunk makes it so.
+            self.has_ended = getattr(self._answer, "chunk_left", 0) is None
 
     def _take(self, line: str, data: list[str]) -> None:
         name, _, value = line.partition(": ")

@@ -13,71 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meldwatch.server import GRACE_SECONDS, Server
+from meldwatch.server import GRACE_SECONDS
 from runtime.database import Database
-from runtime.metrics import Metrics
 from schemas.changes import PrimaryDuplicateMoved
 from schemas.events import Event
 from schemas.queries import LARGEST_POSITION
-from service.access import Access
-from service.app import assemble
-from service.events import Events
-from service.feed import Feed
-from service.stream import PAGE, Streams, beat, render
-from service.threads import Threads
+from service.stream import PAGE, beat, render
 from tests.eventually import eventually
 from tests.service import rows
-from tests.service.conftest import READ, Api, Parts
+from tests.service.conftest import READ, Api
+from tests.service.streaming import Service
 from tests.service.test_events import emit
-from tests.sse import Reader
 
 MOVED = PrimaryDuplicateMoved.type
 LONG = 60.0
-
-
-class Service:
-    """A real server with the stream, made for this test, and its readers."""
-
-    def __init__(self, database: Database, **values: Any) -> None:
-        self.database = database
-        self.metrics = Metrics()
-        self.feed = Feed(database=database, poll_seconds=values.pop("poll_seconds", 0.05))
-        threads = Threads()
-        events = Events(database=database, threads=threads, growth=self.feed)
-        self.streams = Streams(
-            database=database, threads=threads, events=events, growth=self.feed, metrics=self.metrics, **values
-        )
-        settings = Parts(database=database).settings
-        access = Access(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens)
-        app = assemble((*events.operations(), *self.streams.operations()), access)
-        self.server = Server(app, host="127.0.0.1", port=0, on_stop=self.feed.close)
-        self.server.start()
-        self._readers: list[Reader] = []
-
-    def read(self, token: str = READ, **values: Any) -> Reader:
-        """Open a stream; it is told where it begins by then."""
-        reader = Reader(self.server.url, token, **values)
-        self._readers.append(reader)
-        if reader.status == 200:
-            reader.wait_for_begin()
-        return reader
-
-    def events(self, **query: Any) -> list[dict[str, Any]]:
-        """Return what the list says."""
-        headers = {"Authorization": f"Bearer {READ}"}
-        answer = httpx2.get(self.server.url + "/api/events", params={"limit": 1000, **query}, headers=headers)
-        return list(answer.json()["events"])
-
-    def open(self) -> int:
-        """Return how many streams are open, as the metric shows."""
-        return int(self.metrics.registry.get_sample_value("meldwatch_streams") or 0)
-
-    def close(self) -> None:
-        """End it, with its readers."""
-        for reader in self._readers:
-            reader.close()
-        if self.server.is_alive():
-            self.server.stop()
 
 
 @pytest.fixture
