@@ -1,5 +1,6 @@
 """Composition: the parts of each process, wired once. Nothing below this folder makes its own collaborators."""
 
+import base64
 import os
 import random
 import socket
@@ -31,6 +32,7 @@ from service.inbox import table_for
 from service.receive import Receive
 from service.reconcile import Reconcile
 from service.store import Inbox
+from service.subscribe import Subscribe
 from service.verify import Verifier, Window
 from service.wake import Wake
 from workers.actors import declare
@@ -41,6 +43,9 @@ from workers.refresh import Refresh
 API_THREADS = 8
 SPARE_SECONDS = 10.0
 """How much longer than any push its lease lasts, so that a living sender is never overtaken."""
+
+SECRET_BYTES = 32
+"""Of a subscription's secret: as long as the digest that it makes."""
 
 SPARE_CONNECTIONS = 6
 """Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness."""
@@ -136,6 +141,7 @@ class Process:
             wake=wake,
             ping_broker=partial(brokers.ping, self.broker),
             feed=self.feed,
+            subscribe=subscribe_of(self.settings, self.database),
             metrics=self.metrics,
         )
         server = Server(app, host=host, port=port, on_stop=self.feed.close)
@@ -177,6 +183,17 @@ def reconcile_of(
         holder=holder,
         lease_seconds=settings.lease_seconds,
         wait=wait,
+    )
+
+
+def subscribe_of(settings: Settings, database: Database) -> Subscribe:
+    """Return what an operator does with subscriptions."""
+    return Subscribe(
+        database=database,
+        vault=Vault(settings.encryption_keys),
+        target=Guard(settings.push_allowed_networks),
+        new_secret=lambda: "whsec_" + base64.b64encode(os.urandom(SECRET_BYTES)).decode(),
+        new_id=new_token,
     )
 
 

@@ -5,6 +5,7 @@ it any more, because it took too long, finds its result thrown away.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, bindparam, or_, select, update
@@ -67,14 +68,14 @@ def take(
         if first is not None:
             break
         database.run(session, _emptied, owed_to=subscription_id, about=connection_id)
-    secrets = (target.secret, target.previous_secret) if target.is_overlap else (target.secret,)
+    previous = [old["sealed"] for old in target.previous_secrets if datetime.fromisoformat(old["until"]) > target.now]
     return Errand(
         subscription_id=subscription_id,
         connection_id=connection_id,
         token=token,
         delivery_id=first.delivery_id,
         url=target.url,
-        secrets=tuple(secret for secret in secrets if secret is not None),
+        secrets=(target.secret, *previous),
         event_id=first.id,
         body=events.Event.from_row(tables.Event(**{name: getattr(first, name) for name in _EVENT})).model_dump_json(),
         attempts=first.attempts,
@@ -110,10 +111,9 @@ def pending() -> tuple[ColumnElement[bool], ...]:
 
 
 def _target(database: Database) -> Executable:
-    is_overlap = col(Subscription.previous_until) > database.now()
-    names = ("url", "secret", "previous_secret", "woken_at", "failing_since")
+    names = ("url", "secret", "previous_secrets", "woken_at", "failing_since")
     columns: list[Any] = [getattr(Subscription, name) for name in names]
-    return select(*columns, is_overlap.label("is_overlap")).where(
+    return select(*columns, database.now().label("now")).where(
         col(Subscription.id) == bindparam("which"),
         col(Subscription.paused_at).is_(None),
         col(Subscription.disabled_at).is_(None),

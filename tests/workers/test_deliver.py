@@ -488,9 +488,9 @@ def test_two_secrets_sign_while_they_are_rotated(
 ) -> None:
     """Both sign until the overlap ends; then the new one alone."""
     now = datetime.now(UTC)
-    old = {"previous_secret": VAULT.seal(SECRET)}
-    subscribe(database, "overlap", **old, previous_until=now + timedelta(hours=1))
-    subscribe(database, "over", **old, previous_until=now - timedelta(hours=1))
+    for id_, hours in (("overlap", 1), ("over", -1)):
+        until = (now + timedelta(hours=hours)).isoformat()
+        subscribe(database, id_, previous_secrets=[{"sealed": VAULT.seal(SECRET), "until": until}])
     emit(database, "c1")
     for id_ in ("overlap", "over"):
         deliver.deliver(id_)
