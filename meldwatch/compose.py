@@ -73,7 +73,7 @@ class Process:
         """Free what a process before this one had claimed: the contract lets one process at a time serve SQLite."""
         with self.database.write() as session:
             jobs.forget_calls(session)
-            lanes.free(session)
+            lanes.forget_calls(session)
 
     def add_worker(self) -> None:
         """Add the threads that read Meld, and those that push."""

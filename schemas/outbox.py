@@ -23,7 +23,7 @@ class Subscription(SQLModel, table=True):
     url: str
     types: list[str] = Field(sa_column=Column(Document, nullable=False))
     secret: str
-    previous_secrets: list[dict[str, str]] = Field(default=[], sa_column=Column(Document, nullable=False))
+    previous_secrets: list[dict[str, str]] = Field(default_factory=list, sa_column=Column(Document, nullable=False))
     after_position: int = Field(sa_column=Column(Big, nullable=False))
     created_at: datetime
     paused_at: datetime | None = None

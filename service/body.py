@@ -17,15 +17,20 @@ MOST_ERRORS = 5
 LONGEST_NAME = 50
 
 
-async def read_body(request: Request, shape: type[B]) -> B:
+async def read_body(request: Request, shape: type[B], *, seconds: float = BODY_SECONDS) -> B:
     """Return what a caller wants.
+
+    Args:
+        request: Its request, whose body nobody has read.
+        shape: What may be wanted.
+        seconds: How long the body may take to come in.
 
     Raises:
         LargeError: Where it is too long.
         SlowError: Where it does not come in time.
         BodyError: Naming each field that is unknown, missing or out of bounds.
     """
-    body = await _read(request)
+    body = await _read(request, seconds)
     try:
         return shape.model_validate_json(body)
     except ValidationError as error:
@@ -33,16 +38,16 @@ async def read_body(request: Request, shape: type[B]) -> B:
         raise BodyError(" ".join(_sentence(detail, shape) for detail in details[:MOST_ERRORS])) from None
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, seconds: float) -> bytes:
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > LONGEST_BODY:
                     raise LargeError(f"The body is longer than {LONGEST_BODY} bytes.")
     except TimeoutError:
-        raise SlowError(f"The body was not in within {BODY_SECONDS:g} s.") from None
+        raise SlowError(f"The body was not in within {seconds:g} s.") from None
     except ClientDisconnect:
         raise SlowError("The body did not come whole.") from None
     return bytes(body)

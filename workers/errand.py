@@ -12,7 +12,6 @@ from sqlalchemy import ColumnElement, Executable, bindparam, or_, select, update
 from sqlmodel import Session, col
 
 from runtime.database import Database
-from schemas import events, tables
 from schemas.tables import Delivery, Event, Lane, Subscription
 from workers.schedule import GIVE_UP_SECONDS
 
@@ -28,8 +27,7 @@ class Errand:
         delivery_id: The delivery.
         url: Where it goes.
         secrets: The sealed secrets that sign it.
-        event_id: The event.
-        body: The event, as it is sent.
+        event: The event, as the feed has it.
         attempts: How often it was tried before.
         outcomes: What came of that.
         is_last: Whether it is given up if it is not taken now.
@@ -42,8 +40,7 @@ class Errand:
     delivery_id: int
     url: str
     secrets: tuple[str, ...]
-    event_id: str
-    body: str
+    event: Event
     attempts: int
     outcomes: tuple[dict[str, Any], ...]
     is_last: bool
@@ -76,8 +73,7 @@ def take(
         delivery_id=first.delivery_id,
         url=target.url,
         secrets=(target.secret, *previous),
-        event_id=first.id,
-        body=events.Event.from_row(tables.Event(**{name: getattr(first, name) for name in _EVENT})).model_dump_json(),
+        event=Event(**{name: getattr(first, name) for name in _EVENT}),
         attempts=first.attempts,
         outcomes=tuple(first.outcomes),
         is_last=bool(first.is_last),

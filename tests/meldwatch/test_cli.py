@@ -267,6 +267,9 @@ def test_subscriptions_are_kept_from_the_command_line(served: Deployment) -> Non
     assert rotated["secret"] != secret
     assert said == ["crm is paused", "crm is active", "0 dead deliveries are tried again", "crm is removed"]
     assert served.run("subscriptions", "pause", "crm").returncode == 2
+    (key,) = served.folder.rglob("*.encryption-key")
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key.read_text().strip() not in served.logs()
 
 
 def test_what_may_not_be_pushed_to_is_refused(served: Deployment) -> None:
