@@ -4,7 +4,7 @@ Locks are taken in one order: the feed's counter, then subscriptions, then lanes
 lanes at once holds the counter; who sends touches one lane, and no counter. So none can deadlock another.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Executable, bindparam, update
@@ -32,9 +32,9 @@ def raise_lanes(database: Database, session: Session, pairs: Collection[Pair]) -
         database.run(session, _raise, owed_to=subscription_id, about=connection_id)
 
 
-def free(session: Session, tokens: Sequence[str]) -> None:
-    """Give the leases with these tokens back."""
-    session.exec(update(Lane).where(col(Lane.lease_token).in_(tokens)).values(_FREE))
+def free(session: Session, token: str) -> None:
+    """Give a lease back."""
+    session.exec(update(Lane).where(col(Lane.lease_token) == token).values(_FREE))
 
 
 def forget_calls(session: Session) -> None:

@@ -106,9 +106,10 @@ class Deliver:
         """Give back the lanes whose pushes are under way: the process ends and will not wait for them."""
         with self._lock:
             tokens = sorted(self._under_way)
-        if tokens:
+        for token in tokens:
+            # One lane for each transaction: who touches several has to hold the feed.
             with self._database.write() as session:
-                lanes.free(session, tokens)
+                lanes.free(session, token)
 
     def _go_round(self, subscription_id: str) -> bool:
         """Push one after the other, and leave the share. Return whether it was left with work that may be there."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Executable, bindparam, exists, or_, select, update
 from sqlmodel import Session, col
 
 from runtime.database import Database
@@ -84,19 +84,15 @@ def take(
 _EVENT = ("position", "id", "connection_id", "sequence", "type", "account_id", "time", "observation_id", "data")
 
 
-def is_emptied(database: Database, session: Session, errand: Errand) -> bool:
-    """Note that nothing is left on a lane, if so. The caller has locked it, and looks with a statement of its own.
+def note_emptied(database: Database, session: Session, errand: Errand) -> None:
+    """Note that nothing is left on a lane, if so. The caller has locked it, and this is a statement of its own.
 
-    Whoever owes something new inserts it before they lock the lane: it is seen here, or they find the lane empty.
+    Whoever owes something new locks the lane too, until it is committed: it is seen here, or they find the lane empty.
     """
-    lane = {"owed_to": errand.subscription_id, "about": errand.connection_id}
-    if database.run(session, _any, **lane).first() is not None:
-        return False
-    database.run(session, _emptied, **lane)
-    return True
+    database.run(session, _emptied, owed_to=errand.subscription_id, about=errand.connection_id)
 
 
-def pending() -> tuple[ColumnElement[bool], ...]:
+def _pending_on_lane() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions that a delivery is still to be sent on the lane ``owed_to``, ``about``."""
     return (
         col(Delivery.subscription_id) == bindparam("owed_to"),
@@ -148,16 +144,14 @@ def _first(database: Database) -> Executable:
         is_last.label("is_last"),
         *(getattr(Event, name) for name in _EVENT),
     ]
-    first = select(*columns).join(Event, col(Event.position) == col(Delivery.position)).where(*pending())
+    first = select(*columns).join(Event, col(Event.position) == col(Delivery.position)).where(*_pending_on_lane())
     return first.order_by(col(Delivery.position)).limit(1)
-
-
-def _any(_database: Database) -> Executable:
-    return select(col(Delivery.id)).where(*pending()).limit(1)
 
 
 def _emptied(_database: Database) -> Executable:
     lane = update(Lane).where(
-        col(Lane.subscription_id) == bindparam("owed_to"), col(Lane.connection_id) == bindparam("about")
+        col(Lane.subscription_id) == bindparam("owed_to"),
+        col(Lane.connection_id) == bindparam("about"),
+        ~exists().where(*_pending_on_lane()),
     )
     return lane.values(due_at=None, lease_token=None, leased_until=None)
