@@ -1,5 +1,6 @@
 """Composition: the parts of each process, wired once. Nothing below this folder makes its own collaborators."""
 
+import base64
 import os
 import random
 import socket
@@ -33,6 +34,7 @@ from service.receive import Receive
 from service.reconcile import Reconcile
 from service.store import Inbox
 from service.stream import THREADS as STREAM_THREADS
+from service.subscribe import Subscribe
 from service.verify import Verifier, Window
 from service.wake import Wake
 from workers.actors import declare
@@ -44,6 +46,9 @@ from workers.refresh import Refresh
 API_THREADS = 8 + STREAM_THREADS
 SPARE_SECONDS = 10.0
 """How much longer than any push its lease lasts, so that a living sender is never overtaken."""
+
+SECRET_BYTES = 32
+"""Of a subscription's secret: as long as the digest that it makes."""
 
 SPARE_CONNECTIONS = 6
 """Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness.
@@ -74,7 +79,7 @@ class Process:
         """Free what a process before this one had claimed: the contract lets one process at a time serve SQLite."""
         with self.database.write() as session:
             jobs.forget_calls(session)
-            lanes.free(session)
+            lanes.forget_calls(session)
 
     def add_worker(self) -> None:
         """Add the threads that read Meld, and those that push."""
@@ -147,6 +152,7 @@ class Process:
             wake=wake,
             ping_broker=partial(brokers.ping, self.broker),
             feed=self.feed,
+            subscribe=subscribe_of(self.settings, self.database),
             metrics=self.metrics,
             views=views,
         )
@@ -193,6 +199,17 @@ def reconcile_of(
         lease_seconds=settings.lease_seconds,
         wait=wait,
         notify=notify,
+    )
+
+
+def subscribe_of(settings: Settings, database: Database) -> Subscribe:
+    """Return what an operator does with subscriptions."""
+    return Subscribe(
+        database=database,
+        vault=Vault(settings.encryption_keys),
+        target=Guard(settings.push_allowed_networks),
+        new_secret=lambda: "whsec_" + base64.b64encode(os.urandom(SECRET_BYTES)).decode(),
+        new_id=new_token,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from sqlmodel import col, select
 
@@ -101,6 +102,7 @@ def _settings(settings: Settings, *, folder: Path, meld: str, url: str, secret: 
             "meld_authorization": None,
             "webhook_urls": (url,),
             "webhook_secrets": (SecretStr(secret),),
+            "encryption_keys": (SecretStr(Fernet.generate_key().decode()),),
             "admin_tokens": settings.admin_tokens or (SecretStr(secrets.token_urlsafe(16)),),
         }
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from meldwatch.secrets import with_kept_encryption_key
 from migrations import run as migrations
 from runtime import broker as brokers
 from runtime.database import Database
@@ -31,6 +32,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings = [_settings(settings)]
     checks: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
         ("database", _database),
+        ("encryption", _encryption),
         ("broker", _broker),
         ("meld", _meld),
     )
@@ -72,6 +74,14 @@ def _database(settings: Settings) -> Finding:
         needed = f"this version needs {migrations.head()}: run `meldwatch migrate`"
         return Finding("database", f"its tables are at {current or 'nothing'}, {needed}", is_ok=False)
     return Finding("database", f"answers, and its tables are at {current}")
+
+
+def _encryption(settings: Settings) -> Finding:
+    if not with_kept_encryption_key(settings).encryption_keys:
+        if settings.is_sqlite and not settings.sqlite_path.exists():
+            return Finding("encryption", "there is no key yet; `meldwatch up` makes one")
+        return Finding("encryption", "set ENCRYPTION_KEYS: without a key no subscription can be made", is_ok=False)
+    return Finding("encryption", "there is a key")
 
 
 def _broker(settings: Settings) -> Finding:

@@ -8,7 +8,7 @@ import click
 from meldwatch import demo, process
 from meldwatch.alone import alone
 from meldwatch.compose import Process
-from meldwatch.secrets import with_admin_token
+from meldwatch.secrets import with_admin_token, with_encryption_key
 from meldwatch.setup import check_tables, settings_for, settings_for_many
 from migrations import run as migrations
 from runtime import logs
@@ -27,7 +27,7 @@ threads_option = click.option(
     type=click.IntRange(1, 256),
     default=8,
     show_default=True,
-    help="How many connections are read from Meld at once.",
+    help="How many connections are read from Meld at once, and how many events are pushed at once.",
 )
 
 
@@ -47,7 +47,7 @@ def up(*, is_demo: bool, host: str | None, port: int | None, threads: int) -> No
 
 def _up(settings: Settings, *, host: str | None, port: int | None, threads: int) -> int:
     _migrate(settings)
-    served = Process(with_admin_token(settings), threads=threads)
+    served = Process(with_encryption_key(with_admin_token(settings)), threads=threads)
     if settings.is_sqlite:
         served.start_alone()
     served.add_worker()

@@ -33,7 +33,8 @@ class Workers:
 
     def __init__(self, broker: dramatiq.Broker, refresh: Refresh, deliver: Deliver, *, threads: int) -> None:
         self._broker = broker
-        self._parts = (refresh, deliver)
+        self._refresh = refresh
+        self._deliver = deliver
         self._workers = [
             dramatiq.Worker(broker, queues={queue}, worker_threads=threads, worker_timeout=POLL_MILLISECONDS)
             for queue in (REFRESH, DELIVER)
@@ -48,6 +49,7 @@ class Workers:
 
     def stop(self) -> None:
         """Take no more messages, give what is under way some time, and give the rest back."""
+        self._deliver.stop()
         stopping = [
             threading.Thread(target=worker.stop, kwargs={"timeout": STOP_MILLISECONDS}) for worker in self._workers
         ]
@@ -56,8 +58,8 @@ class Workers:
         for each in stopping:
             each.join()
         try:
-            for part in self._parts:
-                part.give_back()
+            self._refresh.give_back()
+            self._deliver.give_back()
         except OutOfReachError:
             log.warning("claims not given back; their leases will end")
 

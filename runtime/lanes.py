@@ -4,14 +4,14 @@ Locks are taken in one order: the feed's counter, then subscriptions, then lanes
 lanes at once holds the counter; who sends touches one lane, and no counter. So none can deadlock another.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Executable, bindparam, update
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
-from schemas.tables import Counter, Lane
+from schemas.tables import Counter, Lane, Subscription
 
 Pair = tuple[str, str]
 """A subscription and a connection."""
@@ -32,12 +32,18 @@ def raise_lanes(database: Database, session: Session, pairs: Collection[Pair]) -
         database.run(session, _raise, owed_to=subscription_id, about=connection_id)
 
 
-def free(session: Session, tokens: Sequence[str] | None = None) -> None:
-    """Give leases back: those with these tokens, or all, where nobody else can be at work."""
-    held = update(Lane).where(col(Lane.lease_token).is_not(None))
-    if tokens is not None:
-        held = held.where(col(Lane.lease_token).in_(tokens))
-    session.exec(held.values(_FREE))
+def free(session: Session, token: str) -> None:
+    """Give a lease back."""
+    session.exec(update(Lane).where(col(Lane.lease_token) == token).values(_FREE))
+
+
+def forget_calls(session: Session) -> None:
+    """Free every lane: nobody is at work, and no call is on its way.
+
+    For a process that starts and knows that it is alone: what another had leased or called for died with it.
+    """
+    session.exec(update(Subscription).where(col(Subscription.woken_at).is_not(None)).values(woken_at=None))
+    session.exec(update(Lane).where(col(Lane.lease_token).is_not(None)).values(_FREE))
 
 
 _FREE: dict[str, Any] = {"lease_token": None, "leased_until": None}

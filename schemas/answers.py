@@ -7,6 +7,7 @@ from pydantic import Field
 
 from schemas.api import Connection, Webhook
 from schemas.events import Event
+from schemas.subscriptions import Delivery, Subscription
 from schemas.wire import Wire
 
 Cursor = str | None
@@ -53,6 +54,27 @@ class WebhookPage(Wire):
 
     webhooks: list[Webhook]
     next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class SubscriptionPage(Wire):
+    """One page of the subscriptions, in the order of their names."""
+
+    subscriptions: list[Subscription]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class DeliveryPage(Wire):
+    """One page of the deliveries, in the order in which they were owed."""
+
+    deliveries: list[Delivery]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class RedriveReceipt(Wire):
+    """Dead deliveries are tried again from now on."""
+
+    subscription_id: str
+    redriven: int = Field(description="How many there were.")
 
 
 class RefreshReceipt(Wire):

@@ -12,8 +12,8 @@ from schemas.columns import Big, Document, Key
 class Subscription(SQLModel, table=True):
     """A consumer that events are pushed to, with its secrets encrypted; ``types`` is empty where it gets all.
 
-    ``after_position`` is where the feed stood when it began; ``failing_since`` the first failure since the last push
-    that was taken. After a rotation ``previous_secret`` signs beside ``secret`` until ``previous_until``.
+    ``after_position`` is where in the feed it begins; ``failing_since`` the first failure since the last push that was
+    taken. Each of ``previous_secrets`` (``sealed``) signs beside ``secret`` until its time (``until``).
     """
 
     __tablename__ = "subscription"
@@ -23,8 +23,7 @@ class Subscription(SQLModel, table=True):
     url: str
     types: list[str] = Field(sa_column=Column(Document, nullable=False))
     secret: str
-    previous_secret: str | None = None
-    previous_until: datetime | None = None
+    previous_secrets: list[dict[str, str]] = Field(default_factory=list, sa_column=Column(Document, nullable=False))
     after_position: int = Field(sa_column=Column(Big, nullable=False))
     created_at: datetime
     paused_at: datetime | None = None

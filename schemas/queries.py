@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -110,6 +110,22 @@ class StreamQuery(Query):
     )
     type: EventType | None = None
     connection_id: Text | None = None
+
+
+class SubscriptionQuery(Paged):
+    """Which subscriptions."""
+
+    after: Text | None = Field(default=None, description="`next` of the page before.")
+
+
+class DeliveryQuery(Paged):
+    """Which deliveries; all filters must match."""
+
+    subscription_id: Text | None = None
+    connection_id: Text | None = None
+    event_id: Text | None = None
+    state: Literal["pending", "delivered", "dead"] | None = None
+    after: RowCursor | None = Field(default=None, description="`next` of the page before.")
 
 
 class WebhookQuery(Paged):

@@ -13,9 +13,10 @@ from runtime.database import Database
 from runtime.errors import MeldwatchError
 from runtime.metrics import Metrics
 from runtime.settings import Settings
-from service import gauges, kit, openapi, problems
+from service import gauges, kit, openapi, problems, subscriptions
 from service.access import Access
 from service.connections import Connections
+from service.deliveries import Deliveries
 from service.duplicates import Duplicates
 from service.events import Events
 from service.feed import Feed
@@ -25,6 +26,7 @@ from service.reply import reply
 from service.routes import make_routes
 from service.stream import THREADS as STREAM_THREADS
 from service.stream import Streams
+from service.subscribe import Subscribe
 from service.threads import Threads
 from service.timeline import Timelines, Views
 from service.webhooks import Webhooks
@@ -39,6 +41,7 @@ def create_app(
     wake: Callable[[Collection[str]], None],
     ping_broker: Callable[[], None],
     feed: Feed,
+    subscribe: Subscribe,
     metrics: Metrics,
     views: Views,
 ) -> Starlette:
@@ -52,6 +55,7 @@ def create_app(
         wake: Told which connections' workers to call; must return at once.
         ping_broker: Asks the broker for a sign of life; raises ``OutOfReachError``.
         feed: Tells when there are new events; whoever ends the process closes it first.
+        subscribe: What is done with subscriptions.
         metrics: What this process counts.
         views: Folds observations, as the mirror was made of them.
     """
@@ -67,6 +71,8 @@ def create_app(
         *streams.operations(),
         *kit.operations(),
         *Webhooks(database=database, threads=threads).operations(),
+        *subscriptions.operations(subscribe, threads),
+        *Deliveries(database=database, threads=threads).operations(),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
         *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),
     )

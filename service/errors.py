@@ -6,7 +6,11 @@
         ├── RightError      send a token that may do more
         ├── UnknownError    ask for something else
         ├── QueryError      mend the query
-        └── CrowdedError    try again later
+        ├── CrowdedError    try again later
+        ├── BodyError       mend the body
+        ├── LargeError      send less
+        ├── SlowError       send faster
+        └── ConflictError   look what is there already
 
 Their HTTP statuses are in ``problems.py``.
 """
@@ -45,3 +49,19 @@ class CrowdedError(RequestError):
 
 class QueryError(RequestError):
     """The query has a parameter that is unknown, missing or out of bounds; the message names it."""
+
+
+class BodyError(RequestError):
+    """The body is no JSON, or has a field that is unknown, missing or out of bounds; the message names it."""
+
+
+class LargeError(RequestError):
+    """The body is larger than any that this route knows."""
+
+
+class SlowError(RequestError):
+    """The body was not in within its time."""
+
+
+class ConflictError(RequestError):
+    """What was asked for contradicts what is there."""

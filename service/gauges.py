@@ -19,7 +19,7 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.tables import Job, Sweep, Webhook
-from service import backlog, feed
+from service import backlog, feed, outbox
 from service.drift import KINDS
 from service.operation import Answer, Operation
 from service.reply import reply
@@ -35,6 +35,10 @@ NAMES: dict[str, str] = {
     "meldwatch_jobs_dead": "Connections whose reads failed too often.",
     "meldwatch_webhooks_pending": "Stored webhooks that wait for a read.",
     "meldwatch_feed_position": "The position of the newest event.",
+    "meldwatch_deliveries_pending": "Events that are owed to subscriptions.",
+    "meldwatch_oldest_due_delivery_seconds": "How long the oldest push has been due that nobody is at.",
+    "meldwatch_deliveries_dead": "Events whose pushes failed for three days.",
+    "meldwatch_subscriptions_failing": "Subscriptions that have taken no push for a day.",
     "meldwatch_reads_paused": "Whether all reads of Meld are paused.",
     "meldwatch_reconciled_seconds": "How long ago the last finished reconcile began.",
     "meldwatch_drift_unseen": "Connections of Meld's list that the mirror lacked, by the last finished reconcile.",
@@ -63,8 +67,19 @@ def _measure(database: Database, session: Session) -> dict[str, float]:
         "meldwatch_jobs_dead": session.exec(dead).one(),
         "meldwatch_webhooks_pending": session.exec(pending).one(),
         "meldwatch_feed_position": feed.position(session),
+        **_outbox(database, session),
         "meldwatch_reads_paused": int(gate.current(session) is not None),
         **_drift(database, session),
+    }
+
+
+def _outbox(database: Database, session: Session) -> dict[str, float]:
+    measured = outbox.measure(database, session)
+    return {
+        "meldwatch_deliveries_pending": measured.pending,
+        "meldwatch_oldest_due_delivery_seconds": measured.oldest_seconds,
+        "meldwatch_deliveries_dead": measured.dead,
+        "meldwatch_subscriptions_failing": measured.failing,
     }
 
 

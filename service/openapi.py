@@ -71,16 +71,19 @@ def _operation(operation: Operation) -> Json:
         "parameters": [*_path_parameters(operation), *_header_parameters(operation), *_query_parameters(operation)],
         "responses": dict(sorted(responses.items())),
     }
-    return described | ({"requestBody": _body(operation.body)} if operation.body else {})
+    return described | ({"requestBody": _body(operation)} if operation.body or operation.takes else {})
 
 
-def _body(text: str) -> Json:
-    return {"description": text, "required": True, "content": {"application/json": {"schema": {}}}}
+def _body(operation: Operation) -> Json:
+    schema = {"$ref": f"{SCHEMAS}{operation.takes.__name__}"} if operation.takes else {}
+    text = operation.body or (operation.takes and operation.takes.__doc__)
+    return {"description": text, "required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def _problems_of(operation: Operation) -> list[int]:
     """Return the statuses of the problems that an operation may answer with."""
     statuses = set(operation.problems)
+    statuses |= {408, 413, 422} if operation.takes else set()
     statuses |= {500} | ({422} if operation.query else set()) | ({404} if "{" in operation.path else set())
     statuses |= {"nothing": set(), "nearness": {401}, "read": {401}, "admin": {401, 403}}[operation.need]
     return sorted(statuses)
@@ -136,12 +139,13 @@ def _properties(query: type[Query] | None) -> Json:
     return query.model_json_schema().get("properties", {}) if query else {}
 
 
-def _schemas(operations: Iterable[Operation]) -> Json:
+def _schemas(operations: Sequence[Operation]) -> Json:
     shapes: list[type[BaseModel]] = [Problem, *DATA.values()]
     shapes += [answer.shape for operation in operations for answer in operation.answers if answer.shape]
-    shaped: list[tuple[type[BaseModel], Literal["serialization"]]] = [
+    shaped: list[tuple[type[BaseModel], Literal["serialization", "validation"]]] = [
         (shape, "serialization") for shape in dict.fromkeys(shapes)
     ]
+    shaped += [(operation.takes, "validation") for operation in operations if operation.takes]
     schemas: Json = models_json_schema(shaped, ref_template=SCHEMAS + "{model}")[1]["$defs"]
     if "Event" in schemas:
         # What an event's data may be is known, though it is handed on as it was stored.

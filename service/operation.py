@@ -44,8 +44,9 @@ class Operation:
         problems: Statuses that it may answer with as a problem, beside those that all of its kind may.
         headers: Request headers that it needs, with what they are.
         hints: Request headers that it heeds, with what they are.
-        body: What the JSON body is that it needs; None where it needs none.
-        handle: Answers a request; is handed the query, or None.
+        body: What the JSON body is that it needs, in words; None where it needs none, or ``takes`` says it.
+        takes: The shape of the JSON body that it needs.
+        handle: Answers a request; is handed the body, the query, or None.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -59,4 +60,5 @@ class Operation:
     headers: tuple[tuple[str, str], ...] = ()
     hints: tuple[tuple[str, str], ...] = ()
     body: str | None = None
+    takes: type[BaseModel] | None = None
     handle: Callable[[Request, Any], Awaitable[Response]]

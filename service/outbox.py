@@ -7,13 +7,13 @@ from sqlmodel import Session, col, select
 
 from runtime.database import Database
 from runtime.jobs import WOKEN_SECONDS
+from schemas.subscriptions import FAILING
 from schemas.tables import Delivery, Lane, Subscription
 
 MOST_CALLS = 8
 """Calls for one subscription at a time: each takes whatever is due, and more threads than these nobody gives one."""
 
-FAILING_SECONDS = 86_400.0
-"""A subscription that has taken nothing for so long is shown as failing."""
+FAILING_SECONDS = FAILING.total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime import logs
-from runtime.errors import MeldwatchError, OutOfReachError, UsageError
+from runtime.errors import MeldwatchError, OutOfReachError, TargetError, UsageError, VaultError
 from schemas.answers import Problem
-from service.errors import CrowdedError, QueryError, RightError, TokenError, UnknownError
+from service.errors import (
+    BodyError,
+    ConflictError,
+    CrowdedError,
+    LargeError,
+    QueryError,
+    RightError,
+    SlowError,
+    TokenError,
+    UnknownError,
+)
 from service.reply import reply
 
 log = logs.get(__name__)
@@ -25,7 +35,13 @@ STATUSES: dict[type[MeldwatchError], int] = {
     TokenError: 401,
     RightError: 403,
     UnknownError: 404,
+    SlowError: 408,
+    ConflictError: 409,
+    VaultError: 409,
+    LargeError: 413,
     QueryError: 422,
+    BodyError: 422,
+    TargetError: 422,
     CrowdedError: 503,
     UsageError: 422,
     OutOfReachError: 503,

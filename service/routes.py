@@ -8,6 +8,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service.access import Access
+from service.body import read_body
 from service.errors import UnknownError
 from service.operation import Operation
 from service.query import read_query
@@ -35,5 +36,6 @@ class _Endpoint:
         if any("\x00" in str(value) for value in request.path_params.values()):
             raise UnknownError("Nothing has an id with a NUL in it.")  # and PostgreSQL would not even look for it
         query = read_query(request.query_params, operation.query) if operation.query else None
-        response = await operation.handle(request, query)
+        asked = await read_body(request, operation.takes) if operation.takes else query
+        response = await operation.handle(request, asked)
         await response(scope, receive, send)

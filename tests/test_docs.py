@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from docs import generate
 from meldwatch.cli import cli
+from meldwatch.compose import subscribe_of
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.metrics import Metrics
@@ -213,6 +214,7 @@ def routes(tmp_path: Path) -> set[str]:
         wake=lambda _ids: None,
         ping_broker=lambda: None,
         feed=Feed(database=database),
+        subscribe=subscribe_of(Settings(), database),
         metrics=Metrics(),
         views=views,
     )

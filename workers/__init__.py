@@ -18,6 +18,6 @@ Looking back, over what was stored:
       -> check    where its rows are not what the fold gives
       -> rebuild  the conductor: compares, and mends under the workers' locks
 
-``recall`` folds up to a time; ``forget`` turns the oldest observations into a baseline, at which a fold begins. ``fold``
-and ``check`` are pure.
+``recall`` folds up to a time; ``forget`` turns the oldest observations into a baseline, at which a fold begins.
+``fold`` and ``check`` are pure.
 """

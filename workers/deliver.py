@@ -15,6 +15,7 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError, VaultError
 from runtime.metrics import Metrics
 from runtime.vault import Vault
+from schemas.events import Event
 from schemas.push import Receipt
 from workers.errand import Errand, take
 from workers.settle import OvertakenError, settle
@@ -97,14 +98,18 @@ class Deliver:
         if is_left and not self._is_stopping:
             self._call_again(subscription_id)
 
+    def stop(self) -> None:
+        """Begin no more pushes: the process ends."""
+        self._is_stopping = True
+
     def give_back(self) -> None:
         """Give back the lanes whose pushes are under way: the process ends and will not wait for them."""
-        self._is_stopping = True
         with self._lock:
             tokens = sorted(self._under_way)
-        if tokens:
+        for token in tokens:
+            # One lane for each transaction: who touches several has to hold the feed.
             with self._database.write() as session:
-                lanes.free(session, tokens)
+                lanes.free(session, token)
 
     def _go_round(self, subscription_id: str) -> bool:
         """Push one after the other, and leave the share. Return whether it was left with work that may be there."""
@@ -150,11 +155,16 @@ class Deliver:
 
     def _send(self, errand: Errand) -> Receipt:
         try:
+            body = Event.from_row(errand.event).model_dump_json()
             secrets = [self._vault.open(secret) for secret in errand.secrets]
+            signed = headers(errand.event.id, body, secrets=secrets, now=self._clock())
+            return self._sender.send(errand.url, signed, body.encode())
         except VaultError as error:
             return Receipt(detail=str(error), is_ours=True)
-        signed = headers(errand.event_id, errand.body, secrets=secrets, now=self._clock())
-        return self._sender.send(errand.url, signed, errand.body.encode())
+        except Exception as error:
+            # Whatever it was, it is this delivery's failure: it waits for its next attempt, and no other waits for it.
+            log.exception("push not made", event_id=errand.event.id)
+            return Receipt(detail=f"the push could not be made ({type(error).__name__})", is_ours=True)
 
     def _settle(self, errand: Errand, receipt: Receipt, outcome: dict[str, Any]) -> None:
         try:
@@ -162,16 +172,16 @@ class Deliver:
                 settle(self._database, session, errand, receipt, outcome, jitter=self._jitter())
         except OvertakenError:
             self._metrics.overtaken.inc()
-            log.info("overtaken", subscription_id=errand.subscription_id, event_id=errand.event_id)
+            log.info("overtaken", subscription_id=errand.subscription_id, event_id=errand.event.id)
             return
         if not receipt.is_taken:
             log.warning(
                 "not pushed",
                 subscription_id=errand.subscription_id,
-                event_id=errand.event_id,
+                event_id=errand.event.id,
                 attempt=errand.attempts + 1,
                 detail=receipt.detail,
-                is_given_up=errand.is_last,
+                is_given_up=errand.is_last and not receipt.is_ours,
                 is_disabled=receipt.is_gone,
             )
 
@@ -186,5 +196,5 @@ def _result(receipt: Receipt) -> str:
     if receipt.is_taken:
         return "taken"
     if receipt.is_ours:
-        return "not_signed"
+        return "not_made"
     return "refused" if receipt.status is not None else "no_answer"

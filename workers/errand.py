@@ -5,13 +5,13 @@ it any more, because it took too long, finds its result thrown away.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Executable, bindparam, exists, or_, select, update
 from sqlmodel import Session, col
 
 from runtime.database import Database
-from schemas import events, tables
 from schemas.tables import Delivery, Event, Lane, Subscription
 from workers.schedule import GIVE_UP_SECONDS
 
@@ -27,8 +27,7 @@ class Errand:
         delivery_id: The delivery.
         url: Where it goes.
         secrets: The sealed secrets that sign it.
-        event_id: The event.
-        body: The event, as it is sent.
+        event: The event, as the feed has it.
         attempts: How often it was tried before.
         outcomes: What came of that.
         is_last: Whether it is given up if it is not taken now.
@@ -41,8 +40,7 @@ class Errand:
     delivery_id: int
     url: str
     secrets: tuple[str, ...]
-    event_id: str
-    body: str
+    event: Event
     attempts: int
     outcomes: tuple[dict[str, Any], ...]
     is_last: bool
@@ -67,16 +65,15 @@ def take(
         if first is not None:
             break
         database.run(session, _emptied, owed_to=subscription_id, about=connection_id)
-    secrets = (target.secret, target.previous_secret) if target.is_overlap else (target.secret,)
+    previous = [old["sealed"] for old in target.previous_secrets if datetime.fromisoformat(old["until"]) > target.now]
     return Errand(
         subscription_id=subscription_id,
         connection_id=connection_id,
         token=token,
         delivery_id=first.delivery_id,
         url=target.url,
-        secrets=tuple(secret for secret in secrets if secret is not None),
-        event_id=first.id,
-        body=events.Event.from_row(tables.Event(**{name: getattr(first, name) for name in _EVENT})).model_dump_json(),
+        secrets=(target.secret, *previous),
+        event=Event(**{name: getattr(first, name) for name in _EVENT}),
         attempts=first.attempts,
         outcomes=tuple(first.outcomes),
         is_last=bool(first.is_last),
@@ -87,19 +84,15 @@ def take(
 _EVENT = ("position", "id", "connection_id", "sequence", "type", "account_id", "time", "observation_id", "data")
 
 
-def is_emptied(database: Database, session: Session, errand: Errand) -> bool:
-    """Note that nothing is left on a lane, if so. The caller has locked it, and looks with a statement of its own.
+def note_emptied(database: Database, session: Session, errand: Errand) -> None:
+    """Note that nothing is left on a lane, if so. The caller has locked it, and this is a statement of its own.
 
-    Whoever owes something new inserts it before they lock the lane: it is seen here, or they find the lane empty.
+    Whoever owes something new locks the lane too, until it is committed: it is seen here, or they find the lane empty.
     """
-    lane = {"owed_to": errand.subscription_id, "about": errand.connection_id}
-    if database.run(session, _any, **lane).first() is not None:
-        return False
-    database.run(session, _emptied, **lane)
-    return True
+    database.run(session, _emptied, owed_to=errand.subscription_id, about=errand.connection_id)
 
 
-def pending() -> tuple[ColumnElement[bool], ...]:
+def _pending_on_lane() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions that a delivery is still to be sent on the lane ``owed_to``, ``about``."""
     return (
         col(Delivery.subscription_id) == bindparam("owed_to"),
@@ -110,10 +103,9 @@ def pending() -> tuple[ColumnElement[bool], ...]:
 
 
 def _target(database: Database) -> Executable:
-    is_overlap = col(Subscription.previous_until) > database.now()
-    names = ("url", "secret", "previous_secret", "woken_at", "failing_since")
+    names = ("url", "secret", "previous_secrets", "woken_at", "failing_since")
     columns: list[Any] = [getattr(Subscription, name) for name in names]
-    return select(*columns, is_overlap.label("is_overlap")).where(
+    return select(*columns, database.now().label("now")).where(
         col(Subscription.id) == bindparam("which"),
         col(Subscription.paused_at).is_(None),
         col(Subscription.disabled_at).is_(None),
@@ -152,16 +144,14 @@ def _first(database: Database) -> Executable:
         is_last.label("is_last"),
         *(getattr(Event, name) for name in _EVENT),
     ]
-    first = select(*columns).join(Event, col(Event.position) == col(Delivery.position)).where(*pending())
+    first = select(*columns).join(Event, col(Event.position) == col(Delivery.position)).where(*_pending_on_lane())
     return first.order_by(col(Delivery.position)).limit(1)
-
-
-def _any(_database: Database) -> Executable:
-    return select(col(Delivery.id)).where(*pending()).limit(1)
 
 
 def _emptied(_database: Database) -> Executable:
     lane = update(Lane).where(
-        col(Lane.subscription_id) == bindparam("owed_to"), col(Lane.connection_id) == bindparam("about")
+        col(Lane.subscription_id) == bindparam("owed_to"),
+        col(Lane.connection_id) == bindparam("about"),
+        ~exists().where(*_pending_on_lane()),
     )
     return lane.values(due_at=None, lease_token=None, leased_until=None)

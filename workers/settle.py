@@ -12,7 +12,7 @@ from runtime.database import Database
 from schemas.columns import Document
 from schemas.push import Receipt
 from schemas.tables import Delivery, Lane, Subscription
-from workers.errand import Errand, is_emptied
+from workers.errand import Errand, note_emptied
 from workers.schedule import delay
 
 MOST_OUTCOMES = 40
@@ -50,7 +50,7 @@ def settle(
         _blame(database, session, errand, receipt)
         _put_off(database, session, errand, receipt, jitter=jitter)
         session.exec(_failed(database, errand, receipt, outcomes))
-    is_emptied(database, session, errand)
+    note_emptied(database, session, errand)
 
 
 def _blame(database: Database, session: Session, errand: Errand, receipt: Receipt) -> None:

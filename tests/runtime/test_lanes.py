@@ -1,9 +1,12 @@
 import threading
+from datetime import UTC, datetime
 
 from runtime import lanes
 from runtime.database import Database
+from schemas.tables import Lane
+from tests.service.rows import store
 from tests.workers.pushlike import lanes as rows_of
-from tests.workers.pushlike import subscribe
+from tests.workers.pushlike import subscribe, subscription
 
 
 def test_what_is_raised_is_due(database: Database) -> None:
@@ -35,3 +38,28 @@ def test_many_at_once_wait_for_nobody_for_ever(database: Database) -> None:
         thread.join()
 
     assert len(rows_of(database)) == 12
+
+
+def test_who_starts_alone_frees_everything(database: Database) -> None:
+    """What another process had leased or called for died with it."""
+    now = datetime.now(UTC)
+    subscribe(database, woken_at=now)
+    store(database, Lane(subscription_id="s1", connection_id="c1", due_at=now, lease_token="t", leased_until=now))
+    with database.write() as session:
+        lanes.forget_calls(session)
+    (lane,) = rows_of(database)
+
+    assert (lane.lease_token, lane.leased_until, lane.due_at) == (None, None, now)
+    assert subscription(database).woken_at is None
+
+
+def test_a_lease_is_given_back_by_its_token(database: Database) -> None:
+    """Those of others stay."""
+    now = datetime.now(UTC)
+    held = {"subscription_id": "s1", "due_at": now, "leased_until": now}
+    store(database, *(Lane(connection_id=name, lease_token=name, **held) for name in ("a", "b", "c")))
+    with database.write() as session:
+        lanes.free(session, "b")
+        lanes.free(session, "unknown")
+
+    assert [lane.lease_token for lane in rows_of(database)] == ["a", None, "c"]

@@ -164,6 +164,11 @@ def test_a_broken_list_is_told(text: str) -> None:
         ("port", "80.5"),
         ("port", "http"),
         ("log_format", "yaml"),
+        ("encryption_keys", "word@short"),
+        ("encryption_keys", "A" * 43 + "=,word@"),
+        ("push_allowed_networks", "10.0.0.1/8"),
+        ("push_allowed_networks", "localhost"),
+        ("push_allowed_networks", "10.0.0.0/8,fd00::/129"),
     ],
 )
 def test_what_cannot_be_used_is_refused(name: str, value: str) -> None:

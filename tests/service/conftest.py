@@ -1,5 +1,7 @@
 """The API on a real database, with a client for each kind of caller."""
 
+import itertools
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,12 +14,19 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from runtime.database import Database
+from runtime.guard import Guard
 from runtime.metrics import Metrics
 from runtime.settings import Settings
+from runtime.vault import Vault
 from service.app import create_app
 from service.feed import Feed
+from service.subscribe import Subscribe
 from tests.service.fakes import FakeBroker, HandClock
+from tests.workers.pushlike import VAULT
 from workers.fold import views
+
+HOSTS = {"localhost": ["127.0.0.1"], "inside.example": ["1.1.1.1", "10.0.0.1"], "nowhere.example": []}
+"""What a name means to these tests; every other is a public host."""
 
 READ = "read-token"
 ADMIN = "admin-token"
@@ -67,8 +76,21 @@ class Parts:
             wake=self.woken.extend,
             ping_broker=self.broker.ping,
             feed=feed,
+            subscribe=self.subscribe(),
             metrics=self.metrics,
             views=views,
+        )
+
+    def subscribe(self, vault: Vault = VAULT, **bounds: int) -> Subscribe:
+        """Make what is done with subscriptions."""
+        numbers = itertools.count(1)
+        return Subscribe(
+            database=self.database,
+            vault=vault,
+            target=Guard(find=lambda host, _port: HOSTS.get(host, ["1.1.1.1"])),
+            new_secret=lambda: f"whsec_{next(numbers):032}",
+            new_id=lambda: uuid.uuid4().hex,
+            **bounds,
         )
 
 

@@ -1,4 +1,5 @@
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -7,11 +8,12 @@ from starlette.testclient import TestClient
 from runtime import gate
 from runtime.clock import utcnow
 from runtime.database import Database
-from schemas.tables import Sweep
+from schemas.tables import Delivery, Lane, Sweep
 from service.feed import Feed
 from service.gauges import NAMES
 from tests.service import rows
 from tests.service.conftest import READ, Api, Parts
+from tests.workers.pushlike import subscribe
 
 
 def shown(text: str) -> dict[str, float]:
@@ -33,12 +35,18 @@ def test_gauges_tell_how_things_stand(api: Api) -> None:
         rows.webhook(failed_at=past),
         rows.event(1),
         rows.event(2),
+        Lane(subscription_id="s1", connection_id="c1", due_at=past),
+        *(owed(position) for position in (1, 2)),
+        owed(3, dead_at=past),
+        owed(4, delivered_at=past),
     )
+    subscribe(api.database, failing_since=past - timedelta(days=1))
     with api.database.write() as session:
         gate.close(api.database, session, reason="throttled", detail="", seconds=30)
 
     values = shown(api.reader.get("/metrics").text)
-    seconds = values.pop("meldwatch_oldest_due_job_seconds")
+    job_seconds = values.pop("meldwatch_oldest_due_job_seconds")
+    push_seconds = values.pop("meldwatch_oldest_due_delivery_seconds")
 
     expected = {
         "meldwatch_database_up": 1,
@@ -46,9 +54,20 @@ def test_gauges_tell_how_things_stand(api: Api) -> None:
         "meldwatch_jobs_dead": 1,
         "meldwatch_webhooks_pending": 2,
         "meldwatch_feed_position": 2,
+        "meldwatch_deliveries_pending": 2,
+        "meldwatch_deliveries_dead": 1,
+        "meldwatch_subscriptions_failing": 1,
         "meldwatch_reads_paused": 1,
     }
-    assert (expected, True) == (values, 60 <= seconds < 70)
+    assert expected == values
+    assert 60 <= job_seconds < 70
+    assert 60 <= push_seconds < 70
+
+
+def owed(position: int, **steps: Any) -> Delivery:
+    """Return a delivery to a subscription."""
+    usual = {"type": "connection.status_changed", "created_at": rows.TIME, "outcomes": [], "event_id": str(position)}
+    return Delivery(subscription_id="s1", connection_id="c1", position=position, **{**usual, **steps})
 
 
 def test_every_gauge_is_there_from_the_beginning(api: Api) -> None:

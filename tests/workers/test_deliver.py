@@ -488,9 +488,9 @@ def test_two_secrets_sign_while_they_are_rotated(
 ) -> None:
     """Both sign until the overlap ends; then the new one alone."""
     now = datetime.now(UTC)
-    old = {"previous_secret": VAULT.seal(SECRET)}
-    subscribe(database, "overlap", **old, previous_until=now + timedelta(hours=1))
-    subscribe(database, "over", **old, previous_until=now - timedelta(hours=1))
+    for id_, hours in (("overlap", 1), ("over", -1)):
+        until = (now + timedelta(hours=hours)).isoformat()
+        subscribe(database, id_, previous_secrets=[{"sealed": VAULT.seal(SECRET), "until": until}])
     emit(database, "c1")
     for id_ in ("overlap", "over"):
         deliver.deliver(id_)
@@ -509,3 +509,38 @@ def test_what_is_read_twice_is_owed_once(database: Database) -> None:
         refresh.refresh("c1")
 
     assert [row.position for row in deliveries(database)] == [1, 2]
+
+
+def test_one_that_cannot_be_sent_holds_up_no_other(database: Database, consumer: ScriptedConsumer) -> None:
+    """Whatever breaks about one delivery, those of other connections go out, and it waits for its next attempt."""
+    subscribe(database)
+    broken, _good = emit(database, "c1", "c2")
+
+    def burst() -> Receipt:
+        raise RuntimeError("unforeseen")
+
+    consumer.answers[broken] = burst
+    process = deliver_on(database, consumer)
+    process.deliver("s1")
+    process.deliver("s1")
+
+    first, second = deliveries(database)
+    assert (first.attempts, first.error) == (1, "the push could not be made (RuntimeError)")
+    assert second.delivered_at is not None
+    assert subscription(database).failing_since is None
+
+
+def test_who_stops_begins_nothing(database: Database, deliver: Deliver, consumer: ScriptedConsumer) -> None:
+    """A process that ends takes no more lanes, and asks nobody to call it again."""
+    subscribe(database)
+    first, _second = emit(database, "c1", "c1")
+
+    def stop() -> Receipt:
+        deliver.stop()
+        return Receipt(200)
+
+    consumer.answers[first] = stop
+    deliver.deliver("s1")
+
+    assert consumer.event_ids == [first]
+    assert [lane.lease_token for lane in lanes(database)] == [None]

@@ -1,0 +1,247 @@
+"""Subscribe: what an operator does with subscriptions, over the API and the command line alike.
+
+Who makes, changes or removes one holds the feed's counter meanwhile: nothing is appended, so each event is owed either
+by the one who appends it or by the one who subscribes, never by neither and never by both.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from sqlalchemy import ColumnElement, delete, func, insert, literal, update
+from sqlmodel import Session, col, select
+
+from runtime.database import Database
+from runtime.lanes import hold_feed
+from runtime.vault import Vault
+from schemas import tables
+from schemas.answers import RedriveReceipt, SubscriptionPage
+from schemas.columns import Document
+from schemas.queries import SubscriptionQuery
+from schemas.subscriptions import NewSubscription, Subscription, SubscriptionChange, SubscriptionWithSecret
+from schemas.tables import Delivery, Event, Lane
+from service.errors import BodyError, ConflictError, UnknownError
+
+OVERLAP = timedelta(hours=24)
+"""How long a secret still signs after another took its place."""
+
+MOST_PREVIOUS = 5
+MOST_EARLIER = 100_000
+"""Events of the past that a subscription may begin with: they are owed in one transaction, which the feed waits for."""
+
+
+class Target(Protocol):
+    """Knows where a push may go."""
+
+    def check(self, url: str) -> None:
+        """Raise ``TargetError`` where it may not go to this URL."""
+
+
+class Subscribe:
+    """The verbs of subscriptions.
+
+    Args:
+        database: The database.
+        vault: Seals their secrets.
+        target: Checks their URLs.
+        new_secret: Makes a secret, never the same twice: ``whsec_...``.
+        new_id: Makes an id, never the same twice.
+        most_earlier: How many events of the past one may begin with.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        vault: Vault,
+        target: Target,
+        new_secret: Callable[[], str],
+        new_id: Callable[[], str],
+        most_earlier: int = MOST_EARLIER,
+    ) -> None:
+        self._database = database
+        self._vault = vault
+        self._target = target
+        self._new_secret = new_secret
+        self._new_id = new_id
+        self._most_earlier = most_earlier
+
+    def create(self, wish: NewSubscription) -> SubscriptionWithSecret:
+        """Make a subscription, and owe it the events of the past that it asks for.
+
+        Raises:
+            VaultError: Where there is no key to seal its secret with.
+            TargetError: Where nothing may be pushed to its URL.
+            ConflictError: Where there is one of this name.
+            BodyError: Where it asks for too much of the past, or for the future.
+        """
+        secret = self._new_secret()
+        sealed = self._vault.seal(secret)
+        self._target.check(wish.url)
+        with self._database.write() as session:
+            end = hold_feed(session)
+            if _find(session, tables.Subscription.name == wish.name) is not None:
+                raise ConflictError(f"There is a subscription {wish.name!r} already. Choose another name.")
+            after = end if wish.from_position is None else wish.from_position
+            if after > end:
+                raise BodyError(f"'from_position': the feed has come to {end} only.")
+            row = tables.Subscription(
+                id=self._new_id(),
+                name=wish.name,
+                url=wish.url,
+                types=list(dict.fromkeys(wish.types)),
+                secret=sealed,
+                after_position=after,
+                created_at=self._now(session),
+            )
+            session.add(row)
+            session.flush()
+            self._owe_the_past(session, row)
+            return SubscriptionWithSecret.with_secret(row, row.created_at, secret)
+
+    def find(self, query: SubscriptionQuery) -> SubscriptionPage:
+        """Return a page of subscriptions, in the order of their names."""
+        statement = select(tables.Subscription).order_by(col(tables.Subscription.name))
+        if query.after is not None:
+            statement = statement.where(col(tables.Subscription.name) > query.after)
+        with self._database.read() as session:
+            now = self._now(session)
+            # One more than the page tells whether there is a next one.
+            rows = session.exec(statement.limit(query.limit + 1)).all()
+        page = [Subscription.from_row(row, now) for row in rows[: query.limit]]
+        return SubscriptionPage(subscriptions=page, next=page[-1].name if len(rows) > query.limit else None)
+
+    def get(self, key: str) -> Subscription:
+        """Return a subscription, by its id or its name.
+
+        Raises:
+            UnknownError: Where there is none.
+        """
+        with self._database.read() as session:
+            return Subscription.from_row(_get(session, key), self._now(session))
+
+    def change(self, key: str, wish: SubscriptionChange) -> Subscription:
+        """Change a subscription. One that is made active gets what it missed, with all attempts anew.
+
+        Raises:
+            UnknownError: Where there is none.
+            TargetError: Where nothing may be pushed to its new URL.
+        """
+        if wish.url is not None:
+            self._target.check(wish.url)
+        with self._database.write() as session:
+            hold_feed(session)
+            row = _get(session, key, is_locked=True)
+            now = self._now(session)
+            row.url = wish.url if wish.url is not None else row.url
+            row.types = list(dict.fromkeys(wish.types)) if wish.types is not None else row.types
+            if wish.state == "paused":
+                row.paused_at, row.disabled_at = row.paused_at or now, None
+            if wish.state == "active":
+                row.paused_at = row.disabled_at = row.failing_since = row.error = row.woken_at = None
+            session.flush()
+            if wish.state == "active":
+                self._begin_anew(session, row.id, *_PENDING)
+            return Subscription.from_row(row, now)
+
+    def rotate(self, key: str) -> SubscriptionWithSecret:
+        """Give a subscription a new secret; the one before signs beside it for a day.
+
+        Raises:
+            UnknownError: Where there is none.
+            VaultError: Where there is no key to seal the secret with.
+        """
+        secret = self._new_secret()
+        sealed = self._vault.seal(secret)
+        with self._database.write() as session:
+            row = _get(session, key, is_locked=True)
+            now = self._now(session)
+            before = {"sealed": row.secret, "until": (now + OVERLAP).isoformat()}
+            lasting = [old for old in row.previous_secrets if datetime.fromisoformat(old["until"]) > now]
+            row.previous_secrets = [before, *lasting][:MOST_PREVIOUS]
+            row.secret = sealed
+            session.flush()
+            return SubscriptionWithSecret.with_secret(row, now, secret)
+
+    def redrive(self, key: str) -> RedriveReceipt:
+        """Take the dead deliveries of a subscription up again, before what stands behind them.
+
+        Raises:
+            UnknownError: Where there is none.
+        """
+        with self._database.write() as session:
+            hold_feed(session)
+            row = _get(session, key, is_locked=True)
+            row.woken_at = None
+            session.flush()
+            count = self._begin_anew(session, row.id, col(Delivery.dead_at).is_not(None))
+            return RedriveReceipt(subscription_id=row.id, redriven=count)
+
+    def remove(self, key: str) -> None:
+        """Remove a subscription with all that it is owed.
+
+        Raises:
+            UnknownError: Where there is none.
+        """
+        with self._database.write() as session:
+            hold_feed(session)
+            row = _get(session, key, is_locked=True)
+            # In the order of runtime/lanes.py. A push that is under way finds its lane gone.
+            for table in (Lane, Delivery):
+                session.exec(delete(table).where(col(table.subscription_id) == row.id))
+            session.delete(row)
+
+    def _owe_the_past(self, session: Session, row: tables.Subscription) -> None:
+        wanted: list[ColumnElement[bool]] = [col(Event.position) > row.after_position]
+        if row.types:
+            wanted.append(col(Event.type).in_(row.types))
+        count = session.exec(select(func.count()).select_from(Event).where(*wanted)).one()
+        if count > self._most_earlier:
+            most = self._most_earlier
+            raise BodyError(
+                f"'from_position': {count} events lie behind it, and no more than {most} can be owed at once."
+                " Begin later, and read what is older from the feed."
+            )
+        now, owner = self._database.now(), literal(row.id)
+        connections = select(owner, col(Event.connection_id), now).where(*wanted).distinct()
+        session.exec(insert(Lane).from_select(["subscription_id", "connection_id", "due_at"], connections))
+        columns: dict[str, Any] = {
+            "subscription_id": owner,
+            "connection_id": Event.connection_id,
+            "position": Event.position,
+            "event_id": Event.id,
+            "type": Event.type,
+            "created_at": now,
+            "attempts": literal(0),
+            "outcomes": literal([], Document),
+        }
+        owed = select(*columns.values()).where(*wanted).order_by(col(Event.position))
+        session.exec(insert(Delivery).from_select([*columns], owed))
+
+    def _begin_anew(self, session: Session, subscription_id: str, *which: ColumnElement[bool]) -> int:
+        """Have deliveries tried again from now on, as if they never had been; return how many there are."""
+        mine = col(Delivery.subscription_id) == subscription_id
+        about = select(Delivery.connection_id).where(mine, *which)
+        lanes = update(Lane).where(col(Lane.subscription_id) == subscription_id, col(Lane.connection_id).in_(about))
+        session.exec(lanes.values(due_at=self._database.now()))
+        anew = update(Delivery).where(mine, *which).values(attempts=0, tried_at=None, dead_at=None)
+        return session.exec(anew).rowcount
+
+    def _now(self, session: Session) -> datetime:
+        return session.exec(select(self._database.now())).one()
+
+
+_PENDING = (col(Delivery.delivered_at).is_(None), col(Delivery.dead_at).is_(None))
+
+
+def _find(session: Session, *conditions: Any, is_locked: bool = False) -> tables.Subscription | None:  # noqa: ANN401
+    statement = select(tables.Subscription).where(*conditions)
+    return session.exec(statement.with_for_update() if is_locked else statement).first()
+
+
+def _get(session: Session, key: str, *, is_locked: bool = False) -> tables.Subscription:
+    row = _find(session, tables.Subscription.id == key, is_locked=is_locked)
+    row = row or _find(session, tables.Subscription.name == key, is_locked=is_locked)
+    if row is None:
+        raise UnknownError(f"There is no subscription {key[:100]!r}. See /api/subscriptions for those that there are.")
+    return row

@@ -1,0 +1,105 @@
+"""Subscriptions: the operations on them."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from schemas.answers import RedriveReceipt, SubscriptionPage
+from schemas.queries import Query, SubscriptionQuery
+from schemas.subscriptions import NewSubscription, Subscription, SubscriptionChange, SubscriptionWithSecret
+from service.operation import Answer, Operation
+from service.reply import SAFE
+from service.subscribe import Subscribe
+from service.threads import Threads
+
+ONE = "/api/subscriptions/{id}"
+
+
+def operations(subscribe: Subscribe, threads: Threads) -> tuple[Operation, ...]:
+    """Return what can be asked of the API."""
+    return (
+        Operation(
+            method="GET",
+            path="/api/subscriptions",
+            name="listSubscriptions",
+            summary="The subscriptions, in the order of their names.",
+            need="admin",
+            query=SubscriptionQuery,
+            answers=(Answer(description="A page of subscriptions.", shape=SubscriptionPage),),
+            handle=threads.handler(lambda _request, query: subscribe.find(query)),
+        ),
+        Operation(
+            method="POST",
+            path="/api/subscriptions",
+            name="createSubscription",
+            summary="Have events pushed to a URL; the answer shows the secret that signs them, this once.",
+            need="admin",
+            query=Query,
+            takes=NewSubscription,
+            answers=(Answer(status=201, description="It gets events from now on.", shape=SubscriptionWithSecret),),
+            problems=(409,),
+            handle=threads.handler(lambda _request, wish: subscribe.create(wish), status=201),
+        ),
+        Operation(
+            method="GET",
+            path=ONE,
+            name="getSubscription",
+            summary="One subscription.",
+            need="admin",
+            query=Query,
+            answers=(Answer(description="The subscription.", shape=Subscription),),
+            handle=threads.handler(lambda request, _query: subscribe.get(request.path_params["id"])),
+        ),
+        Operation(
+            method="PATCH",
+            path=ONE,
+            name="changeSubscription",
+            summary="Pause it, make it active again, or change its URL or its types.",
+            need="admin",
+            query=Query,
+            takes=SubscriptionChange,
+            answers=(Answer(description="The subscription as it is now.", shape=Subscription),),
+            handle=threads.handler(lambda request, wish: subscribe.change(request.path_params["id"], wish)),
+        ),
+        Operation(
+            method="DELETE",
+            path=ONE,
+            name="removeSubscription",
+            summary="Remove it, with all that it is owed and the record of its deliveries.",
+            need="admin",
+            query=Query,
+            answers=(Answer(status=204, description="It is gone.", media_type=None),),
+            handle=_removing(subscribe, threads),
+        ),
+        Operation(
+            method="POST",
+            path=ONE + "/rotate",
+            name="rotateSubscription",
+            summary="Give it a new secret, shown this once; for a day the one before signs as well.",
+            need="admin",
+            query=Query,
+            answers=(Answer(description="With its new secret.", shape=SubscriptionWithSecret),),
+            problems=(409,),
+            handle=threads.handler(lambda request, _query: subscribe.rotate(request.path_params["id"])),
+        ),
+        Operation(
+            method="POST",
+            path=ONE + "/redrive",
+            name="redriveSubscription",
+            summary="Take its dead deliveries up again.",
+            need="admin",
+            query=Query,
+            answers=(Answer(description="How many there were.", shape=RedriveReceipt),),
+            handle=threads.handler(lambda request, _query: subscribe.redrive(request.path_params["id"])),
+        ),
+    )
+
+
+def _removing(subscribe: Subscribe, threads: Threads) -> Callable[[Request, Any], Awaitable[Response]]:
+    async def handle(request: Request, _query: object) -> Response:
+        await threads.run(subscribe.remove, request.path_params["id"])
+        return Response(status_code=204, headers=SAFE)
+
+    return handle
