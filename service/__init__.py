@@ -15,5 +15,8 @@ Beside it stands the API, which reads what was stored: ``app`` makes routes of o
     threads   the rows are read, off the event loop, and written as JSON
     problems  or what was wrong, and what to do
 
-The same operations are told as OpenAPI by ``openapi``. ``feed`` wakes those who wait for the next event.
+The same operations are told as OpenAPI by ``openapi``, the events as JSON Schema and AsyncAPI by ``kit``.
+
+``feed`` wakes those who wait for the next event, by long poll (``events``) or on a ``stream``; ``listen`` hears of
+those that other processes commit.
 """

@@ -1,9 +1,13 @@
 import json
+import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +28,7 @@ from tests.service import rows
 from tests.service.conftest import READ, Api
 from tests.service.streaming import Service
 from tests.service.test_events import emit
+from tests.service.test_feed import counting
 
 MOVED = PrimaryDuplicateMoved.type
 LONG = 60.0
@@ -241,6 +246,28 @@ def test_a_restart_leaves_no_gap_and_repeats_nothing(serve: Callable[..., Servic
     assert reader.positions + again.wait_for(2) == [1, 2, 3]
 
 
+def test_the_example_in_the_documents_works(service: Service, tmp_path: Path) -> None:
+    """The consumer in ``docs/events.md``, as it stands there: it goes on where it was when it was killed."""
+    text = Path(__file__).parents[2].joinpath("docs/events.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "/api/events/stream" in block]
+    program = tmp_path / "consumer.py"
+    program.write_text(code.replace("http://127.0.0.1:8000", service.server.url))
+    cursor = tmp_path / "cursor"
+
+    printed = b""
+    for position in (1, 2):
+        rows.store(service.database, rows.event(position))
+        with subprocess.Popen(
+            [sys.executable, "-u", program], cwd=tmp_path, env={"TOKEN": READ}, stdout=subprocess.PIPE
+        ) as consumer:
+            eventually(lambda position=position: cursor.exists() and cursor.read_text() == str(position))  # type: ignore[misc]
+            consumer.kill()
+            assert consumer.stdout is not None
+            printed += consumer.stdout.read()
+
+    assert [line.split()[0] for line in printed.splitlines()] == [b"00000001", b"00000002"]
+
+
 def test_a_slow_reader_is_waited_for(service: Service) -> None:
     """While it does not read, no further page is looked for; then everything comes, in order."""
     count = 40 * PAGE
@@ -249,34 +276,31 @@ def test_a_slow_reader_is_waited_for(service: Service) -> None:
         service.database,
         *(rows.event(n, data={**rows.event(n).data, "filler": filler}) for n in range(1, count + 1)),
     )
-    looked: list[int] = []
-    find = service.streams._find
-    service.streams._find = lambda asked, beyond: (looked.append(beyond), find(asked, beyond))[1]  # type: ignore[method-assign]
     rest = bytearray()
-    with socket.create_connection(address_of(service)) as slow:
+    with counting(service.database) as looks, socket.create_connection(address_of(service)) as slow:
         slow.sendall(asking("after=0"))
-        eventually(lambda: looked)
-        standing = settled(looked)
+        eventually(lambda: looks)
+        standing = settled(looks)
         while b'"position":%d,' % count not in rest[-10_000:]:
             rest += slow.recv(1 << 20)
 
     # The rest of what was looked for is on its way, in buffers of the system.
-    assert len(standing) < 25
+    assert standing < 25
     assert [int(line[4:]) for line in rest.splitlines() if line.startswith(b"id: ")][1:] == list(range(1, count + 1))
 
 
-def settled(numbers: list[int]) -> list[int]:
-    """Return a list once nothing has been added to it for a while."""
-    known, since = len(numbers), time.monotonic()
+def settled(looks: list[str]) -> int:
+    """Return how many looks there were, once there has been none for a while."""
+    known, since = len(looks), time.monotonic()
 
     def is_quiet() -> bool:
         nonlocal known, since
-        if len(numbers) > known:
-            known, since = len(numbers), time.monotonic()
+        if len(looks) > known:
+            known, since = len(looks), time.monotonic()
         return time.monotonic() - since > 0.5
 
     eventually(is_quiet, message="quiet")
-    return list(numbers)
+    return known
 
 
 def test_a_reader_that_is_stuck_does_not_keep_the_process(service: Service) -> None:
