@@ -62,8 +62,12 @@ def with_kept_encryption_key(settings: Settings) -> Settings:
     path = _beside_database(settings, "encryption-key")
     if settings.encryption_keys or not path.exists():
         return settings
-    kept = SecretStr(path.read_text(encoding="utf-8").strip())
-    return settings.model_copy(update={"encryption_keys": (kept,)})
+    kept = path.read_text(encoding="utf-8").strip()
+    try:
+        Fernet(kept)
+    except ValueError:
+        raise SettingsError(f"{path} holds no encryption key any more. Restore it, or set one.") from None
+    return settings.model_copy(update={"encryption_keys": (SecretStr(kept),)})
 
 
 def _beside_database(settings: Settings, kind: str) -> Path:

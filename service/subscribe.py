@@ -219,12 +219,14 @@ class Subscribe:
         session.exec(insert(Delivery).from_select([*columns], owed))
 
     def _begin_anew(self, session: Session, subscription_id: str, *which: ColumnElement[bool]) -> int:
-        """Have deliveries tried again from now on, as if they never had been; return how many there are."""
+        """Have deliveries tried again from now on, as if they never had been; return how many had been."""
         mine = col(Delivery.subscription_id) == subscription_id
         about = select(Delivery.connection_id).where(mine, *which)
         lanes = update(Lane).where(col(Lane.subscription_id) == subscription_id, col(Lane.connection_id).in_(about))
         session.exec(lanes.values(due_at=self._database.now()))
-        anew = update(Delivery).where(mine, *which).values(attempts=0, tried_at=None, dead_at=None)
+        # Of those that wait, only the first of each lane was ever tried.
+        tried = update(Delivery).where(mine, *which, col(Delivery.attempts) > 0)
+        anew = tried.values(attempts=0, tried_at=None, dead_at=None)
         return session.exec(anew).rowcount
 
     def _now(self, session: Session) -> datetime:

@@ -1,4 +1,6 @@
+import random
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,10 +11,13 @@ from sqlmodel import col, select
 from runtime.database import Database
 from runtime.errors import VaultError
 from runtime.vault import Vault
+from schemas.push import Receipt
 from schemas.queries import SubscriptionQuery
-from schemas.subscriptions import NewSubscription
+from schemas.subscriptions import NewSubscription, SubscriptionChange
 from schemas.tables import Delivery, Lane, Subscription
 from service.errors import BodyError
+from service.outbox import due_pushes
+from tests.eventually import eventually
 from tests.service.conftest import Api, Parts
 from tests.workers.pushlike import VAULT, ScriptedConsumer, deliver_on, deliveries, emit, lanes, subscription
 from workers.schedule import GIVE_UP_SECONDS
@@ -324,3 +329,57 @@ def test_they_are_listed_by_name(api: Api) -> None:
     assert [row["name"] for row in first["subscriptions"]] == ["a", "b"]
     assert [row["name"] for row in second["subscriptions"]] == ["c"]
     assert second["next"] is None
+
+
+def test_everything_at_once_ends_well(database: Database) -> None:
+    """Events, pushes, resumes, redrives, rotations and the clock beside each other: nobody blocks another for good."""
+    subscribe = Parts(database=database).subscribe()
+    ids = [subscribe.create(NewSubscription(name=name, url=URL)).id for name in ("a", "b", "c")]
+    names = [f"c{number}" for number in range(8)]
+    chance = random.Random(4)
+    news = iter(range(1, 16))
+    consumer = ScriptedConsumer()
+    consumer.usual = lambda: chance.choice([Receipt(200), Receipt(500, "no")])
+    process = deliver_on(database, consumer)
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def clock() -> None:
+        with database.write() as session:
+            due_pushes(database, session)
+
+    acts: list[Callable[[], object]] = [
+        lambda: next(news, None) and emit(database, *chance.sample(names, 4)),
+        lambda: process.deliver(chance.choice(ids)),
+        lambda: process.deliver(chance.choice(ids)),
+        lambda: subscribe.change(chance.choice(ids), SubscriptionChange(state="active")),
+        lambda: (subscribe.redrive(chance.choice(ids)), subscribe.rotate(chance.choice(ids))),
+        lambda: (clock(), process.give_back()),
+    ]
+
+    def repeat(act: Callable[[], object]) -> None:
+        try:
+            while not ended.is_set():
+                act()
+        except BaseException as error:  # noqa: BLE001 - of whatever kind, it is what this looks for
+            errors.append(error)
+
+    threads = [threading.Thread(target=repeat, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: errors or len(consumer.pushes) > 80, 30)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    consumer.usual = Receipt(200)
+    for id_ in ids:
+        subscribe.change(id_, SubscriptionChange(state="active"))
+
+    def is_done() -> bool:
+        for id_ in ids:
+            process.deliver(id_)
+        return not any(lane.due_at for lane in lanes(database))
+
+    eventually(is_done, 60)
+    assert errors == []
+    assert all(row.delivered_at for row in deliveries(database))
