@@ -124,6 +124,14 @@ class Connection(SQLModel, table=True):
     """
 
     __tablename__ = "connection"
+    __table_args__ = (
+        Index(
+            "ix_connection_grouped",
+            "primary_duplicate_id",
+            sqlite_where=text("primary_duplicate_id IS NOT NULL"),
+            postgresql_where=text("primary_duplicate_id IS NOT NULL"),
+        ),
+    )
 
     id: str = Field(sa_type=Key, primary_key=True)
     account_id: str

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from sqlalchemy import and_, distinct, func
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
@@ -88,6 +90,23 @@ def _is_converged(rows: Mapping[str, Connection | None]) -> bool:
         return False
     primaries = {row.primary_duplicate_id or row.id for row in living.values()}
     return len(primaries) <= 1 and all({row.id, *row.duplicate_ids} >= living.keys() for row in living.values())
+
+
+def count_not_converged(session: Session) -> int:
+    """Return how many connections are named as a primary by a living member and do not lead a group by their own row."""
+    member, primary = aliased(Connection), aliased(Connection)
+    leads = and_(col(primary.primary_duplicate_id) == col(primary.id), col(primary.status).not_in(TERMINAL))
+    named = (
+        select(func.count(distinct(col(member.primary_duplicate_id))))
+        .select_from(member)
+        .outerjoin(primary, and_(col(primary.id) == col(member.primary_duplicate_id), leads))
+        .where(
+            col(member.primary_duplicate_id).is_not(None),
+            col(member.status).not_in(TERMINAL),
+            col(primary.id).is_(None),
+        )
+    )
+    return session.exec(named).one()
 
 
 def _member(connection_id: str, row: Connection | None) -> Member:

@@ -19,7 +19,7 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.tables import Job, Sweep, Webhook
-from service import backlog, feed, outbox
+from service import backlog, duplicates, feed, outbox
 from service.drift import KINDS
 from service.operation import Answer, Operation
 from service.reply import reply
@@ -39,6 +39,7 @@ NAMES: dict[str, str] = {
     "meldwatch_oldest_due_delivery_seconds": "How long the oldest push has been due that nobody is at.",
     "meldwatch_deliveries_dead": "Events whose pushes failed for three days.",
     "meldwatch_subscriptions_failing": "Subscriptions that have taken no push for a day.",
+    "meldwatch_groups_not_converged": "Duplicate groups whose primary, as members name it, says otherwise of itself.",
     "meldwatch_reads_paused": "Whether all reads of Meld are paused.",
     "meldwatch_reconciled_seconds": "How long ago the last finished reconcile began.",
     "meldwatch_drift_unseen": "Connections of Meld's list that the mirror lacked, by the last finished reconcile.",
@@ -68,6 +69,7 @@ def _measure(database: Database, session: Session) -> dict[str, float]:
         "meldwatch_webhooks_pending": session.exec(pending).one(),
         "meldwatch_feed_position": feed.position(session),
         **_outbox(database, session),
+        "meldwatch_groups_not_converged": duplicates.count_not_converged(session),
         "meldwatch_reads_paused": int(gate.current(session) is not None),
         **_drift(database, session),
     }

@@ -5,9 +5,10 @@ import pytest
 
 from runtime.database import Database
 from schemas.answers import Group
-from service.duplicates import Duplicates
+from service.duplicates import Duplicates, count_not_converged
 from service.errors import UnknownError
 from service.threads import Threads
+from tests.service import rows
 from tests.service.rows import connection
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -83,3 +84,20 @@ def test_an_unknown_connection_has_no_group(database: Database) -> None:
     """It is 404 at the door."""
     with pytest.raises(UnknownError):
         group_of(database, "nobody")
+
+
+def test_groups_that_do_not_agree_are_counted(database: Database) -> None:
+    """Once each, however many members are behind; a group that agrees, a lone connection and the dead are none."""
+    rows.store(
+        database,
+        rows.connection("a", primary_duplicate_id="b"),
+        rows.connection("b", primary_duplicate_id="c"),
+        rows.connection("c", primary_duplicate_id="c"),
+        rows.connection("d", primary_duplicate_id="b"),
+        rows.connection("e", primary_duplicate_id="never seen"),
+        rows.connection("f", primary_duplicate_id="b", status="DELETED"),
+        rows.connection("lone"),
+    )
+
+    with database.read() as session:
+        assert count_not_converged(session) == 2

@@ -35,6 +35,10 @@ def test_gauges_tell_how_things_stand(api: Api) -> None:
         rows.webhook(failed_at=past),
         rows.event(1),
         rows.event(2),
+        rows.connection("behind", primary_duplicate_id="former"),
+        rows.connection("former", primary_duplicate_id="leader"),
+        rows.connection("leader", primary_duplicate_id="leader"),
+        rows.connection("gone", primary_duplicate_id="nobody", status="DELETED"),
         Lane(subscription_id="s1", connection_id="c1", due_at=past),
         *(owed(position) for position in (1, 2)),
         owed(3, dead_at=past),
@@ -57,6 +61,7 @@ def test_gauges_tell_how_things_stand(api: Api) -> None:
         "meldwatch_deliveries_pending": 2,
         "meldwatch_deliveries_dead": 1,
         "meldwatch_subscriptions_failing": 1,
+        "meldwatch_groups_not_converged": 1,
         "meldwatch_reads_paused": 1,
     }
     assert expected == values
