@@ -93,7 +93,7 @@ def _is_converged(rows: Mapping[str, Connection | None]) -> bool:
 
 
 def count_not_converged(session: Session) -> int:
-    """Return how many connections are named as a primary by a living member and do not lead a group by their own row."""
+    """Return how many connections a living member names as its primary that lead no group by their own row."""
     member, primary = aliased(Connection), aliased(Connection)
     leads = and_(col(primary.primary_duplicate_id) == col(primary.id), col(primary.status).not_in(TERMINAL))
     named = (

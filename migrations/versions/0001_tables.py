@@ -128,9 +128,8 @@ def _connection() -> None:
     )
     for column in ("customer_id", "external_customer_id", "institution_id", "status", "checked_at"):
         op.create_index(f"ix_connection_{column}", "connection", [column])
-    _partial_index(
-        "ix_connection_grouped", "connection", ["primary_duplicate_id"], where="primary_duplicate_id IS NOT NULL"
-    )
+    is_grouped = "primary_duplicate_id IS NOT NULL"
+    _partial_index("ix_connection_grouped", "connection", ["primary_duplicate_id"], where=is_grouped)
 
 
 def _observation() -> None:
