@@ -221,11 +221,12 @@ class Reconcile:
             stored = {row.id: row for row in session.exec(select(Connection).where(col(Connection.id).in_(ids))).all()}
             drift = compare(snapshots, stored, began_at, owed=self._owed(session, ids))
             adopted, calls = self._adopt(session, drift.unseen, began_at, self._clock())
-            calls = [*calls, *jobs.raise_jobs(self._database, session, drift.changed, "reconcile")]
+            dead = self._dead(session, [snapshot.id for snapshot in drift.unseen])
+            calls = [*calls, *jobs.raise_jobs(self._database, session, [*drift.changed, *dead], "reconcile")]
             session.exec(update(Connection).where(col(Connection.id).in_(ids)).values(sweep_id=sweep.id))
             sweep.after, sweep.pages = page.after or sweep.after, sweep.pages + 1
             sweep.listed, sweep.unreadable = sweep.listed + len(ids), sweep.unreadable + page.unreadable
-            count(sweep, "unseen", adopted)
+            count(sweep, "unseen", [*adopted, *dead])
             count(sweep, "changed", drift.changed)
         if adopted:
             self._notify()
@@ -233,8 +234,17 @@ class Reconcile:
         return sweep
 
     def _owed(self, session: Session, ids: Collection[str]) -> set[str]:
-        owed = select(Job.connection_id).where(col(Job.connection_id).in_(ids), Job.requested > Job.completed)
+        owed = select(Job.connection_id).where(
+            col(Job.connection_id).in_(ids), Job.requested > Job.completed, col(Job.due_at).is_not(None)
+        )
         return set(session.exec(owed).all())
+
+    def _dead(self, session: Session, ids: Collection[str]) -> list[str]:
+        """Return whose reads were given up: that Meld lists them says that it is worth while again."""
+        dead = select(Job.connection_id).where(
+            col(Job.connection_id).in_(ids), Job.requested > Job.completed, col(Job.failed_at).is_not(None)
+        )
+        return sorted(session.exec(dead).all())
 
     def _finish(self, sweep: Sweep) -> Report:
         """Ask for what the list lacks although it was there before, and close the book."""

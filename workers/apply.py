@@ -4,18 +4,21 @@ Behind the fence, the mirror's row is only ever written by the holder of the new
 overwrite a newer one, and what is decided here cannot be outdated by the time it is committed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import Executable, bindparam, case, exists, insert, or_, update
 from sqlmodel import Session, col, select
 
 from runtime import gate, jobs
 from runtime.database import Database
+from schemas.meld import TERMINAL
 from schemas.tables import Connection, Job, Webhook
 from schemas.webhook import DELETED
 from workers.claim import Claim, mark_processed
 from workers.decide import Announced, decide, named
-from workers.follow import RECHECK_SECONDS, follow
+from workers.follow import RECHECK_SECONDS, SETTLE_SECONDS, follow
 from workers.mirror import Reading, mirror_of, state_of
 from workers.tell import Seen, Told, tell
 
@@ -58,14 +61,16 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
         jobs.lock(database, session, {claim.connection_id, *others})
     is_owed = _complete(database, session, claim)
     hint = _newest_hint(database, session, claim)
-    group = {sibling.id: state_of(sibling) for sibling in _siblings(session, others)}
-    decision = decide(before, after, group, hint)
+    siblings = _siblings(session, others)
+    group = {sibling.id: state_of(sibling) for sibling in siblings}
+    decision = decide(before, after, group, hint, gone_lately=_gone_lately(siblings, reading))
     is_new = row is None or row.digest != mirror.digest
     told = Told()
     # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
     gate.open_(session)
     mark_processed(database, session, claim)
-    calls = follow(database, session, claim, decision, is_owed=is_owed)
+    took = (reading.ended_at - reading.began_at).total_seconds()
+    calls = follow(database, session, claim, decision, is_owed=is_owed, took=max(took, 0))
     if is_new:
         told = tell(database, session, [Seen(claim, reading, mirror, decision)])
         _write(session, row, mirror)
@@ -162,6 +167,12 @@ def _newest(database: Database) -> Executable:
 def _checked(_database: Database) -> Executable:
     mine = update(Connection).where(col(Connection.id) == bindparam("connection"))
     return mine.values(checked_at=bindparam("began_at"))
+
+
+def _gone_lately(siblings: Iterable[Connection], reading: Reading) -> frozenset[str]:
+    """Return who of the siblings had an end that was seen shortly before this read began, or since."""
+    latest = reading.began_at - timedelta(seconds=SETTLE_SECONDS)
+    return frozenset(row.id for row in siblings if row.status in TERMINAL and row.observed_at > latest)
 
 
 def _siblings(session: Session, others: frozenset[str]) -> list[Connection]:

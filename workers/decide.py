@@ -62,8 +62,8 @@ class Decision:
         siblings: Connections that were or are in its group, whose stored view does not fit what was read.
         is_regrouped: Whether its group is another than was stored: then the siblings are behind; otherwise either side
             may be.
-        is_contradicted: Whether the newest hint says another status than the read, or all whom the read names are known
-            to be gone: one of the two is early.
+        is_contradicted: Whether the newest hint says another status than the read, or the read names somebody who has
+            just gone, or nobody who is left: one of the two is early.
     """
 
     changes: tuple[Change, ...]
@@ -72,7 +72,14 @@ class Decision:
     is_contradicted: bool
 
 
-def decide(before: State | None, after: State, group: Mapping[str, State], hint: Announced | None) -> Decision:
+def decide(
+    before: State | None,
+    after: State,
+    group: Mapping[str, State],
+    hint: Announced | None,
+    *,
+    gone_lately: frozenset[str] = frozenset(),
+) -> Decision:
     """Compare what was stored with what was read.
 
     Args:
@@ -80,6 +87,7 @@ def decide(before: State | None, after: State, group: Mapping[str, State], hint:
         after: The connection as read.
         group: The stored view of every connection that ``before`` or ``after`` names, as far as it was ever seen.
         hint: What the newest hint announced; None where none did.
+        gone_lately: Those of the group whose end was seen so lately that a read may not know of it.
     """
     is_regrouped = before is None or _is_regrouped(before, after)
     others = named(before, after)
@@ -89,7 +97,9 @@ def decide(before: State | None, after: State, group: Mapping[str, State], hint:
         changes=_changes(before, after),
         siblings=frozenset(id_ for id_ in known if not _agrees(group.get(id_), after)),
         is_regrouped=is_regrouped,
-        is_contradicted=(hint is not None and hint.contradicts(after)) or _names_the_gone(after, group),
+        is_contradicted=(hint is not None and hint.contradicts(after))
+        or _names_the_gone(after, group)
+        or not after.others.isdisjoint(gone_lately),
     )
 
 

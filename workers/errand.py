@@ -31,7 +31,7 @@ class Errand:
         attempts: How often it was tried before.
         outcomes: What came of that.
         is_last: Whether it is given up if it is not taken now.
-        is_failing: Whether the subscription's last push was not taken.
+        is_failing: Whether the subscription bears an error: then a push that is taken clears it.
     """
 
     subscription_id: str
@@ -77,7 +77,7 @@ def take(
         attempts=first.attempts,
         outcomes=tuple(first.outcomes),
         is_last=bool(first.is_last),
-        is_failing=target.failing_since is not None,
+        is_failing=target.failing_since is not None or target.error is not None,
     )
 
 
@@ -103,7 +103,7 @@ def _pending_on_lane() -> tuple[ColumnElement[bool], ...]:
 
 
 def _target(database: Database) -> Executable:
-    names = ("url", "secret", "previous_secrets", "woken_at", "failing_since")
+    names = ("url", "secret", "previous_secrets", "woken_at", "failing_since", "error")
     columns: list[Any] = [getattr(Subscription, name) for name in names]
     return select(*columns, database.now().label("now")).where(
         col(Subscription.id) == bindparam("which"),

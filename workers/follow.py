@@ -9,7 +9,7 @@ each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 2 +
 costs at most R * sum of (R * (n - 1)) ** depth reads for depth 0 to MAX_DEPTH; usually one for each member.
 """
 
-from sqlalchemy import Executable, and_, bindparam, or_, update
+from sqlalchemy import Executable, and_, bindparam, not_, or_, update
 from sqlmodel import Session, col, select
 
 from runtime import jobs
@@ -24,12 +24,17 @@ MAX_DEPTH = 2
 RECHECK_SECONDS = (5.0, 30.0, 120.0, 600.0)
 """When who disagrees is read again: Meld's API may be behind Meld's webhooks, and one member behind another."""
 
+REST_SECONDS = 2 * sum(RECHECK_SECONDS)
+"""A connection that nobody has asked for so long has its rechecks anew."""
+
 SETTLE_SECONDS = 30.0
 """How long after a webhook Meld's API may still be behind it. One that names no status cannot be checked against the
 read; a read that comes sooner than this is followed by one that does not."""
 
 
-def follow(database: Database, session: Session, claim: Claim, decision: Decision, *, is_owed: bool) -> list[str]:
+def follow(
+    database: Database, session: Session, claim: Claim, decision: Decision, *, is_owed: bool, took: float = 0
+) -> list[str]:
     """Raise what a read leads to, and return the connections whose workers should be called after the commit.
 
     Args:
@@ -38,6 +43,7 @@ def follow(database: Database, session: Session, claim: Claim, decision: Decisio
         claim: The claim of the read; its job is completed already.
         decision: What the read means.
         is_owed: Whether the connection's next read is owed already.
+        took: The seconds from the read's beginning to its answer, which may be as old as that.
     """
     calls: list[str] = []
     may_raise = decision.is_regrouped and claim.depth < MAX_DEPTH
@@ -50,34 +56,40 @@ def follow(database: Database, session: Session, claim: Claim, decision: Decisio
     unsettled = set() if may_raise else siblings
     if decision.is_contradicted or unsettled:
         _recheck(database, session, claim, unsettled)
-    elif _is_early(database, session, claim):
+    elif _is_early(database, session, claim, took):
         # At the deepest level, for a job that waits keeps its depth: reads that siblings wish for meanwhile would share
         # it, and begin at the top each time.
         jobs.raise_jobs(database, session, [claim.connection_id], "recheck", due_in=SETTLE_SECONDS, depth=MAX_DEPTH)
     return calls
 
 
-def _is_early(database: Database, session: Session, claim: Claim) -> bool:
+def _is_early(database: Database, session: Session, claim: Claim, took: float) -> bool:
     """Return whether a webhook that names no status came so lately that the read may not have seen its cause."""
-    return database.run(session, _late_news, connection=claim.connection_id).first() is not None
+    # In whole seconds, so that few statements are kept, and downwards: the read that settles this one is not early.
+    return database.run(session, _late_news, int(took), connection=claim.connection_id).first() is not None
 
 
-def _late_news(database: Database) -> Executable:
+def _late_news(database: Database, took: int) -> Executable:
     late = select(Webhook.id).where(
         col(Webhook.connection_id) == bindparam("connection"),
         col(Webhook.hint_status).is_(None),
-        col(Webhook.received_at) > database.now(-SETTLE_SECONDS),
+        col(Webhook.received_at) > database.now(-SETTLE_SECONDS - took),
     )
     return late.order_by(col(Webhook.id).desc()).limit(1)
 
 
 def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
-    """Leave out whose read is under way or due now: when it is settled, that connection looks at its group itself."""
+    """Leave out whose read is under way or due now: when it is settled, that connection looks at its group itself.
+
+    But not who is at its last recheck: should that have come too early, nobody would take it up.
+    """
     if not ids:
         return set()
     is_leased = and_(col(Job.lease_token).is_not(None), col(Job.leased_until) >= database.now())
+    is_last = and_(col(Job.trigger) == "recheck", col(Job.rechecks) >= len(RECHECK_SECONDS))
     is_next = and_(
         col(Job.requested) > col(Job.completed),
+        not_(is_last),
         or_(is_leased, col(Job.due_at) <= database.now()),
     )
     about_to_be = select(Job.connection_id).where(col(Job.connection_id).in_(ids), is_next)
@@ -88,10 +100,14 @@ def _recheck(database: Database, session: Session, claim: Claim, unsettled: set[
     """Have the connection, and the members that it disagrees with, read again, as long as each has rechecks left.
 
     Members whose read is owed already are left alone: many that disagree with one would use up its rechecks at once.
+    Members that have rested for longer than any quarrel lasts have all of theirs again.
     """
     rechecks = session.exec(select(Job.rechecks).where(Job.connection_id == claim.connection_id)).one()
     if rechecks >= len(RECHECK_SECONDS):
         return
+    has_rested = col(Job.raised_at) < database.now(-REST_SECONDS)
+    rested = update(Job).where(col(Job.connection_id).in_(unsettled), col(Job.requested) == col(Job.completed))
+    session.exec(rested.where(has_rested).values(rechecks=0))
     left = select(Job.connection_id).where(
         col(Job.connection_id).in_({claim.connection_id, *unsettled}),
         col(Job.requested) == col(Job.completed),

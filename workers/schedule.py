@@ -6,6 +6,9 @@ RETRY_SECONDS = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 21_600.0)
 GIVE_UP_SECONDS = 3 * 86_400.0
 """An attempt so long after the first one is the last."""
 
+OURS_SECONDS = 60.0
+"""What fails here, as where a secret cannot be decrypted, is tried again after so long, and counts for nothing."""
+
 JITTER = 0.2
 """Up to so much of a delay is added to it by chance: what failed together does not come back together."""
 

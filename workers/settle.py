@@ -3,9 +3,10 @@
 Locks in the order of ``runtime/lanes.py``: the subscription, where it is touched at all, then the lane.
 """
 
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Executable, Update, bindparam, func, update
+from sqlalchemy import Executable, Update, bindparam, case, func, select, update
 from sqlmodel import Session, col
 
 from runtime.database import Database
@@ -13,7 +14,7 @@ from schemas.columns import Document
 from schemas.push import Receipt
 from schemas.tables import Delivery, Lane, Subscription
 from workers.errand import Errand, note_emptied
-from workers.schedule import delay
+from workers.schedule import GIVE_UP_SECONDS, OURS_SECONDS, delay
 
 MOST_OUTCOMES = 40
 """Outcomes kept of one delivery: more than there are before it is given up."""
@@ -48,6 +49,7 @@ def settle(
         database.run(session, _delivered, **values)
     else:
         _blame(database, session, errand, receipt)
+        errand = _look_again(database, session, errand)
         _put_off(database, session, errand, receipt, jitter=jitter)
         session.exec(_failed(database, errand, receipt, outcomes))
     note_emptied(database, session, errand)
@@ -59,8 +61,24 @@ def _blame(database: Database, session: Session, errand: Errand, receipt: Receip
     if not receipt.is_ours:
         values["failing_since"] = func.coalesce(Subscription.failing_since, database.now())
     if receipt.is_gone:
-        values["disabled_at"] = database.now()
+        # What one URL answers says nothing of another that an operator has set meanwhile.
+        is_same = col(Subscription.url) == errand.url
+        values["disabled_at"] = case((is_same, database.now()), else_=Subscription.disabled_at)
     session.exec(_subscription(errand).values(**values))
+
+
+def _look_again(database: Database, session: Session, errand: Errand) -> Errand:
+    """Return the errand as its delivery is by now: an operator may have had it begin anew while it was under way.
+
+    The subscription's row is locked, and operators lock it first.
+    """
+    row = database.run(session, _present, which=errand.delivery_id).one_or_none()
+    return errand if row is None else replace(errand, attempts=row.attempts, is_last=bool(row.is_last))
+
+
+def _present(database: Database) -> Executable:
+    is_last = (col(Delivery.tried_at) <= database.now(-GIVE_UP_SECONDS)).label("is_last")
+    return select(col(Delivery.attempts), is_last).where(col(Delivery.id) == bindparam("which"))
 
 
 def _put_off(database: Database, session: Session, errand: Errand, receipt: Receipt, *, jitter: float) -> None:
@@ -69,7 +87,9 @@ def _put_off(database: Database, session: Session, errand: Errand, receipt: Rece
     One that was answered 410 is not put off either: it waits for the subscription to be made active again.
     """
     is_over = _is_dead(errand, receipt) or receipt.is_gone
-    seconds = 0.0 if is_over else delay(errand.attempts + 1, retry_after=receipt.retry_after, jitter=jitter)
+    seconds = delay(errand.attempts + 1, retry_after=receipt.retry_after, jitter=jitter)
+    if is_over or receipt.is_ours:
+        seconds = 0.0 if is_over else OURS_SECONDS
     fence = update(Lane).where(
         col(Lane.subscription_id) == errand.subscription_id,
         col(Lane.connection_id) == errand.connection_id,
@@ -92,12 +112,11 @@ def _is_dead(errand: Errand, receipt: Receipt) -> bool:
 
 
 def _failed(database: Database, errand: Errand, receipt: Receipt, outcomes: list[dict[str, Any]]) -> Update:
-    values: dict[str, Any] = {
-        "attempts": errand.attempts + 1,
-        "tried_at": func.coalesce(Delivery.tried_at, database.now()),
-        "error": receipt.detail,
-        "outcomes": outcomes,
-    }
+    values: dict[str, Any] = {"error": receipt.detail, "outcomes": outcomes}
+    if not receipt.is_ours:
+        # Of the consumer's three days nothing is taken by what fails here.
+        values["attempts"] = errand.attempts + 1
+        values["tried_at"] = func.coalesce(Delivery.tried_at, database.now())
     if _is_dead(errand, receipt):
         values["dead_at"] = database.now()
     return update(Delivery).where(col(Delivery.id) == errand.delivery_id).values(**values)

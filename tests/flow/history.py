@@ -99,6 +99,7 @@ class History:
             database=self.database,
             reader=self,
             call=self._call,
+            push=lambda _ids: None,
             clock=self.clock,
             lease_seconds=LEASE_SECONDS,
             token=map("token {}".format, itertools.count()).__next__,
@@ -106,7 +107,7 @@ class History:
             metrics=Metrics(),
             notify=lambda: None,
         )
-        self.watch = ClockWork(database=self.database, call=self._call, holder="history")
+        self.watch = ClockWork(database=self.database, call=self._call, push=lambda _ids: None, holder="history")
         self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._under_way = 0
@@ -134,6 +135,7 @@ class History:
             holder="history",
             lease_seconds=LEASE_SECONDS,
             wait=self._wait,
+            notify=lambda: None,
         ).run()
         self._settle()
 

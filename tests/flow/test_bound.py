@@ -58,6 +58,7 @@ class Reads(RuleBasedStateMachine):
             database=self.database,
             reader=self,
             call=self._call,
+            push=lambda _ids: None,
             clock=self.clock,
             lease_seconds=30,
             token=lambda: next(tokens),
@@ -65,7 +66,7 @@ class Reads(RuleBasedStateMachine):
             metrics=Metrics(),
             notify=lambda: None,
         )
-        self.watch = ClockWork(database=self.database, call=self._call, holder="test")
+        self.watch = ClockWork(database=self.database, call=self._call, push=lambda _ids: None, holder="test")
 
     def read(self, connection_id: str) -> Outcome:
         """Answer with the truth, or with anything."""

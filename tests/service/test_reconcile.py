@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col, select
 
+from runtime import jobs
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
@@ -154,6 +155,21 @@ def test_the_dead_are_not_missed(make: Callable[..., Reconcile]) -> None:
     make(Listing(document("a", "DELETED"), document("b", "EXPIRED"))).run()
 
     assert make(Listing()).run().is_clean
+
+
+def test_a_listed_connection_whose_reads_were_given_up_is_asked_for_again(
+    database: Database, make: Callable[..., Reconcile]
+) -> None:
+    """Meld answered 404 for a while: its list says that it is worth while again, whether the mirror has it or not."""
+    make(Listing(document("known"))).run()
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["known", "new"], "webhook")
+        session.exec(update(Job).values(failed_at=datetime.now(UTC), due_at=None))
+
+    report = make(Listing(document("known", status="OTHER"), document("new"))).run()
+
+    assert report.drift == {"unseen": 1, "changed": 1, "missing": 0}
+    assert {job.connection_id for job in rows(database, Job) if job.due_at is not None} == {"known", "new"}
 
 
 def test_a_group_is_taken_from_the_list_without_a_read(database: Database, make: Callable[..., Reconcile]) -> None:

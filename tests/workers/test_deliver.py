@@ -363,7 +363,7 @@ def test_leases_are_given_back_when_a_process_ends(database: Database, consumer:
 
 
 def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consumer: ScriptedConsumer) -> None:
-    """Without the key nothing is sent, the reason is shown, and nothing is ever given up for it."""
+    """Without the key nothing is sent, the reason is shown, and the consumer's three days stay whole."""
     subscribe(database)
     emit(database, "c1")
     blind = deliver_on(database, consumer, vault=Vault([]))
@@ -377,9 +377,48 @@ def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consu
     wait_no_more(database)
     deliver_on(database, consumer).deliver("s1")
 
-    assert (row.attempts, row.dead_at) == (2, None)
+    assert (row.attempts, row.dead_at) == (0, None)
     assert "MELDWATCH_ENCRYPTION_KEYS is not set" in (row.error or "")
     assert len(consumer.pushes) == 1
+    assert subscription(database).error is None
+
+
+def test_a_resume_during_the_last_attempt_is_not_undone(database: Database, consumer: ScriptedConsumer) -> None:
+    """What was under way fails, and counts as the first attempt of those that begin anew."""
+    subscribe(database)
+    emitted = emit(database, "c1")[0]
+    long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 1)
+    with database.write() as session:
+        session.exec(update(Delivery).values(tried_at=long_ago, attempts=9))
+
+    def resume() -> Receipt:
+        with database.write() as session:
+            session.exec(update(Delivery).values(tried_at=None, attempts=0))
+        return Receipt(500, detail="answered 500")
+
+    consumer.answers[emitted] = resume
+    deliver_on(database, consumer).deliver("s1")
+
+    (row,) = deliveries(database)
+    assert (row.attempts, row.dead_at) == (1, None)
+
+
+def test_a_410_of_a_url_that_was_replaced_disables_nothing(database: Database, consumer: ScriptedConsumer) -> None:
+    """The operator has set another URL while the old one was being asked."""
+    subscribe(database)
+    emitted = emit(database, "c1")[0]
+
+    def replace() -> Receipt:
+        with database.write() as session:
+            session.exec(update(Subscription).values(url="https://new.example"))
+        consumer.answers[emitted] = lambda: Receipt(200)
+        return Receipt(410, detail="answered 410")
+
+    consumer.answers[emitted] = replace
+    deliver_on(database, consumer).deliver("s1")
+
+    (row,) = deliveries(database)
+    assert (subscription(database).disabled_at, row.delivered_at is None) == (None, False)
 
 
 def test_a_hanging_consumer_holds_half_of_the_threads_at_most(database: Database, consumer: ScriptedConsumer) -> None:
@@ -525,7 +564,7 @@ def test_one_that_cannot_be_sent_holds_up_no_other(database: Database, consumer:
     process.deliver("s1")
 
     first, second = deliveries(database)
-    assert (first.attempts, first.error) == (1, "the push could not be made (RuntimeError)")
+    assert (first.attempts, first.error) == (0, "the push could not be made (RuntimeError)")
     assert second.delivered_at is not None
     assert subscription(database).failing_since is None
 

@@ -15,7 +15,7 @@ from schemas.events import Event
 from schemas.meld import Absent, Outcome, Refused, Throttled, Unavailable, Unreadable
 from schemas.tables import Connection, Gate, Job, Observation, Webhook
 from tests.inbox import DELETED, body, store
-from tests.workers.meldlike import ScriptedReader, found
+from tests.workers.meldlike import ScriptedReader, found, refresh_on
 from workers.follow import RECHECK_SECONDS, SETTLE_SECONDS
 from workers.policy import MAX_ATTEMPTS
 from workers.refresh import Refresh
@@ -676,3 +676,37 @@ def test_a_time_beyond_the_calendar_is_none(
 
     (connection,) = all_rows(database, Connection)
     assert connection.aggregated_at is None
+
+
+def test_a_member_that_rested_has_its_rechecks_anew(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """A quarrel of long ago does not keep a member from being read when a read that settles finds another group."""
+    group_of(reader, "a", "abc")
+    calls += store(database, *(body(id_) for id_ in "abc"))
+    settle(database, refresh, calls)
+    with database.write() as session:
+        session.exec(update(Job).values(rechecks=4, raised_at=datetime.now(UTC) - timedelta(days=1)))
+    stale = reader.answers["b"]
+    group_of(reader, "b", "abc")
+    answers = [reader.answers["b"], stale]
+    reader.answers["b"] = lambda: answers.pop() if len(answers) > 1 else answers[0]  # type: ignore[return-value]
+
+    calls += store(database, body("b"))
+    settle(database, refresh, calls)
+
+    assert {row.id: row.primary_duplicate_id for row in all_rows(database, Connection)} == dict.fromkeys("abc", "b")
+
+
+def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database, reader: ScriptedReader) -> None:
+    """What counts is when the read began: its answer may be as old as that."""
+    store(database, body("c1"))
+    began = datetime.now(UTC)
+    times = iter([began, began + timedelta(seconds=60)])
+    with database.write() as session:
+        session.exec(update(Webhook).values(received_at=began - timedelta(seconds=SETTLE_SECONDS + 5)))
+
+    refresh_on(database, reader, clock=lambda: next(times)).refresh("c1")
+
+    job = job_of(database, "c1")
+    assert (job.requested > job.completed, job.trigger) == (True, "recheck")
