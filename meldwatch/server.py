@@ -13,6 +13,8 @@ from meldwatch.protocol import Protocol
 from runtime.errors import SettingsError
 
 GRACE_SECONDS = 3
+LAST_SECONDS = 0.5
+"""What requests that were cut off at the end of the grace have for their last words."""
 
 
 class Server:
@@ -73,7 +75,19 @@ class Server:
     def _run(self) -> None:
         # Not in the main thread uvicorn leaves the signals alone; they are the process's.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._server.serve(sockets=[self._socket]))
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        await self._server.serve(sockets=[self._socket])
+        state = self._server.server_state
+        if state.tasks:
+            # Requests that were cut off still say so.
+            await asyncio.wait(state.tasks, timeout=LAST_SECONDS)
+        # Who does not read what was sent to him would keep his connection, and an event loop that is closed.
+        for connection in list(state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

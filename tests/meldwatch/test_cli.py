@@ -98,10 +98,13 @@ def test_a_reconcile_fills_the_mirror_and_then_finds_nothing(served: Deployment)
 
 def test_a_reconcile_mends_what_no_webhook_told(served: Deployment) -> None:
     """A change and a deletion that Meld never announced reach the mirror and the feed."""
-    (id_,) = served.mirror()
+    id_ = served.meld.world.add().id
+    filled = served.run("reconcile")
     served.meld.world.damage(id_)
 
     ended = served.run("reconcile")
+
+    assert (filled.returncode, "unseen" in filled.stdout) == (1, True)
 
     assert (ended.returncode, "changed" in ended.stdout) == (1, True)
     eventually(served.is_true, message="the true mirror")
