@@ -50,10 +50,13 @@ def follow(
     siblings = _not_about_to_be_read(database, session, decision.siblings)
     if may_raise:
         calls += jobs.raise_jobs(database, session, siblings, "sibling", depth=claim.depth + 1)
+    unsettled = set() if may_raise else siblings
     if is_owed:
+        # Its next read finds the group as it is known by then, and has nothing to tell the others any more.
+        if unsettled:
+            _recheck(database, session, claim, unsettled)
         session.exec(update(Job).where(col(Job.connection_id) == claim.connection_id).values(woken_at=database.now()))
         return [*calls, claim.connection_id]
-    unsettled = set() if may_raise else siblings
     if decision.is_contradicted or unsettled:
         _recheck(database, session, claim, unsettled)
     elif _is_early(database, session, claim, took):
@@ -102,9 +105,6 @@ def _recheck(database: Database, session: Session, claim: Claim, unsettled: set[
     Members whose read is owed already are left alone: many that disagree with one would use up its rechecks at once.
     Members that have rested for longer than any quarrel lasts have all of theirs again.
     """
-    rechecks = session.exec(select(Job.rechecks).where(Job.connection_id == claim.connection_id)).one()
-    if rechecks >= len(RECHECK_SECONDS):
-        return
     has_rested = col(Job.raised_at) < database.now(-REST_SECONDS)
     rested = update(Job).where(col(Job.connection_id).in_(unsettled), col(Job.requested) == col(Job.completed))
     session.exec(rested.where(has_rested).values(rechecks=0))
@@ -114,6 +114,8 @@ def _recheck(database: Database, session: Session, claim: Claim, unsettled: set[
         col(Job.rechecks) < len(RECHECK_SECONDS),
     )
     ids = session.exec(left).all()
+    rechecks = session.exec(select(Job.rechecks).where(Job.connection_id == claim.connection_id)).one()
+    due_in = RECHECK_SECONDS[min(rechecks, len(RECHECK_SECONDS) - 1)]
     depth = min(claim.depth + 1, MAX_DEPTH) if unsettled else claim.depth
-    jobs.raise_jobs(database, session, ids, "recheck", due_in=RECHECK_SECONDS[rechecks], depth=depth)
+    jobs.raise_jobs(database, session, ids, "recheck", due_in=due_in, depth=depth)
     session.exec(update(Job).where(col(Job.connection_id).in_(ids)).values(rechecks=Job.rechecks + 1))

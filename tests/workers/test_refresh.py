@@ -16,7 +16,7 @@ from schemas.meld import Absent, Outcome, Refused, Throttled, Unavailable, Unrea
 from schemas.tables import Connection, Gate, Job, Observation, Webhook
 from tests.inbox import DELETED, body, store
 from tests.workers.meldlike import ScriptedReader, found, refresh_on
-from workers.follow import RECHECK_SECONDS, SETTLE_SECONDS
+from workers.follow import MAX_DEPTH, RECHECK_SECONDS, SETTLE_SECONDS
 from workers.policy import MAX_ATTEMPTS
 from workers.refresh import Refresh
 
@@ -710,3 +710,27 @@ def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database
 
     job = job_of(database, "c1")
     assert (job.requested > job.completed, job.trigger) == (True, "recheck")
+
+
+def test_a_deletion_seen_by_a_read_that_settles_reaches_the_others(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """Also where another read of the deleted one is owed by then, which finds nothing new any more."""
+    group_of(reader, "a", "abc")
+    calls += store(database, *(body(id_) for id_ in "abc"))
+    settle(database, refresh, calls)
+    group_of(reader, "b", "bc")
+
+    def gone() -> Outcome:
+        store(database, body("a", DELETED))
+        return Absent()
+
+    reader.answers["a"] = gone
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["a"], "recheck", depth=MAX_DEPTH)
+    refresh.refresh("a")
+    reader.answers["a"] = Absent()
+    settle(database, refresh, calls)
+
+    shown = {row.id: row.primary_duplicate_id for row in all_rows(database, Connection)}
+    assert shown == {"a": None, "b": "b", "c": "b"}
