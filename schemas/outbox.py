@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Index, UniqueConstraint, text
+from sqlalchemy import Column, Index, text
 from sqlmodel import Field, SQLModel
 
 from schemas.columns import Big, Document, Key
@@ -58,16 +58,35 @@ class Lane(SQLModel, table=True):
 
 
 class Delivery(SQLModel, table=True):
-    """An event that is owed to a subscription, once; with what came of every attempt in ``outcomes``."""
+    """An event that is owed to a subscription, once, and once more for each replay of it.
+
+    Those of a lane are sent in the order of ``id``. ``outcomes`` is what came of every attempt.
+    """
 
     __tablename__ = "delivery"
     __table_args__ = (
-        UniqueConstraint("subscription_id", "position"),
+        Index(
+            "ix_delivery_live",
+            "subscription_id",
+            "position",
+            unique=True,
+            sqlite_where=text("replay_id IS NULL"),
+            postgresql_where=text("replay_id IS NULL"),
+        ),
+        Index(
+            "ix_delivery_replayed",
+            "subscription_id",
+            "replay_id",
+            "position",
+            unique=True,
+            sqlite_where=text("replay_id IS NOT NULL"),
+            postgresql_where=text("replay_id IS NOT NULL"),
+        ),
         Index(
             "ix_delivery_pending",
             "subscription_id",
             "connection_id",
-            "position",
+            "id",
             sqlite_where=text("delivered_at IS NULL AND dead_at IS NULL"),
             postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
         ),
@@ -95,3 +114,4 @@ class Delivery(SQLModel, table=True):
     dead_at: datetime | None = None
     error: str | None = None
     outcomes: list[dict[str, Any]] = Field(sa_column=Column(Document, nullable=False))
+    replay_id: str | None = Field(default=None, sa_type=Key)

@@ -2,8 +2,8 @@
 
 These classes are rows and nothing else: they are never parsed into (``table=True`` does not validate) and never sent
 out. Steps are nullable timestamps, so that no status column can contradict them. No foreign keys: retention removes
-old rows of one table while others keep naming them. The rows about subscriptions are in ``outbox.py``, and are here
-for whoever asks.
+old rows of one table while others keep naming them. The rows about subscriptions are in ``outbox.py``, those of
+operators and refusals in ``records.py``; they are here for whoever asks.
 """
 
 from datetime import datetime
@@ -14,9 +14,11 @@ from sqlmodel import Field, SQLModel
 
 from schemas.columns import METADATA, Big, Document, Key
 from schemas.outbox import Delivery, Lane, Subscription
+from schemas.records import Audit, Rejection, Replay
 
 __all__ = [
     "METADATA",
+    "Audit",
     "Connection",
     "Counter",
     "Delivery",
@@ -26,6 +28,8 @@ __all__ = [
     "Lane",
     "Lease",
     "Observation",
+    "Rejection",
+    "Replay",
     "Subscription",
     "Sweep",
     "Webhook",
@@ -33,7 +37,11 @@ __all__ = [
 
 
 class Webhook(SQLModel, table=True):
-    """A verified delivery, exactly as it came: the inbox. A repeat of ``event_id`` only counts ``deliveries`` up."""
+    """A verified delivery, exactly as it came: the inbox. A repeat of ``event_id`` only counts ``deliveries`` up.
+
+    ``sealed_with`` tells the key that ``body`` is encrypted with, null for none; ``emptied_at`` is when retention
+    removed body and headers.
+    """
 
     __tablename__ = "webhook"
     __table_args__ = (
@@ -75,13 +83,16 @@ class Webhook(SQLModel, table=True):
     ignored_at: datetime | None = None
     failed_at: datetime | None = None
     error: str | None = None
+    sealed_with: str | None = None
+    emptied_at: datetime | None = None
 
 
 class Job(SQLModel, table=True):
     """The work owed to one connection: ``requested > completed`` means that a read of Meld is owed.
 
     ``depth`` is how far the wish came through siblings: 0 from outside, 1 from a connection that was read for a wish
-    from outside, and so on. ``rechecks`` counts the reads owed to disagreement alone.
+    from outside, and so on. ``rechecks`` counts the reads owed to disagreement alone. ``replay_id`` is the replay that
+    asked last, where the trigger is one.
     """
 
     __tablename__ = "job"
@@ -114,6 +125,7 @@ class Job(SQLModel, table=True):
     leased_until: datetime | None = None
     failed_at: datetime | None = None
     error: str | None = None
+    replay_id: str | None = Field(default=None, sa_type=Key)
 
 
 class Connection(SQLModel, table=True):
@@ -182,6 +194,7 @@ class Observation(SQLModel, table=True):
     found: bool
     digest: str
     document: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
+    replay_id: str | None = Field(default=None, sa_type=Key)
 
 
 class Baseline(SQLModel, table=True):

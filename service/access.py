@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address, ip_address
 from typing import Literal
 
@@ -20,8 +20,13 @@ Need = Literal["nothing", "nearness", "read", "admin"]
 _FORWARDED = ("forwarded", "x-forwarded-for")
 
 
+_WHO = "meldwatch.who"
+
+
 class Access:
-    """Knows the tokens, by their digests alone.
+    """Knows the tokens, by their digests alone, and what each is called: ``alice:token`` is a token of alice's.
+
+    Who bears such a token may send it with its name or without. One without a name is called after its digest.
 
     Args:
         read_tokens: Tokens that may read.
@@ -29,13 +34,13 @@ class Access:
     """
 
     def __init__(self, *, read_tokens: Iterable[SecretStr], admin_tokens: Iterable[SecretStr]) -> None:
-        self._rights: tuple[tuple[bytes, Right], ...] = (
-            *((_digest_of(token), "read") for token in read_tokens),
-            *((_digest_of(token), "admin") for token in admin_tokens),
+        self._rights: tuple[tuple[bytes, str, Right], ...] = (
+            *((digest, name, "read") for token in read_tokens for digest, name in _known_by(token)),
+            *((digest, name, "admin") for token in admin_tokens for digest, name in _known_by(token)),
         )
 
     def check(self, request: Request, need: Need) -> None:
-        """Let a request pass, or raise.
+        """Let a request pass, and note who sent it, or raise.
 
         Raises:
             TokenError: Without a valid token.
@@ -43,21 +48,37 @@ class Access:
         """
         if need == "nothing" or (need == "nearness" and _is_near(request)):
             return
-        rights = self._rights_of(_token(request))
-        if not rights:
+        names = self._names_of(_token(request))
+        if not names:
             raise TokenError
-        if need == "admin" and "admin" not in rights:
+        if need == "admin" and "admin" not in names:
             raise RightError
+        request.scope[_WHO] = names.get("admin") or names["read"]
 
-    def _rights_of(self, token: bytes) -> set[Right]:
-        """Compare with every token, each in constant time, so that time tells nothing about any."""
+    def _names_of(self, token: bytes) -> dict[Right, str]:
+        """Return what a token is called, by the rights that it has.
+
+        Compares with every token, each in constant time, so that time tells nothing about any.
+        """
         digest = hashlib.sha256(token).digest()
-        matches = [hmac.compare_digest(digest, known) for known, _right in self._rights]
-        return {right for is_match, (_known, right) in zip(matches, self._rights, strict=True) if is_match}
+        matches = [hmac.compare_digest(digest, known) for known, _name, _right in self._rights]
+        return {right: name for is_match, (_known, name, right) in zip(matches, self._rights, strict=True) if is_match}
 
 
-def _digest_of(token: SecretStr) -> bytes:
-    return hashlib.sha256(token.get_secret_value().encode()).digest()
+def who_of(request: Request) -> str:
+    """Return the name of the token that a request was let pass with."""
+    return str(request.scope[_WHO])
+
+
+def _known_by(token: SecretStr) -> Iterator[tuple[bytes, str]]:
+    """Yield the digests that a token is known by, each with the token's name."""
+    text = token.get_secret_value()
+    digest = hashlib.sha256(text.encode())
+    name, separator, secret = text.partition(":")
+    is_named = bool(name and separator and secret)
+    yield digest.digest(), name if is_named else f"token {digest.hexdigest()[:8]}"
+    if is_named:
+        yield hashlib.sha256(secret.encode()).digest(), name
 
 
 def _token(request: Request) -> bytes:

@@ -145,7 +145,7 @@ def _first(database: Database) -> Executable:
         *(getattr(Event, name) for name in _EVENT),
     ]
     first = select(*columns).join(Event, col(Event.position) == col(Delivery.position)).where(*_pending_on_lane())
-    return first.order_by(col(Delivery.position)).limit(1)
+    return first.order_by(col(Delivery.id)).limit(1)
 
 
 def _emptied(_database: Database) -> Executable:

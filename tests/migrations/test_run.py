@@ -20,10 +20,21 @@ from schemas.tables import METADATA, Counter, Gate
 from tests import servers
 
 ROOT = Path(__file__).parent.parent.parent
-# All that the databases know of their tables, in words that are equal only where the tables are.
-SQLITE_CATALOG = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%' ORDER BY name"
+# All that the databases know of their tables, in words that are equal only where the tables are. SQLite keeps the
+# words of the statements, in which a column that was added later stands elsewhere: so it is asked for the facts.
+SQLITE_CATALOG = """
+SELECT 'column', t.name, c.name, c.type, c."notnull", c.dflt_value, c.pk, t.sql LIKE '%AUTOINCREMENT%', '', ''
+FROM sqlite_master AS t, pragma_table_xinfo(t.name) AS c
+WHERE t.type = 'table' AND t.name NOT LIKE '%alembic%' AND t.name NOT LIKE 'sqlite_%'
+UNION ALL
+SELECT 'index', t.name, i.name, i."unique", i.origin, i.partial, c.seqno, c.name, c.desc || c.coll, s.sql
+FROM sqlite_master AS t, pragma_index_list(t.name) AS i, pragma_index_xinfo(i.name) AS c
+LEFT JOIN sqlite_master AS s ON s.name = i.name
+WHERE t.type = 'table' AND t.name NOT LIKE '%alembic%' AND t.name NOT LIKE 'sqlite_%'
+ORDER BY 1, 2, 3, 7
+"""
 POSTGRES_CATALOG = """
-SELECT 'column', table_name, column_name, ordinal_position::text, data_type, is_nullable, column_default,
+SELECT 'column', table_name, column_name, character_maximum_length::text, data_type, is_nullable, column_default,
        collation_name, is_identity
 FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
 UNION ALL

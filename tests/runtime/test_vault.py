@@ -41,3 +41,27 @@ def test_what_was_never_sealed_is_not_opened(sealed: str) -> None:
     """Whatever a row holds."""
     with pytest.raises(VaultError):
         Vault([NEW]).open(sealed)
+
+
+@given(st.binary())
+def test_bytes_are_sealed_where_there_is_a_key(content: bytes) -> None:
+    """Without a key they stay as they are; a key that comes later still opens what was stored before."""
+    bare, vault = Vault([]), Vault([NEW])
+
+    stored, sealed = bare.seal_bytes(content), vault.seal_bytes(content)
+
+    assert (stored, bare.key_name) == (content, None)
+    assert content == vault.open_bytes(stored, None)
+    assert content == Vault([OLD, NEW]).open_bytes(sealed, vault.key_name)
+    assert len(content) < 4 or content not in sealed
+
+
+def test_a_key_is_known_by_a_name() -> None:
+    """Of the key that seals; the same in every process, another for every key, and nothing of the key."""
+    names = {Vault([OLD]).key_name, Vault([NEW, OLD]).key_name}
+
+    assert len(names) == 2
+    assert Vault([OLD, NEW]).key_name in names
+    assert all(name is not None and name not in OLD.get_secret_value() for name in names)
+    with pytest.raises(VaultError, match="lacks the key"):
+        Vault([OLD]).open_bytes(Vault([NEW]).seal_bytes(b"x"), Vault([NEW]).key_name)

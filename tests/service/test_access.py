@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from runtime.database import Database
-from service.access import Access
+from service.access import Access, who_of
 from service.errors import RightError, TokenError
 from service.feed import Feed
 from tests.service.conftest import ADMIN, READ, Api, Parts
@@ -27,6 +27,35 @@ ACCESS = Access(read_tokens=[SecretStr("r1"), SecretStr("clé")], admin_tokens=[
 def test_any_token_may_read(token: bytes) -> None:
     """Each of the read tokens and each of the admin tokens reads."""
     ACCESS.check(bearing(token), "read")
+
+
+@pytest.mark.parametrize("token", [b"secret", b"alice:secret"])
+def test_a_token_may_bear_a_name(token: bytes) -> None:
+    """It is sent with it or without; who acts is known by it."""
+    access, asked = Access(read_tokens=[], admin_tokens=[SecretStr("alice:secret")]), bearing(token)
+
+    access.check(asked, "admin")
+
+    assert who_of(asked) == "alice"
+
+
+@pytest.mark.parametrize("token", [b"alice", b"alice:", b":secret", b"secret:alice"])
+def test_a_name_is_no_token(token: bytes) -> None:
+    """Nor is any other part of it."""
+    with pytest.raises(TokenError):
+        Access(read_tokens=[], admin_tokens=[SecretStr("alice:secret")]).check(bearing(token), "read")
+
+
+def test_a_token_without_a_name_is_known_by_its_digest() -> None:
+    """So two of them are told apart, and nothing of either is."""
+    names = set()
+    for token in (b"a1", b"a2"):
+        asked = bearing(token)
+        ACCESS.check(asked, "admin")
+        names.add(who_of(asked))
+
+    assert len(names) == 2
+    assert all(name.startswith("token ") and "a1" not in name for name in names)
 
 
 def test_any_admin_token_may_act() -> None:
