@@ -121,10 +121,12 @@ class Meld:
         if not isinstance(items, list):
             return Unreadable("the list has no connections in it")
         snapshots = [snapshot for snapshot in map(_item, items) if snapshot is not None]
-        remaining = document.get("remaining")
-        last = items[-1].get("key") if items and isinstance(items[-1], dict) else None
-        goes_on = isinstance(last, str) and bool(items) and remaining != 0
-        return Page(tuple(snapshots), len(items) - len(snapshots), last if goes_on else None)
+        remaining, key = document.get("remaining"), _last_key(items)
+        if key is None and items and isinstance(remaining, int) and remaining > 0:
+            return Unreadable("more connections remain, and no item has a key to go on after")
+        # Behind a full page there may be more, whatever remains: an empty page costs a call, a list cut short its rest.
+        is_last = not items or (remaining == 0 and len(items) < limit)
+        return Page(tuple(snapshots), len(items) - len(snapshots), None if is_last else key)
 
     def close(self) -> None:
         """Close all connections."""
@@ -182,6 +184,12 @@ def _item(item: object) -> Snapshot | None:
         return Snapshot.from_document(redact(item)) if isinstance(item, dict) else None
     except (ValidationError, RecursionError):
         return None
+
+
+def _last_key(items: list[Any]) -> str | None:
+    """Return the key of the last item that has one: an item that cannot be read must not end the list."""
+    keys = (item.get("key") for item in reversed(items) if isinstance(item, dict))
+    return next((key for key in keys if isinstance(key, str) and key and clean(key) == key), None)
 
 
 def _why(error: ValidationError | RecursionError) -> str:

@@ -9,15 +9,21 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from schemas.webhook import DELETED
 
 EXPIRED = "EXPIRED"
 IN_PROGRESS = "IN_PROGRESS"
 TERMINAL = frozenset({DELETED, EXPIRED})
+
+LONGEST_ID = 200
+"""Characters of an id that is believed; Meld's have 22 or 30."""
+
+LONGEST_KEPT = 2600
+"""Bytes of a text that connections are looked up by. PostgreSQL indexes no value of over 2,704."""
 
 _DATETIME = TypeAdapter(datetime)
 
@@ -34,6 +40,39 @@ def _lenient_mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def is_id(value: object) -> TypeGuard[str]:
+    """Return whether this names a connection: one that had to be altered to be stored would name something else."""
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID:
+        return False
+    # U+FFFD stands where the parser met what is no text; two such ids may have been different ones.
+    return value.isprintable() and "\ufffd" not in value
+
+
+def _is_kept(text: str) -> bool:
+    return len(text.encode(errors="replace")) <= LONGEST_KEPT
+
+
+def _lenient_kept(value: object) -> str | None:
+    text = _lenient_text(value)
+    return text if text is not None and _is_kept(text) else None
+
+
+def _id(text: str) -> str:
+    if not is_id(text):
+        raise ValueError("is no id")
+    return text
+
+
+def _kept(text: str) -> str:
+    if not _is_kept(text):
+        raise ValueError("is too long")
+    return text
+
+
+def _none_for_empty(value: object) -> object:
+    return None if value == "" else value
+
+
 def lenient_time(value: object) -> datetime | None:
     """Return a time, UTC, from ISO 8601 text with any number of fraction digits; None where it is none."""
     try:
@@ -43,15 +82,17 @@ def lenient_time(value: object) -> datetime | None:
         return None
 
 
-def _only_texts(value: object) -> object:
-    """Read null as empty, and leave out what is no text; what is no list at all stays, to be refused."""
+def _only_ids(value: object) -> object:
+    """Read null as empty, and leave out what is no id; what is no list at all stays, to be refused."""
     if value is None:
         return ()
-    return _lenient_texts(value) if isinstance(value, list | tuple) else value
+    return tuple(filter(is_id, value)) if isinstance(value, list | tuple) else value
 
 
 # What the mirror's truth hangs on is strict: a wrong type there makes the answer unreadable. The rest is lenient.
+Id = Annotated[str, AfterValidator(_id)]
 Text = Annotated[str | None, BeforeValidator(_lenient_text)]
+KeptText = Annotated[str | None, BeforeValidator(_lenient_kept)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_lenient_texts)]
 Time = Annotated[datetime | None, BeforeValidator(lenient_time)]
 
@@ -64,16 +105,18 @@ class Snapshot(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=False)
 
-    id: str = Field(min_length=1)
+    id: Id
     account_id: Text = Field(default=None, alias="accountId")
-    customer_id: Text = Field(default=None, alias="customerId")
-    external_customer_id: Text = Field(default=None, alias="externalCustomerId")
-    institution_id: Text = Field(default=None, alias="institutionId")
+    customer_id: KeptText = Field(default=None, alias="customerId")
+    external_customer_id: KeptText = Field(default=None, alias="externalCustomerId")
+    institution_id: KeptText = Field(default=None, alias="institutionId")
     institution_name: Text = Field(default=None, alias="institutionName")
-    status: str = Field(min_length=1)
+    status: Annotated[str, AfterValidator(_kept)] = Field(min_length=1)
     status_reason: str | None = Field(default=None, alias="statusReason")
-    active_duplicate_id: str | None = Field(default=None, alias="activeDuplicateConnectionId")
-    listed_duplicate_ids: Annotated[tuple[str, ...], BeforeValidator(_only_texts)] = Field(
+    active_duplicate_id: Annotated[Id | None, BeforeValidator(_none_for_empty)] = Field(
+        default=None, alias="activeDuplicateConnectionId"
+    )
+    listed_duplicate_ids: Annotated[tuple[str, ...], BeforeValidator(_only_ids)] = Field(
         default=(), alias="duplicateConnectionIds"
     )
     products: Texts = ()

@@ -3,11 +3,8 @@
 from typing import Any
 
 from runtime.parse import ParseError, clean, parse
-from schemas.meld import lenient_time
+from schemas.meld import LONGEST_ID, is_id, lenient_time
 from schemas.webhook import CONNECTION_DELETED, DELETED, STATUS_CHANGE, Hint
-
-LONGEST_ID = 200
-"""Characters of an id that is believed; Meld's have 22 or 30. PostgreSQL indexes no value of over 2,704 bytes."""
 
 
 def read_hint(body: bytes) -> Hint:
@@ -47,11 +44,7 @@ def _reason(payload: dict[str, Any]) -> str | None:
 
 
 def _id(value: object) -> str | None:
-    """Return an id as it is, or None: one that had to be altered to be stored would name something else."""
-    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID:
-        return None
-    # U+FFFD stands where the parser met bytes that are no text; two such ids may have been different ones.
-    return value if value.isprintable() and "\ufffd" not in value else None
+    return value if is_id(value) else None
 
 
 def _text(value: object) -> str | None:

@@ -192,6 +192,8 @@ class Reconcile:
                 gate.close(self._database, session, reason="throttled", detail="Meld answered 429", seconds=seconds)
             case Refused(detail):
                 gate.close(self._database, session, reason="refused", detail=detail, seconds=REFUSED_SECONDS)
+            case Unavailable(detail, retry_after) if retry_after:
+                gate.close(self._database, session, reason="unavailable", detail=detail, seconds=retry_after)
             case Unavailable() | Unreadable():
                 log.warning("Meld's list", detail=outcome.detail)
 
@@ -221,12 +223,12 @@ class Reconcile:
             stored = {row.id: row for row in session.exec(select(Connection).where(col(Connection.id).in_(ids))).all()}
             drift = compare(snapshots, stored, began_at, owed=self._owed(session, ids))
             adopted, calls = self._adopt(session, drift.unseen, began_at, self._clock())
-            dead = self._dead(session, [snapshot.id for snapshot in drift.unseen])
+            dead = self._dead(session, ids)
             calls = [*calls, *jobs.raise_jobs(self._database, session, [*drift.changed, *dead], "reconcile")]
             session.exec(update(Connection).where(col(Connection.id).in_(ids)).values(sweep_id=sweep.id))
             sweep.after, sweep.pages = page.after or sweep.after, sweep.pages + 1
             sweep.listed, sweep.unreadable = sweep.listed + len(ids), sweep.unreadable + page.unreadable
-            count(sweep, "unseen", [*adopted, *dead])
+            count(sweep, "unseen", [*adopted, *(id_ for id_ in dead if id_ not in stored)])
             count(sweep, "changed", drift.changed)
         if adopted:
             self._notify()
@@ -240,9 +242,9 @@ class Reconcile:
         return set(session.exec(owed).all())
 
     def _dead(self, session: Session, ids: Collection[str]) -> list[str]:
-        """Return whose reads were given up: that Meld lists them says that it is worth while again."""
+        """Return whose reads were given up for good: that Meld lists them says that it is worth while again."""
         dead = select(Job.connection_id).where(
-            col(Job.connection_id).in_(ids), Job.requested > Job.completed, col(Job.failed_at).is_not(None)
+            col(Job.connection_id).in_(ids), col(Job.failed_at).is_not(None), col(Job.due_at).is_(None)
         )
         return sorted(session.exec(dead).all())
 

@@ -9,9 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from runtime.meld import EVIDENCE_CHARACTERS, LONGEST_PAUSE_SECONDS, Meld
+from runtime.meld import EVIDENCE_CHARACTERS, LONGEST_PAUSE_SECONDS, PAGE_LIMIT, Meld
 from runtime.settings import Settings
-from schemas.meld import Absent, Found, Outcome, Page, PageOutcome, Refused, Throttled, Unavailable, Unreadable
+from schemas.meld import (
+    LONGEST_ID,
+    LONGEST_KEPT,
+    Absent,
+    Found,
+    Outcome,
+    Page,
+    PageOutcome,
+    Refused,
+    Throttled,
+    Unavailable,
+    Unreadable,
+)
 from tests.runtime.loopback import Handler, Loopback, Peer, answer, repeating, serving
 from tests.servers import free_ports
 
@@ -78,6 +90,9 @@ def page_of(*keys: str, remaining: object = ..., **more: object) -> PageOutcome:
     if remaining is not ...:
         document["remaining"] = remaining
     return page(answer(200, json.dumps(document).encode()))
+
+
+FULL = [f"k{number}" for number in range(PAGE_LIMIT)]
 
 
 def test_a_connection_is_found() -> None:
@@ -150,12 +165,18 @@ def test_what_the_truth_does_not_hang_on_may_be_odd(name: str, value: object) ->
         ("status", 5),
         ("status", ["ACTIVE"]),
         ("statusReason", 5),
+        ("status", "S" * (LONGEST_KEPT + 1)),
         ("activeDuplicateConnectionId", 5),
+        ("activeDuplicateConnectionId", "c" * (LONGEST_ID + 1)),
         ("duplicateConnectionIds", "c2"),
         ("duplicateConnectionIds", {"c2": 1}),
         ("id", None),
         ("id", ""),
         ("id", 5),
+        ("id", "c" * (LONGEST_ID + 1)),
+        ("id", "c\x00"),
+        ("id", "c\ud800"),
+        ("id", "c\n"),
     ],
 )
 def test_what_the_truth_hangs_on_must_be_right(name: str, value: object) -> None:
@@ -163,6 +184,30 @@ def test_what_the_truth_hangs_on_must_be_right(name: str, value: object) -> None
     outcome = read_document({**CONNECTION, name: value})
 
     assert outcome == Unreadable(f"the answer is no connection: see {name}")
+
+
+@pytest.mark.parametrize("name", ["customerId", "externalCustomerId", "institutionId"])
+@pytest.mark.parametrize("character", ["x", "\U0001f600"])
+def test_what_no_index_takes_is_left_to_the_document(name: str, character: str) -> None:
+    """Connections are looked up by these; a value that is too long for that leaves the connection readable."""
+    longest = character * (LONGEST_KEPT // len(character.encode()))
+    values = {"customerId": "customer_id", "externalCustomerId": "external_customer_id"}
+
+    found = [read_document({**CONNECTION, name: value}) for value in (longest, longest + character)]
+
+    snapshots = [outcome.snapshot for outcome in found if isinstance(outcome, Found)]
+    assert [getattr(each, values.get(name, "institution_id")) for each in snapshots] == [longest, None]
+    assert snapshots[1].document[name] == longest + character
+
+
+def test_what_is_no_id_is_nobody() -> None:
+    """Entries of the list of duplicates that can name no connection are left out, as those that are no text."""
+    listed = ["c2", None, 5, "c" * (LONGEST_ID + 1), "c\x003", "c4"]
+
+    outcome = read_document({**CONNECTION, "duplicateConnectionIds": listed})
+
+    assert isinstance(outcome, Found)
+    assert outcome.snapshot.duplicate_ids == ("c2", "c4")
 
 
 @pytest.mark.parametrize("name", ["id", "status"])
@@ -388,10 +433,12 @@ def test_a_page_is_asked_for() -> None:
         (lambda: page_of("k1"), "k1"),
         (lambda: page_of("k1", remaining=None), "k1"),
         (lambda: page_of("k1", remaining="many"), "k1"),
+        (lambda: page_of(*FULL, remaining=0), FULL[-1]),
+        (lambda: page_of(*FULL[1:], remaining=0), None),
     ],
 )
 def test_the_last_page_is_known(got: Callable[[], PageOutcome], after: str | None) -> None:
-    """A page is the last one where nothing remains or nothing is on it, and not because Meld forgot to say."""
+    """A page is the last one where nothing is on it, or where nothing remains and it is not full."""
     outcome = got()
 
     assert isinstance(outcome, Page)
@@ -406,6 +453,28 @@ def test_an_item_that_cannot_be_read_spoils_no_page() -> None:
 
     assert isinstance(got, Page)
     assert ([snapshot.id for snapshot in got.snapshots], got.unreadable, got.after) == (["c1"], 4, "last")
+
+
+@pytest.mark.parametrize(
+    "last", [None, 5, {}, {**CONNECTION, "key": None}, {**CONNECTION, "key": ""}, {**CONNECTION, "key": "\ud800"}]
+)
+def test_the_list_goes_on_behind_the_last_key(last: object) -> None:
+    """An item without a key that can be asked with is not the end of the list: the one before it is asked with."""
+    items = [{**CONNECTION, "id": "c0", "key": "k0"}, {**CONNECTION, "key": "k1"}, last]
+
+    got = page(answer(200, json.dumps({"connections": items, "remaining": 1}).encode()))
+
+    assert isinstance(got, Page)
+    assert got.after == "k1"
+
+
+def test_a_list_that_cannot_be_gone_on_with_is_unreadable() -> None:
+    """More remains, but there is no key: what lies behind is not missing, it was never shown."""
+    items = [{"id": "c1", "status": "ACTIVE"}]
+
+    got = page(answer(200, json.dumps({"connections": items, "remaining": 1}).encode()))
+
+    assert got == Unreadable("more connections remain, and no item has a key to go on after")
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"connections": null}', b'{"connections": {}}'])

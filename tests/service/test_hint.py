@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from schemas.meld import LONGEST_ID
 from schemas.webhook import Hint
-from service.hint import LONGEST_ID, read_hint
+from service.hint import read_hint
 
 STATUS_CHANGE = "BANK_LINKING_CONNECTION_STATUS_CHANGE"
 DELETED = "BANK_LINKING_CONNECTION_DELETED"

@@ -1,4 +1,5 @@
 import itertools
+import random
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,12 +9,12 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from runtime import jobs
+from runtime import gate, jobs
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from schemas import tables
-from schemas.meld import Page, PageOutcome, Refused, Snapshot, Throttled, Unavailable
+from schemas.meld import LONGEST_ID, LONGEST_KEPT, Page, PageOutcome, Refused, Snapshot, Throttled, Unavailable
 from schemas.tables import Connection, Job, Sweep
 from service.reconcile import BusyError, Reconcile
 from service.report import Report
@@ -160,16 +161,31 @@ def test_the_dead_are_not_missed(make: Callable[..., Reconcile]) -> None:
 def test_a_listed_connection_whose_reads_were_given_up_is_asked_for_again(
     database: Database, make: Callable[..., Reconcile]
 ) -> None:
-    """Meld answered 404 for a while: its list says that it is worth while again, whether the mirror has it or not."""
-    make(Listing(document("known"))).run()
+    """Meld answered 404 for a while: its list says that it is worth while again, whatever the mirror has of it."""
+    make(Listing(document("known"), document("changed"))).run()
     with database.write() as session:
-        jobs.raise_jobs(database, session, ["known", "new"], "webhook")
+        jobs.raise_jobs(database, session, ["known", "changed", "new"], "webhook")
         session.exec(update(Job).values(failed_at=datetime.now(UTC), due_at=None))
 
-    report = make(Listing(document("known", status="OTHER"), document("new"))).run()
+    report = make(Listing(document("known"), document("changed", status="OTHER"), document("new"))).run()
 
     assert report.drift == {"unseen": 1, "changed": 1, "missing": 0}
-    assert {job.connection_id for job in rows(database, Job) if job.due_at is not None} == {"known", "new"}
+    assert {job.connection_id for job in rows(database, Job) if job.due_at is not None} == {"known", "changed", "new"}
+
+
+def test_the_longest_values_that_are_taken_can_be_stored(database: Database, make: Callable[..., Reconcile]) -> None:
+    """Whatever Meld lists, no index of the database stops a reconcile at its page."""
+    chance = random.Random(1)
+    # Of many characters of four bytes each, so that no database makes it shorter.
+    longest = "".join(chr(chance.randint(0x10000, 0x1F600)) for _ in range(LONGEST_KEPT // 4))
+    id_, other = ("".join(chr(chance.randint(0x20000, 0x2A6D0)) for _ in range(LONGEST_ID)) for _ in range(2))
+    names = ("customerId", "externalCustomerId", "institutionId")
+    fields = {"activeDuplicateConnectionId": other, "duplicateConnectionIds": [other], **dict.fromkeys(names, longest)}
+
+    report = make(Listing(document(id_, longest, **fields), document("next"))).run()
+
+    assert report.drift["unseen"] == 2
+    assert {row.customer_id for row in rows(database, Connection)} == {longest, "cust"}
 
 
 def test_a_group_is_taken_from_the_list_without_a_read(database: Database, make: Callable[..., Reconcile]) -> None:
@@ -222,7 +238,15 @@ def test_one_runs_at_a_time(make: Callable[..., Reconcile]) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [Throttled(3), Throttled(None), Refused("Meld answered 401"), Unavailable("Meld answered 500")], ids=repr
+    "failure",
+    [
+        Throttled(3),
+        Throttled(None),
+        Refused("Meld answered 401"),
+        Unavailable("Meld answered 500"),
+        Unavailable("Meld answered 503", 30),
+    ],
+    ids=repr,
 )
 def test_failures_are_waited_out(make: Callable[..., Reconcile], failure: PageOutcome) -> None:
     """A page that cannot be read is asked for again; pauses are heeded and ended by the next good answer."""
@@ -232,6 +256,22 @@ def test_failures_are_waited_out(make: Callable[..., Reconcile], failure: PageOu
     report = make(listing).run()
 
     assert (report.listed, listing.calls) == (2, 4)
+
+
+def test_what_meld_asks_for_is_given(database: Database, make: Callable[..., Reconcile]) -> None:
+    """A list that is away and says for how long pauses everybody: it speaks of no connection."""
+    listing = Listing(*many(2))
+    listing.failures = [Unavailable("Meld answered 503", 30)]
+    pauses: list[gate.Pause | None] = []
+
+    def look(_page: int) -> None:
+        with database.read() as session:
+            pauses.append(gate.current(session))
+
+    listing.before_page = look
+    make(listing).run()
+
+    assert [pause and (pause.reason, pause.detail) for pause in pauses] == [None, ("unavailable", "Meld answered 503")]
 
 
 def test_a_meld_that_stays_away_ends_it(make: Callable[..., Reconcile]) -> None:
