@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sqlalchemy import and_, distinct, func
+from sqlalchemy import and_, distinct, func, or_
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
@@ -18,6 +18,9 @@ from service.threads import Threads
 MOST_MEMBERS = 200
 """Members that are shown; Meld's groups have a handful."""
 
+MOST_OF_A_CUSTOMER = 1000
+"""Connections of one customer that are looked through for members that are not named."""
+
 
 class Duplicates:
     """The operation on groups.
@@ -32,7 +35,7 @@ class Duplicates:
         self._threads = threads
 
     def get(self, connection_id: str) -> Group:
-        """Return the group of a connection: all that it names, and all that those name.
+        """Return the group of a connection: all that it names or that name it, and all that those name.
 
         Raises:
             UnknownError: Where the mirror does not have it.
@@ -67,9 +70,12 @@ class Duplicates:
 
 
 def _gather(session: Session, connection_id: str) -> dict[str, Connection | None]:
-    """Return the rows of everything that the connection names, directly or not; None for what was never seen."""
+    """Return the rows of who names the connection, and of everything that these name, directly or not.
+
+    A connection that was never seen has None; there are no rows at all where the one that is asked for was not.
+    """
     rows: dict[str, Connection | None] = {}
-    wanted = {connection_id}
+    wanted = {connection_id, *_naming(session, connection_id)}
     while wanted and len(rows) < MOST_MEMBERS:
         found = {row.id: row for row in session.exec(select(Connection).where(col(Connection.id).in_(wanted))).all()}
         if connection_id in wanted and connection_id not in found:
@@ -79,17 +85,30 @@ def _gather(session: Session, connection_id: str) -> dict[str, Connection | None
     return rows
 
 
+def _naming(session: Session, connection_id: str) -> list[str]:
+    """Return the living that name a connection, which need not name them: a group is of one customer."""
+    customer = select(Connection.customer_id).where(Connection.id == connection_id).scalar_subquery()
+    grouped = select(Connection.id, Connection.primary_duplicate_id, Connection.duplicate_ids).where(
+        or_(col(Connection.primary_duplicate_id) == connection_id, col(Connection.customer_id) == customer),
+        col(Connection.primary_duplicate_id).is_not(None),
+        col(Connection.status).not_in(TERMINAL),
+    )
+    rows = session.exec(grouped.limit(MOST_OF_A_CUSTOMER)).all()
+    return [id_ for id_, primary, duplicates in rows if connection_id in {primary, *duplicates}]
+
+
 def _others(row: Connection) -> set[str]:
     return {*row.duplicate_ids, row.primary_duplicate_id or row.id} - {row.id}
 
 
 def _is_converged(rows: Mapping[str, Connection | None]) -> bool:
-    """Return whether all living members name one primary and each other; the dead have nothing more to say."""
+    """Return whether all living members name one of them as primary, and each other; the dead have nothing to say."""
     living = {id_: row for id_, row in rows.items() if row is not None and row.status not in TERMINAL}
     if any(row is None for row in rows.values()):
         return False
     primaries = {row.primary_duplicate_id or row.id for row in living.values()}
-    return len(primaries) <= 1 and all({row.id, *row.duplicate_ids} >= living.keys() for row in living.values())
+    is_led = len(primaries) <= 1 and primaries <= living.keys()
+    return is_led and all({row.id, *row.duplicate_ids} >= living.keys() for row in living.values())
 
 
 def count_not_converged(session: Session) -> int:

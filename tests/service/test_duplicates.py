@@ -80,6 +80,31 @@ def test_the_dead_have_nothing_to_say(database: Database) -> None:
     assert group_of(database, "a").converged is True
 
 
+def test_a_group_whose_primary_is_gone_has_not_converged(database: Database) -> None:
+    """Its members agree, on somebody who leads no group any more: their own reads are still to come."""
+    put(database, "a", "gone", ["b", "gone"])
+    put(database, "b", "gone", ["a", "gone"])
+    put(database, "gone", None, [], status="DELETED")
+
+    groups = [group_of(database, id_) for id_ in ("a", "b", "gone")]
+
+    assert [(group.converged, len(group.members)) for group in groups] == [(False, 3)] * 3
+
+
+@pytest.mark.parametrize("primary", ["a", "b"])
+def test_who_is_named_and_names_nobody_is_in_the_group(database: Database, primary: str) -> None:
+    """A connection that was last read alone has not converged with those of its customer that name it."""
+    put(database, "a", None, [], customer_id="one")
+    put(database, "b", primary, ["a", "c"], customer_id="one")
+    put(database, "c", primary, ["a", "b"], customer_id="one")
+    put(database, "other", "other", ["another"], customer_id="one")
+    put(database, "dead", primary, ["a"], customer_id="one", status="DELETED")
+
+    group = group_of(database, "a")
+
+    assert (group.converged, [member.id for member in group.members]) == (False, ["a", "b", "c"])
+
+
 def test_an_unknown_connection_has_no_group(database: Database) -> None:
     """It is 404 at the door."""
     with pytest.raises(UnknownError):
