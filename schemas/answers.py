@@ -35,7 +35,7 @@ class Group(Wire):
     """A duplicate group, by the mirror's rows of all its members."""
 
     connection_id: str
-    converged: bool = Field(description="Whether all living members name one primary and each other.")
+    converged: bool = Field(description="Whether all living members name one of them as primary, and each other.")
     since: datetime | None = Field(description="When the read began that last changed any member's group.")
     members: list[Member]
 

@@ -5,7 +5,7 @@ Meld may send nothing when a connection that was never completed expires (after 
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, func
 from sqlmodel import Session, col, select
 
 from runtime import jobs
@@ -34,7 +34,8 @@ def raise_overdue(database: Database, session: Session, *, fresh_seconds: float)
     expired = _idle(
         session,
         col(Connection.status) == IN_PROGRESS,
-        col(Connection.created_at) < database.now(-EXPIRY_SECONDS),
+        # Meld need not say when it was made; when it was first seen so comes later.
+        func.coalesce(Connection.created_at, Connection.observed_at) < database.now(-EXPIRY_SECONDS),
         col(Connection.checked_at) < database.now(-EXPIRY_AGAIN_SECONDS),
     )
     stale: Collection[str] = ()

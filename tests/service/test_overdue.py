@@ -13,6 +13,7 @@ from tests.service.rows import connection
 
 WEEK = 7 * 86400.0
 NOW = datetime.now(UTC)
+HOUR_AGO = {"checked_at": NOW - timedelta(hours=1)}
 
 
 def put(database: Database, id_: str, *, requested: int = 0, **fields: Any) -> None:
@@ -44,14 +45,32 @@ def overdue(database: Database, fresh_seconds: float = WEEK) -> Sequence[str]:
             {"status": "IN_PROGRESS", "created_at": NOW - timedelta(hours=5), "checked_at": NOW + timedelta(hours=1)},
             False,
         ),
-        ({"status": "IN_PROGRESS", "created_at": None, "checked_at": NOW - timedelta(hours=1)}, False),
+        (
+            {"status": "IN_PROGRESS", "created_at": None, "observed_at": NOW - timedelta(hours=5), **HOUR_AGO},
+            True,
+        ),
+        (
+            {"status": "IN_PROGRESS", "created_at": None, "observed_at": NOW - timedelta(hours=3), **HOUR_AGO},
+            False,
+        ),
         ({"status": "ACTIVE", "created_at": NOW - timedelta(hours=5), "checked_at": NOW - timedelta(hours=1)}, False),
         ({"status": "ACTIVE", "checked_at": NOW - timedelta(days=8)}, True),
         ({"status": "DELETED", "checked_at": NOW - timedelta(days=8)}, False),
         ({"status": "EXPIRED", "checked_at": NOW - timedelta(days=8)}, False),
         ({"status": "ACTIVE", "checked_at": NOW - timedelta(days=8), "requested": 1}, False),
     ],
-    ids=["expired", "young", "just-read", "no-creation", "completed", "stale", "deleted", "dead", "owed"],
+    ids=[
+        "expired",
+        "young",
+        "just-read",
+        "no-creation",
+        "no-creation-young",
+        "completed",
+        "stale",
+        "deleted",
+        "dead",
+        "owed",
+    ],
 )
 def test_what_is_overdue_is_raised(database: Database, fields: dict[str, Any], is_raised: bool) -> None:  # noqa: FBT001
     """Silent expiry after four hours, and a last read a week ago; not the dead, nor what is owed or keeps failing."""
