@@ -18,9 +18,19 @@ from runtime.errors import UsageError
 from runtime.settings import Settings
 from schemas.api import Connection
 from schemas.events import Event
-from schemas.queries import ConnectionQuery, EventQuery, Moment, Query, StreamQuery, TimelineQuery, WebhookQuery
+from schemas.queries import (
+    ConnectionQuery,
+    EventQuery,
+    FailureQuery,
+    Moment,
+    Query,
+    StreamQuery,
+    TimelineQuery,
+    WebhookQuery,
+)
 from service.connections import Connections
 from service.events import Events
+from service.failures import Failures
 from service.feed import Feed
 from service.threads import Threads
 from service.timeline import Timelines
@@ -31,6 +41,7 @@ from workers.recall import recall
 log = logs.get(__name__)
 
 CONNECTION_COLUMNS = ("id", "status", "status_reason", "primary_duplicate_id", "institution_name", "customer_id")
+FAILURE_COLUMNS = ("connection_id", "trigger", "failed_at", "retry_at", "error")
 WEBHOOK_COLUMNS = ("event_id", "type", "connection_id", "state", "received_at", "deliveries", "error")
 Q = TypeVar("Q", bound=Query)
 Command = Callable[..., Any]
@@ -100,6 +111,19 @@ def refresh_connection(*, connection_id: str) -> None:
     with _database() as (settings, database):
         _connections(database, caller_beside(settings, database)).refresh(connection_id)
     click.echo(f"{connection_id} will be read again")
+
+
+@connections.command("failed")
+@click.option("--after", help="Go on behind this id.")
+@limit_option
+@json_option
+def list_failures(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query, which checks
+    """List connections whose reads were given up, and why: of the mirror, or never seen."""
+    query = _query(FailureQuery, filters)
+    with _database() as (_settings, database):
+        page = Failures(database=database, threads=Threads()).find(query)
+    show.rows(page.failures, FAILURE_COLUMNS, as_json=as_json)
+    _more(page.next)
 
 
 @click.group()

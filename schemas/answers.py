@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.api import Connection, Webhook
+from schemas.api import Connection, Failure, Webhook
 from schemas.events import Event
 from schemas.subscriptions import Delivery, Subscription
 from schemas.wire import Wire
@@ -17,6 +17,13 @@ class ConnectionPage(Wire):
     """One page of the mirror, in the order of ids."""
 
     connections: list[Connection]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class FailurePage(Wire):
+    """One page of the failures, in the order of the connections' ids."""
+
+    failures: list[Failure]
     next: Cursor = Field(description="`after` of the next page; null on the last.")
 
 

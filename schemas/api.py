@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from schemas import tables
+from schemas.jobs import Trigger
 from schemas.wire import Wire
 
 
@@ -39,6 +40,22 @@ class Connection(Wire):
     def from_row(cls, row: tables.Connection) -> "Connection":
         """Make the shape from the mirror's row."""
         return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
+
+
+class Failure(Wire):
+    """A connection whose reads failed too often; the next webhook, or an operator, starts anew."""
+
+    connection_id: str
+    trigger: Trigger = Field(description="Why its read is owed.")
+    failed_at: datetime = Field(description="When the last read failed.")
+    error: str | None = Field(description="What went wrong with it.")
+    retry_at: datetime | None = Field(description="When it is tried on by itself; null for never.")
+
+    @classmethod
+    def from_row(cls, row: tables.Job) -> "Failure":
+        """Make the shape from the job's row."""
+        same = {name: getattr(row, name) for name in ("connection_id", "trigger", "failed_at", "error")}
+        return cls.model_validate({**same, "retry_at": row.due_at})
 
 
 WebhookState = Literal["pending", "processed", "ignored", "failed"]

@@ -76,6 +76,12 @@ class ConnectionQuery(Paged):
     after: Text | None = Field(default=None, description="`next` of the page before.")
 
 
+class FailureQuery(Paged):
+    """Which failures."""
+
+    after: Text | None = Field(default=None, description="`next` of the page before.")
+
+
 class TimelineQuery(Paged):
     """Which part of a connection's timeline."""
 

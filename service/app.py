@@ -19,6 +19,7 @@ from service.connections import Connections
 from service.deliveries import Deliveries
 from service.duplicates import Duplicates
 from service.events import Events
+from service.failures import Failures
 from service.feed import Feed
 from service.health import Health
 from service.operation import Answer, Operation
@@ -67,6 +68,7 @@ def create_app(
         *Connections(database=database, threads=threads, wake=wake).operations(),
         *Timelines(database=database, threads=threads, views=views).operations(),
         *Duplicates(database=database, threads=threads).operations(),
+        *Failures(database=database, threads=threads).operations(),
         *events.operations(),
         *streams.operations(),
         *kit.operations(),

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from runtime.database import Database
 from tests.eventually import eventually
 from tests.flow.deployment import COMMAND, KEY, SECRET, TOKEN, Deployment, deployed
+from tests.service import rows
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -45,6 +47,20 @@ def test_what_is_stored_can_be_looked_at(served: Deployment) -> None:
     assert webhook == webhooks[0]
     assert events == served.events()
     assert event == events[0]
+
+
+def test_what_was_given_up_is_listed(served: Deployment) -> None:
+    """Connections whose reads failed too often, with why: as JSON Lines that equal what the API says, or a table."""
+    database = Database(served.environment["MELDWATCH_DATABASE_URL"])
+    rows.store(database, rows.job("dead", trigger="reconcile", requested=1, failed_at=rows.TIME, error="Meld answered"))
+    database.close()
+
+    failures = lines(served.run("connections", "failed", "--json"))
+    table = served.run("connections", "failed").stdout.splitlines()
+
+    assert failures == served.get("/api/failures")["failures"]
+    assert (failures[0]["connection_id"], failures[0]["retry_at"]) == ("dead", None)
+    assert (table[0].split()[0], table[1].split()[0]) == ("connection_id", "dead")
 
 
 def test_tables_are_for_people(served: Deployment) -> None:
