@@ -4,27 +4,32 @@ import base64
 import os
 import random
 import socket
+import sys
 import threading
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 
+from meldwatch.enlisting import Enlisting
 from meldwatch.process import Part
 from meldwatch.server import Server
 from meldwatch.sweeping import Sweeping
 from meldwatch.working import Workers
 from runtime import broker as brokers
-from runtime import jobs, lanes
+from runtime import jobs, lanes, logs
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.guard import Guard
+from runtime.hosts import Hosts
 from runtime.meld import Meld
 from runtime.metrics import Metrics
-from runtime.push import PUSH_SECONDS, Push
+from runtime.push import Push
 from runtime.settings import Settings
 from runtime.vault import Vault
+from schemas.handler import Handler
 from schemas.jobs import DELIVER
+from schemas.push import PUSH_SECONDS
 from service.app import create_app
 from service.clock import ClockWork
 from service.feed import Feed
@@ -40,8 +45,12 @@ from service.wake import Wake
 from workers.actors import declare
 from workers.adopt import Adopt
 from workers.deliver import Deliver
+from workers.enlist import enlist
 from workers.fold import views
 from workers.refresh import Refresh
+from workers.send import Send
+
+log = logs.get(__name__)
 
 API_THREADS = 8 + STREAM_THREADS
 SPARE_SECONDS = 10.0
@@ -82,7 +91,11 @@ class Process:
             lanes.forget_calls(session)
 
     def add_worker(self) -> None:
-        """Add the threads that read Meld, and those that push."""
+        """Add the threads that read Meld, those that push, and the handlers in Python.
+
+        Raises:
+            SettingsError: Where a module with handlers cannot be imported, or has none.
+        """
         meld = Meld.from_settings(self.settings, connections=self._threads)
         refresh = Refresh(
             database=self.database,
@@ -96,14 +109,24 @@ class Process:
             metrics=self.metrics,
             notify=self._notify,
         )
-        deliver = self._deliver()
+        hosts = hosts_of(self.settings)
+        handlers = hosts.load()
+        if handlers:
+            self.parts.append(Enlisting(partial(self._enlist, handlers)))
+        deliver = self._deliver(hosts)
         declare(self.broker, refresh, deliver)
-        self.parts.append(Workers(self.broker, refresh, deliver, threads=self._threads))
+        self.parts.append(Workers(self.broker, refresh, deliver, threads=self._threads, cut=hosts.close))
 
-    def _deliver(self) -> Deliver:
+    def _enlist(self, handlers: Sequence[Handler]) -> None:
+        with self.database.write() as session:
+            enlist(self.database, session, handlers, new_id=new_token)
+        log.info("handlers", names=[handler.name for handler in handlers])
+
+    def _deliver(self, hosts: Hosts) -> Deliver:
+        push = Push(guard=Guard(self.settings.push_allowed_networks), connections=self._threads)
         return Deliver(
             database=self.database,
-            sender=Push(guard=Guard(self.settings.push_allowed_networks), connections=self._threads),
+            sender=Send(push=push, run=hosts),
             vault=Vault(self.settings.encryption_keys),
             call=self._push,
             clock=utcnow,
@@ -211,6 +234,13 @@ def subscribe_of(settings: Settings, database: Database) -> Subscribe:
         new_secret=lambda: "whsec_" + base64.b64encode(os.urandom(SECRET_BYTES)).decode(),
         new_id=new_token,
     )
+
+
+def hosts_of(settings: Settings) -> Hosts:
+    """Return what runs handlers: interpreters like this one, but for the working directory, which they look in too."""
+    # Safely (-P): a file of the user's that is called as one of our packages is not taken for it.
+    command = (sys.executable, "-P", "-u", "-m", "meldwatch.hosting")
+    return Hosts(command=command, modules=settings.handlers, log_format=settings.log_format)
 
 
 def holder_name() -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from meldwatch.compose import hosts_of
 from meldwatch.secrets import with_kept_encryption_key
 from migrations import run as migrations
 from runtime import broker as brokers
@@ -34,6 +35,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("database", _database),
         ("encryption", _encryption),
         ("broker", _broker),
+        *((("handlers", _handlers),) if settings.handlers else ()),
         ("meld", _meld),
     )
     for part, check in checks:
@@ -91,6 +93,15 @@ def _broker(settings: Settings) -> Finding:
     finally:
         broker.close()
     return Finding("broker", "inside the process" if settings.is_memory_broker else "answers")
+
+
+def _handlers(settings: Settings) -> Finding:
+    hosts = hosts_of(settings)
+    try:
+        names = [handler.name for handler in hosts.load()]
+    finally:
+        hosts.close()
+    return Finding("handlers", f"can be called: {', '.join(names)}")
 
 
 def _meld(settings: Settings) -> Finding:

@@ -1,6 +1,7 @@
 """The worker threads as a part of a process: Dramatiq's, run inside it."""
 
 import threading
+from collections.abc import Callable
 
 import dramatiq
 
@@ -29,9 +30,19 @@ class Workers:
         refresh: Told to give back what will not be waited for.
         deliver: Likewise.
         threads: How many connections are read at once, and how many events are pushed at once.
+        cut: Ends what still runs of pushes, and can be ended, before it is given back.
     """
 
-    def __init__(self, broker: dramatiq.Broker, refresh: Refresh, deliver: Deliver, *, threads: int) -> None:
+    def __init__(
+        self,
+        broker: dramatiq.Broker,
+        refresh: Refresh,
+        deliver: Deliver,
+        *,
+        threads: int,
+        cut: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._cut = cut
         self._broker = broker
         self._refresh = refresh
         self._deliver = deliver
@@ -57,6 +68,7 @@ class Workers:
             each.start()
         for each in stopping:
             each.join()
+        self._cut()
         try:
             self._refresh.give_back()
             self._deliver.give_back()

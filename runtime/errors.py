@@ -5,6 +5,7 @@
     ├── UsageError         stop, and say what to ask for instead (exit code 2)
     ├── TargetError        a URL may not be pushed to; give another (exit code 2)
     ├── VaultError         no key, or none that fits; set the keys (exit code 2)
+    ├── HandlerError       a function cannot be a handler; mend its module (exit code 2)
     └── OutOfReachError    a dependency does not answer; try again later (exit code 3)
 
 HTTP statuses are given in one place at the door, ``service/problems.py``.
@@ -29,6 +30,10 @@ class TargetError(MeldwatchError):
 
 class VaultError(MeldwatchError):
     """A secret cannot be encrypted or decrypted with the keys that are set."""
+
+
+class HandlerError(MeldwatchError):
+    """A function cannot be a handler, or a module has none that can. The message says what is wrong with which."""
 
 
 class OutOfReachError(MeldwatchError):

@@ -13,10 +13,7 @@ from runtime.guard import Guard
 from runtime.http import Answer, Exchange, ExchangeError
 from runtime.parse import clean
 from runtime.redact import redact
-from schemas.push import Receipt
-
-PUSH_SECONDS = 20.0
-"""One attempt, in all."""
+from schemas.push import PUSH_SECONDS, Receipt
 
 READ_SECONDS = 15.0
 """How long a consumer may say nothing."""
@@ -73,11 +70,11 @@ class Push:
         return Receipt(
             status=answer.status,
             detail=f"the consumer answered {answer.status}",
-            response=_evidence(answer.body),
+            response=evidence(answer.body),
             retry_after=answer.retry_after(self._clock()),
         )
 
 
-def _evidence(body: bytes) -> str:
-    """Return the beginning of an answer. It is a stranger's text: stored and shown, so without credentials."""
+def evidence(body: bytes) -> str:
+    """Return the beginning of what a consumer said: a stranger's text, stored and shown, so without credentials."""
     return str(redact(clean(body[:EVIDENCE_BYTES].decode("utf-8", errors="replace"))))

@@ -109,6 +109,9 @@ class Settings(BaseModel):
         description="Networks (CIDR, comma separated) that events may be pushed to although they are private, loopback"
         " or otherwise not public; plain `http` is allowed to these alone.",
     )
+    handlers: Texts = Field(
+        default=(), description="Python modules with event handlers, comma separated, which `worker` and `up` import."
+    )
     reconcile_every_seconds: float = Field(
         default=86400,
         ge=0,
@@ -160,9 +163,8 @@ class Settings(BaseModel):
     @field_validator("webhook_urls")
     @classmethod
     def _http_each(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        for url in urls:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError("must be whole URLs that start with https://, as in the Meld profile")
+        if not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError("must be whole URLs that start with https://, as in the Meld profile")
         return urls
 
     @field_validator("meld_api_key", "meld_authorization", "meld_version")
@@ -177,8 +179,7 @@ class Settings(BaseModel):
     @classmethod
     def _fernet(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         try:
-            for key in keys:
-                Fernet(key.get_secret_value())
+            _ = [Fernet(key.get_secret_value()) for key in keys]
         except ValueError:
             raise ValueError("has an entry that is no Fernet key: 32 random bytes in URL-safe base64") from None
         return keys
@@ -187,8 +188,7 @@ class Settings(BaseModel):
     @classmethod
     def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         try:
-            for network in networks:
-                ip_network(network)
+            _ = [ip_network(network) for network in networks]
         except ValueError:
             raise ValueError("has an entry that is no network such as 10.0.0.0/8 or fd00::/8") from None
         return networks

@@ -1,13 +1,15 @@
 """What our own API says: the shapes of ``contract`` section 4, and what makes them from rows."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from schemas import tables
 from schemas.jobs import Trigger
 from schemas.wire import Wire
+
+if TYPE_CHECKING:
+    from schemas import tables  # see events.py
 
 
 class Connection(Wire):
@@ -37,7 +39,7 @@ class Connection(Wire):
     sequence: int = Field(description="How many events it has emitted.")
 
     @classmethod
-    def from_row(cls, row: tables.Connection) -> "Connection":
+    def from_row(cls, row: "tables.Connection") -> "Connection":
         """Make the shape from the mirror's row."""
         return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
 
@@ -52,7 +54,7 @@ class Failure(Wire):
     retry_at: datetime | None = Field(description="When it is tried on by itself; null for never.")
 
     @classmethod
-    def from_row(cls, row: tables.Job) -> "Failure":
+    def from_row(cls, row: "tables.Job") -> "Failure":
         """Make the shape from the job's row."""
         same = {name: getattr(row, name) for name in ("connection_id", "trigger", "failed_at", "error")}
         return cls.model_validate({**same, "retry_at": row.due_at})
@@ -80,13 +82,13 @@ class Webhook(Wire):
     error: str | None
 
     @classmethod
-    def from_row(cls, row: tables.Webhook) -> "Webhook":
+    def from_row(cls, row: "tables.Webhook") -> "Webhook":
         """Make the shape from the inbox's row."""
         fields = {name: getattr(row, name) for name in cls.model_fields if name != "state"}
         return cls.model_validate({**fields, "state": state_of(row)})
 
 
-def state_of(row: tables.Webhook) -> WebhookState:
+def state_of(row: "tables.Webhook") -> WebhookState:
     """Return the state that a webhook's timestamps amount to."""
     if row.processed_at is not None:
         return "processed"

@@ -12,6 +12,9 @@ from schemas.columns import Big, Document, Key
 class Subscription(SQLModel, table=True):
     """A consumer that events are pushed to, with its secrets encrypted; ``types`` is empty where it gets all.
 
+    A handler in Python is one with a ``url`` such as ``python:module.function``. Nothing is signed for it, and its
+    ``secret`` is empty.
+
     ``after_position`` is where in the feed it begins; ``failing_since`` the first failure since the last push that was
     taken. Each of ``previous_secrets`` (``sealed``) signs beside ``secret`` until its time (``until``).
     """

@@ -87,9 +87,13 @@ class Outcome(Wire):
 
     at: datetime
     seconds: float = Field(description="How long it took.")
-    status: int | None = Field(description="The consumer's HTTP status; null where there was no answer.")
+    status: int | None = Field(
+        description="The consumer's HTTP status; null where there was no answer, and of a handler."
+    )
     error: str | None = Field(description="What went wrong; null where it was taken.")
-    response: str | None = Field(description="The beginning of the consumer's answer, where it was not taken.")
+    response: str | None = Field(
+        description="The beginning of the consumer's answer, or what a handler raised, where it was not taken."
+    )
 
 
 class Delivery(Wire):

@@ -17,6 +17,7 @@ from runtime.vault import Vault
 from schemas import tables
 from schemas.answers import RedriveReceipt, SubscriptionPage
 from schemas.columns import Document
+from schemas.handler import name_of
 from schemas.queries import SubscriptionQuery
 from schemas.subscriptions import NewSubscription, Subscription, SubscriptionChange, SubscriptionWithSecret
 from schemas.tables import Delivery, Event, Lane
@@ -73,8 +74,9 @@ class Subscribe:
             VaultError: Where there is no key to seal its secret with.
             TargetError: Where nothing may be pushed to its URL.
             ConflictError: Where there is one of this name.
-            BodyError: Where it asks for too much of the past, or for the future.
+            BodyError: Where it asks for too much of the past, or for the future, or for a handler.
         """
+        _refuse_url_of_handler(wish.url)
         secret = self._new_secret()
         sealed = self._vault.seal(secret)
         self._target.check(wish.url)
@@ -126,13 +128,18 @@ class Subscribe:
         Raises:
             UnknownError: Where there is none.
             TargetError: Where nothing may be pushed to its new URL.
+            BodyError: Where that would be a handler's.
+            ConflictError: Where it is a handler's, and something is to change that the code says.
         """
         if wish.url is not None:
+            _refuse_url_of_handler(wish.url)
             self._target.check(wish.url)
         with self._database.write() as session:
             hold_feed(session)
             row = _get(session, key, is_locked=True)
             now = self._now(session)
+            if wish.types is not None or wish.url is not None:
+                _refuse_handler(row, "Which events it gets is said in the code, by its @on(...).")
             row.url = wish.url if wish.url is not None else row.url
             row.types = list(dict.fromkeys(wish.types)) if wish.types is not None else row.types
             if wish.state == "paused":
@@ -150,11 +157,13 @@ class Subscribe:
         Raises:
             UnknownError: Where there is none.
             VaultError: Where there is no key to seal the secret with.
+            ConflictError: Where it is a handler's.
         """
         secret = self._new_secret()
         sealed = self._vault.seal(secret)
         with self._database.write() as session:
             row = _get(session, key, is_locked=True)
+            _refuse_handler(row, "It has no secret: nothing is signed for it.")
             now = self._now(session)
             before = {"sealed": row.secret, "until": (now + OVERLAP).isoformat()}
             lasting = [old for old in row.previous_secrets if datetime.fromisoformat(old["until"]) > now]
@@ -234,6 +243,16 @@ class Subscribe:
 
 
 _PENDING = (col(Delivery.delivered_at).is_(None), col(Delivery.dead_at).is_(None))
+
+
+def _refuse_url_of_handler(url: str) -> None:
+    if name_of(url) is not None:
+        raise BodyError("'url': handlers in Python subscribe by themselves. Name their module in MELDWATCH_HANDLERS.")
+
+
+def _refuse_handler(row: tables.Subscription, why: str) -> None:
+    if name_of(row.url) is not None:
+        raise ConflictError(f"{row.name} is a handler in Python. {why}")
 
 
 def _find(session: Session, *conditions: Any, is_locked: bool = False) -> tables.Subscription | None:  # noqa: ANN401

@@ -61,6 +61,7 @@ def operations(subscribe: Subscribe, threads: Threads) -> tuple[Operation, ...]:
             query=Query,
             takes=SubscriptionChange,
             answers=(Answer(description="The subscription as it is now.", shape=Subscription),),
+            problems=(409,),
             handle=threads.handler(lambda request, wish: subscribe.change(request.path_params["id"], wish)),
         ),
         Operation(

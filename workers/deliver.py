@@ -108,8 +108,7 @@ class Deliver:
             tokens = sorted(self._under_way)
         for token in tokens:
             # One lane for each transaction: who touches several has to hold the feed.
-            with self._database.write() as session:
-                lanes.free(session, token)
+            self._free(token)
 
     def _go_round(self, subscription_id: str) -> bool:
         """Push one after the other, and leave the share. Return whether it was left with work that may be there."""
@@ -136,7 +135,11 @@ class Deliver:
             self._under_way.add(errand.token)
         try:
             began_at, began = self._clock(), monotonic()
-            receipt = self._send(errand)
+            with self._shares.pushing(errand.subscription_id):
+                receipt = self._send(errand)
+            if receipt.is_void:
+                self._free(errand.token)
+                return False
             seconds = monotonic() - began
             self._metrics.pushes.labels(_result(receipt)).inc()
             self._metrics.push_seconds.observe(seconds)
@@ -185,6 +188,10 @@ class Deliver:
                 is_disabled=receipt.is_gone,
             )
 
+    def _free(self, token: str) -> None:
+        with self._database.write() as session:
+            lanes.free(session, token)
+
     def _call_again(self, subscription_id: str) -> None:
         try:
             self._call([subscription_id])
@@ -197,4 +204,4 @@ def _result(receipt: Receipt) -> str:
         return "taken"
     if receipt.is_ours:
         return "not_made"
-    return "refused" if receipt.status is not None else "no_answer"
+    return "refused" if receipt.is_answered else "no_answer"

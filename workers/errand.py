@@ -26,7 +26,7 @@ class Errand:
         token: The fence: what came of it must bear it.
         delivery_id: The delivery.
         url: Where it goes.
-        secrets: The sealed secrets that sign it.
+        secrets: The sealed secrets that sign it; none where it goes to a handler.
         event: The event, as the feed has it.
         attempts: How often it was tried before.
         outcomes: What came of that.
@@ -72,7 +72,7 @@ def take(
         token=token,
         delivery_id=first.delivery_id,
         url=target.url,
-        secrets=(target.secret, *previous),
+        secrets=(target.secret, *previous) if target.secret else (),
         event=Event(**{name: getattr(first, name) for name in _EVENT}),
         attempts=first.attempts,
         outcomes=tuple(first.outcomes),

@@ -1,11 +1,19 @@
 """Share: how many of a process's threads one subscription may hold, so that no consumer takes them all.
 
-A consumer that answers gets half of them. One whose last push failed gets one, and all such together at most half:
-however many hang, the other half is there for those that do not.
+Nobody knows of a consumer that it hangs before it does. So whoever wants one more thread must leave at least as many
+free as it holds already: the first gets half, the next half of what is left, and there is one for whoever comes after
+them. What drags, because its last push failed or because one takes long, shares half of the threads with all others
+that drag; one whose last push failed gets one.
 """
 
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+SLOW_SECONDS = 2.0
+"""A push that takes longer makes its subscription one that drags, from that moment on until a quicker one is taken."""
 
 
 class Shares:
@@ -13,13 +21,18 @@ class Shares:
 
     Args:
         threads: How many threads there are.
+        now: The time in seconds, from whenever on.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, now: Callable[[], float] = monotonic) -> None:
+        self._threads = threads
         self._half = max(1, threads // 2)
+        self._now = now
         self._lock = threading.Lock()
         self._working: Counter[str] = Counter()
+        self._pushes: dict[str, list[float]] = {}
         self._failing: set[str] = set()
+        self._slow: set[str] = set()
         self._asked: set[str] = set()
 
     def enter(self, subscription_id: str) -> bool:
@@ -48,6 +61,22 @@ class Shares:
         with self._lock:
             self._end(subscription_id)
 
+    @contextmanager
+    def pushing(self, subscription_id: str) -> Iterator[None]:
+        """Watch how long a push takes, while it does and for what it says of the next."""
+        with self._lock:
+            began = self._now()
+            self._pushes.setdefault(subscription_id, []).append(began)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pushes[subscription_id].remove(began)
+                if not self._pushes[subscription_id]:
+                    del self._pushes[subscription_id]
+                is_slow = self._now() - began > SLOW_SECONDS
+                (self._slow.add if is_slow else self._slow.discard)(subscription_id)
+
     def note(self, subscription_id: str, *, is_taken: bool) -> bool:
         """Remember what came of a push. Return whether there are now more threads than the share allows."""
         with self._lock:
@@ -56,10 +85,18 @@ class Shares:
 
     def _allows(self, subscription_id: str) -> bool:
         working = self._working[subscription_id]
-        if subscription_id not in self._failing:
-            return working < self._half
-        failing = sum(self._working[each] for each in self._failing)
-        return working < 1 and failing < self._half
+        free = self._threads - self._working.total()
+        if self._drags(subscription_id):
+            dragging = sum(count for each, count in self._working.items() if self._drags(each))
+            free = min(free, self._half - dragging)
+        most = 1 if subscription_id in self._failing else self._half
+        return working < min(most, free)
+
+    def _drags(self, subscription_id: str) -> bool:
+        if subscription_id in self._failing or subscription_id in self._slow:
+            return True
+        pushes = self._pushes.get(subscription_id)
+        return pushes is not None and self._now() - pushes[0] > SLOW_SECONDS
 
     def _end(self, subscription_id: str) -> None:
         self._working[subscription_id] -= 1

@@ -14,12 +14,14 @@ from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
+from schemas.jobs import DELIVER
 from schemas.meld import Outcome
+from schemas.push import Receipt
 from schemas.tables import Job
 from tests.eventually import eventually
 from tests.inbox import body, store
 from tests.workers.meldlike import ScriptedReader, found
-from tests.workers.pushlike import deliver_on
+from tests.workers.pushlike import ScriptedConsumer, deliver_on, emit, lanes, subscribe
 from workers.actors import declare
 from workers.refresh import Refresh
 
@@ -149,6 +151,41 @@ def test_stopping_gives_back_reads_that_do_not(
     assert seconds < STOP_MILLISECONDS / 1000 + 1
     assert (given_back.lease_token, given_back.leased_until, given_back.attempts) == (None, None, 0)
     assert (job_of(database).completed, job_of(database).requested) == (0, 1)
+
+
+def test_what_can_be_ended_is_ended_before_it_is_given_back(
+    broker: dramatiq.Broker, database: Database, reader: ScriptedReader
+) -> None:
+    """Nobody else may begin with a connection's event while a handler still runs; it has some time before."""
+    subscribe(database)
+    emit(database, "c1")
+    gate, said = threading.Event(), list[str]()
+
+    class Running(ScriptedConsumer):
+        """Runs until it is cut."""
+
+        def send(self, *_arguments: object) -> Receipt:
+            """Wait for it."""
+            said.append("runs")
+            gate.wait()
+            said.append("ends")
+            return Receipt(detail="the worker ends", is_void=True)
+
+    def cut() -> None:
+        said.append(f"cut, the lane is {'held' if lanes(database)[0].lease_token else 'free'}")
+        gate.set()
+
+    refresh, deliver = refresh_on(database, reader), deliver_on(database, Running())
+    declare(broker, refresh, deliver)
+    workers = Workers(broker, refresh, deliver, threads=1, cut=cut)
+    workers.start()
+    brokers.call(broker, ["s1"], DELIVER)
+    eventually(lambda: said, message="the push under way")
+    workers.stop()
+    eventually(lambda: not workers.is_alive())
+
+    assert said == ["runs", "cut, the lane is held", "ends"]
+    assert lanes(database)[0].lease_token is None
 
 
 class Cut(Refresh):

@@ -19,7 +19,16 @@ from service.errors import BodyError
 from service.outbox import due_pushes
 from tests.eventually import eventually
 from tests.service.conftest import Api, Parts
-from tests.workers.pushlike import VAULT, ScriptedConsumer, deliver_on, deliveries, emit, lanes, subscription
+from tests.workers.pushlike import (
+    VAULT,
+    ScriptedConsumer,
+    deliver_on,
+    deliveries,
+    emit,
+    lanes,
+    subscribe,
+    subscription,
+)
 from workers.schedule import GIVE_UP_SECONDS
 
 URL = "https://consumer.example/events"
@@ -82,6 +91,7 @@ def test_only_admins_see_them(api: Api) -> None:
         ({"url": "https://inside.example/x"}, "not public"),
         ({"url": "https://nowhere.example/x"}, "no address"),
         ({"url": "ftp://x"}, "https://"),
+        ({"url": "python:mine.f"}, "MELDWATCH_HANDLERS"),
         ({"url": ""}, "'url'"),
         ({"name": ""}, "'name'"),
         ({"name": "x" * 101}, "'name'"),
@@ -100,6 +110,42 @@ def test_what_cannot_be_is_refused(api: Api, fields: dict[str, Any], word: str) 
     assert problem(answer)[0] == 422
     assert word in problem(answer)[1]
     assert api.admin.get("/api/subscriptions").json()["subscriptions"] == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "word"),
+    [
+        (("PATCH", {"url": URL}), 409, "mine.f is a handler in Python"),
+        (("PATCH", {"types": []}), 409, "@on"),
+        (("PATCH", {"url": "python:mine.g"}), 422, "MELDWATCH_HANDLERS"),
+        (("POST", None), 409, "no secret"),
+    ],
+)
+def test_of_a_handler_only_what_is_not_in_its_code_can_be_changed(
+    api: Api, wish: tuple[str, dict[str, Any] | None], status: int, word: str
+) -> None:
+    """Its URL, its types and its secret stay; and it can be looked at, paused, resumed, redriven and removed."""
+    subscribe(api.database, "h1", name="mine.f", url="python:mine.f", secret="")
+    before = subscription(api.database, "h1")
+    method, body = wish
+    refused = api.admin.request(method, f"/api/subscriptions/h1{'' if body else '/rotate'}", json=body)
+    after = subscription(api.database, "h1")
+    shown = api.admin.get("/api/subscriptions/mine.f").json()
+    states = [patch(api, "h1", state=state)["state"] for state in ("paused", "active")]
+    redriven = api.admin.post("/api/subscriptions/h1/redrive").json()
+
+    assert (problem(refused)[0], word in problem(refused)[1]) == (status, True)
+    assert after == before
+    assert (shown["name"], shown["url"]) == ("mine.f", "python:mine.f")
+    assert (states, redriven["redriven"]) == (["paused", "active"], 0)
+    assert api.admin.delete("/api/subscriptions/h1").status_code == 204
+
+
+def test_a_consumer_cannot_become_a_handler(api: Api) -> None:
+    """Not even with a URL of its kind."""
+    answer = api.admin.patch(f"/api/subscriptions/{made(api)['id']}", json={"url": "python:mine.f"})
+
+    assert problem(answer)[0] == 422
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"name": "\xff"}', b"null", b"{" * 5000])

@@ -383,6 +383,54 @@ def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consu
     assert subscription(database).error is None
 
 
+def test_nothing_is_opened_for_a_handler(database: Database, consumer: ScriptedConsumer) -> None:
+    """It has no secret, so a process without keys calls it as well; and nothing is signed."""
+    subscribe(database, url="python:mine.f", secret="")
+    emit(database, "c1")
+    deliver_on(database, consumer, vault=Vault([])).deliver("s1")
+
+    (pushed,) = consumer.pushes
+    assert (pushed.url, pushed.headers["webhook-signature"]) == ("python:mine.f", "")
+    assert deliveries(database)[0].delivered_at is not None
+
+
+def test_what_the_process_cut_short_counts_for_nothing(database: Database, consumer: ScriptedConsumer) -> None:
+    """No attempt, no blame, no delay: its lane is free at once, and the next process sends it again."""
+    subscribe(database)
+    (event_id,) = emit(database, "c1")
+    metrics = Metrics()
+    ending = deliver_on(database, consumer, metrics=metrics)
+
+    def cut() -> Receipt:
+        ending.stop()
+        return Receipt(detail="the worker ends", is_void=True)
+
+    consumer.answers[event_id] = cut
+    ending.deliver("s1")
+    (row,), (lane,) = deliveries(database), lanes(database)
+    blamed = subscription(database)
+    consumer.answers.clear()
+    deliver_on(database, consumer).deliver("s1")
+
+    assert (row.attempts, row.error, row.outcomes, lane.lease_token) == (0, None, [], None)
+    assert (blamed.failing_since, blamed.error) == (None, None)
+    assert metrics.registry.get_sample_value("meldwatch_push_seconds_count") == 0
+    assert consumer.event_ids == [event_id, event_id]
+
+
+def test_a_handler_that_raised_has_refused(database: Database, consumer: ScriptedConsumer) -> None:
+    """As a consumer that answered 500: it is no consumer that said nothing."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer.usual = Receipt(detail="the handler raised KeyError", response="'x' (mine.py, line 3)")
+    metrics = Metrics()
+    deliver_on(database, consumer, metrics=metrics).deliver("s1")
+
+    (outcome,) = deliveries(database)[0].outcomes
+    assert (outcome["status"], outcome["response"]) == (None, "'x' (mine.py, line 3)")
+    assert metrics.registry.get_sample_value("meldwatch_pushes_total", {"result": "refused"}) == 1
+
+
 def test_a_resume_during_the_last_attempt_is_not_undone(database: Database, consumer: ScriptedConsumer) -> None:
     """What was under way fails, and counts as the first attempt of those that begin anew."""
     subscribe(database)
@@ -453,6 +501,40 @@ def test_a_hanging_consumer_holds_half_of_the_threads_at_most(database: Database
     for thread in hanging:
         thread.join()
     assert (urls.count("https://hangs.example"), urls.count("https://healthy.example")) == (2, 8)
+
+
+def test_two_that_begin_to_hang_at_once_leave_a_thread(database: Database) -> None:
+    """Nobody could know of either that it would: a healthy one gets everything all the same."""
+    gate = threading.Event()
+
+    class ThreeConsumers(ScriptedConsumer):
+        """Two hang, one is healthy."""
+
+        def send(self, *arguments: object) -> Receipt:
+            """Take it, or hang."""
+            receipt = super().send(*arguments)  # type: ignore[arg-type]
+            if arguments[0] != "https://healthy.example":
+                gate.wait(20)
+            return receipt
+
+    for id_ in ("hangs", "too", "healthy"):
+        subscribe(database, id_, url=f"https://{id_}.example")
+    consumers = ThreeConsumers()
+    process = deliver_on(database, consumers, threads=4)
+    emit(database, *(f"c{number}" for number in range(8)))
+    hanging = [threading.Thread(target=process.deliver, args=(id_,)) for id_ in ("hangs", "too") * 4]
+    for thread in hanging:
+        thread.start()
+    eventually(lambda: {pushed.url for pushed in consumers.pushes} == {"https://hangs.example", "https://too.example"})
+
+    process.deliver("healthy")
+
+    urls = [pushed.url for pushed in consumers.pushes]
+    gate.set()
+    for thread in hanging:
+        thread.join()
+    assert urls.count("https://healthy.example") == 8
+    assert len(urls) <= 8 + 3
 
 
 def test_one_that_fails_gets_one_thread(database: Database, consumer: ScriptedConsumer) -> None:

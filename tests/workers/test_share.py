@@ -1,30 +1,124 @@
+import math
+from contextlib import AbstractContextManager
+
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from workers.share import Shares
+from workers.share import SLOW_SECONDS, Shares
 
-moves = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["enter", "leave", "fail", "take"])), max_size=60)
+NAMES = tuple("abcdefgh")
 
 
-@given(st.integers(1, 9), moves)
-def test_nobody_gets_more_than_a_share(threads: int, steps: list[tuple[str, str]]) -> None:
-    """Half for one that answers; one thread for one that fails, and half for all of those: never more is let in."""
+def hang(shares: Shares, asks: list[str]) -> dict[str, int]:
+    """Let those who ask begin, each with pushes that never end; return how many threads each has."""
+    working = dict.fromkeys(asks, 0)
+    for name in asks:
+        working[name] += shares.enter(name)
+    return working
+
+
+@given(st.integers(1, 32), st.lists(st.sampled_from(NAMES), max_size=200))
+def test_as_many_as_the_threads_can_be_halved_may_begin_to_hang(threads: int, asks: list[str]) -> None:
+    """In whatever order they ask: one of them gets half at most, and whoever comes after them finds a thread."""
+    most = int(math.log2(threads))
     shares = Shares(threads)
-    working = dict.fromkeys("abc", 0)
-    failing: set[str] = set()
-    half = max(1, threads // 2)
-    for name, step in steps:
-        if step == "enter":
-            of_failing = sum(working[each] for each in failing)
-            may = working[name] < half if name not in failing else working[name] < 1 and of_failing < half
-            assert shares.enter(name) == may
-            working[name] += may
-        elif step == "leave" and working[name]:
-            shares.leave(name)
-            working[name] -= 1
-        elif step in {"fail", "take"} and working[name]:
-            (failing.add if step == "fail" else failing.discard)(name)
-            assert shares.note(name, is_taken=step == "take") == (step == "fail" and working[name] > 1)
+
+    working = hang(shares, [name for name in asks if name in NAMES[:most]])
+
+    assert max(working.values(), default=0) <= max(1, threads // 2)
+    assert shares.enter("healthy")
+
+
+@given(st.integers(2, 32), st.lists(st.sampled_from(NAMES), max_size=200))
+def test_those_that_are_known_to_drag_leave_half(threads: int, asks: list[str]) -> None:
+    """However many hang or fail, once that is known: whoever does not finds half of the threads free."""
+    shares = Shares(threads)
+    for name in NAMES[::2]:
+        shares.note(name, is_taken=False)
+    time = [0.0]
+    slow = Shares(threads, now=lambda: time[0])
+    for name in NAMES:
+        with slow.pushing(name):
+            time[0] += SLOW_SECONDS + 1
+
+    assert sum(hang(shares, [name for name in asks if name in NAMES[::2]]).values()) <= threads // 2
+    assert sum(hang(slow, asks).values()) <= threads // 2
+    assert (shares.enter("healthy"), slow.enter("healthy")) == (True, True)
+
+
+class Life(RuleBasedStateMachine):
+    """Threads that come, push, fail and leave, as a process has them; what is granted is checked by what is known."""
+
+    @initialize(threads=st.integers(1, 9))
+    def begin(self, threads: int) -> None:
+        """Start a process."""
+        self.threads = threads
+        self.time = 0.0
+        self.shares = Shares(threads, now=lambda: self.time)
+        self.resting: list[str] = []
+        self.pushing: list[tuple[str, float, AbstractContextManager[None]]] = []
+        self.failing: set[str] = set()
+        self.slow: set[str] = set()
+
+    def working(self, name: str) -> int:
+        """Return how many threads one has."""
+        return self.resting.count(name) + sum(1 for each, *_ in self.pushing if each == name)
+
+    def drags(self, name: str) -> bool:
+        """Return whether one fails, or takes long."""
+        hangs = any(each == name and self.time - began > SLOW_SECONDS for each, began, _ in self.pushing)
+        return name in self.failing or name in self.slow or hangs
+
+    @rule(name=st.sampled_from(NAMES[:4]))
+    def enter(self, name: str) -> None:
+        """Somebody is called for a subscription."""
+        working, half = self.working(name), max(1, self.threads // 2)
+        free = self.threads - len(self.resting) - len(self.pushing)
+        dragging = sum(self.working(each) for each in NAMES if self.drags(each))
+        may = working < half and working < free
+        if self.drags(name):
+            may = may and working < half - dragging and not (name in self.failing and working)
+        assert self.shares.enter(name) == may
+        if may:
+            self.resting.append(name)
+
+    @rule()
+    def push(self) -> None:
+        """Somebody who is at work begins a push."""
+        if self.resting:
+            name = self.resting.pop()
+            push = self.shares.pushing(name)
+            push.__enter__()
+            self.pushing.append((name, self.time, push))
+
+    @rule(index=st.integers(0, 8), is_taken=st.booleans(), leaves=st.booleans())
+    def settle(self, index: int, *, is_taken: bool, leaves: bool) -> None:
+        """A push ends."""
+        if index < len(self.pushing):
+            name, began, push = self.pushing.pop(index)
+            push.__exit__(None, None, None)
+            (self.slow.add if self.time - began > SLOW_SECONDS else self.slow.discard)(name)
+            (self.failing.discard if is_taken else self.failing.add)(name)
+            self.resting.append(name)
+            assert self.shares.note(name, is_taken=is_taken) == (not is_taken and self.working(name) > 1)
+            if leaves:
+                self.resting.remove(name)
+                self.shares.leave(name)
+
+    @rule(seconds=st.floats(0, 3))
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.time += seconds
+
+    @invariant()
+    def there_is_always_a_thread_to_ask_with(self) -> None:
+        """Never more threads are lent than there are."""
+        if hasattr(self, "threads"):
+            assert len(self.resting) + len(self.pushing) <= self.threads
+
+
+TestNobodyGetsMoreThanAShare = Life.TestCase
 
 
 def test_who_is_turned_away_is_heard() -> None:
@@ -35,3 +129,18 @@ def test_who_is_turned_away_is_heard() -> None:
     assert entered == [True, False, False]
     assert [shares.stays("a"), shares.stays("a")] == [True, False]
     assert shares.enter("a")
+
+
+def test_one_that_is_quick_again_gets_its_half_again() -> None:
+    """A push that took long is forgotten with the next that did not."""
+    time = [0.0]
+    shares = Shares(8, now=lambda: time[0])
+    with shares.pushing("a"):
+        time[0] += SLOW_SECONDS + 1
+        during = hang(shares, ["a"] * 8)["a"]
+    for _ in range(during):
+        shares.leave("a")
+    with shares.pushing("a"):
+        pass
+
+    assert (during, hang(shares, ["a"] * 8)["a"]) == (2, 4)
