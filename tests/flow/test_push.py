@@ -17,7 +17,8 @@ from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from tests.eventually import eventually
 from tests.flow.deployment import TOKEN, Deployment
 from tests.flow.test_kills import storm
-from tests.workers.pushlike import KEY, Consumer, Pushed
+from tests.keys import KEY
+from tests.workers.pushlike import Consumer, Pushed
 
 PUSH_LEASE_SECONDS = 30.0
 
