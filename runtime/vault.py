@@ -64,17 +64,18 @@ class Vault:
             return stored
         return self._open(stored, f" (the key {sealed_with})")
 
-    def require(self) -> None:
-        """Check that there is a key to seal with.
+    def require(self) -> str:
+        """Return the name of the key that seals.
 
         Raises:
             VaultError: Where there is none.
         """
-        if self._fernet is None:
+        if self.key_name is None:
             raise VaultError(
                 "Secrets are stored encrypted, and MELDWATCH_ENCRYPTION_KEYS is not set. Make a key"
                 " with `openssl rand -base64 32 | tr '+/' '-_'`, and set it for every process."
             )
+        return self.key_name
 
     def _open(self, sealed: bytes, key: str) -> bytes:
         if self._fernet is None:

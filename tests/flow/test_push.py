@@ -24,15 +24,8 @@ PUSH_LEASE_SECONDS = 30.0
 
 
 @pytest.fixture
-def consumer() -> Iterator[Consumer]:
-    """A consumer on this machine."""
-    with Consumer() as made:
-        yield made
-
-
-@pytest.fixture
 def other() -> Iterator[Consumer]:
-    """Another one."""
+    """Another consumer on this machine."""
     with Consumer() as made:
         yield made
 
