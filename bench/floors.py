@@ -3,8 +3,9 @@
     python -m bench.floors verify PORT
     python -m bench.floors insert PORT DATABASE_URL
 
-``verify`` only verifies. ``insert`` also stores the webhook the plain way: one INSERT and one commit per request; on
-PostgreSQL over an async pool, on SQLite in a thread. Only what that takes is imported: a small heap is collected fast.
+``verify`` only verifies. ``insert`` also stores the same row as ours, body sealed, the plain way: one INSERT and one
+commit per request; on PostgreSQL over an async pool, on SQLite in a thread. Only what that takes is imported: a small
+heap is collected fast.
 """
 
 import asyncio
@@ -20,12 +21,14 @@ from typing import Any
 import uvicorn
 import uvloop
 from psycopg_pool import AsyncConnectionPool
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bench.webhooks import PATH, SECRET, url_of
+from bench.webhooks import ENCRYPTION_KEY, PATH, SECRET, url_of
+from runtime.vault import Vault
 from service.hint import read_hint
 from service.verify import Refusal, Verified, Verifier, Window
 
@@ -34,7 +37,7 @@ POOL = 16
 
 COLUMNS = (
     "event_id", "type", "account_id", "connection_id", "hint_status", "occurred_at", "signed_at", "received_at",
-    "url", "headers", "body", "deliveries", "delivered_at",
+    "url", "headers", "body", "sealed_with", "deliveries", "delivered_at",
 )  # fmt: skip
 Row = tuple[Any, ...]
 Insert = Callable[[Row], Awaitable[None]]
@@ -79,6 +82,7 @@ async def _into_sqlite(url: str) -> AsyncIterator[Insert]:
 def _app(port: int, into: Callable[[str], Any], database_url: str) -> Starlette:
     window = Window(max_age=timedelta(days=4), max_skew=timedelta(minutes=5))
     verifier = Verifier(urls=[url_of(port)], secrets=[SECRET], window=window)
+    vault = Vault([SecretStr(ENCRYPTION_KEY)])
     inserts: list[Insert | None] = []
 
     @asynccontextmanager
@@ -93,17 +97,18 @@ def _app(port: int, into: Callable[[str], Any], database_url: str) -> Starlette:
         if isinstance(verdict, Refusal):
             return Response(status_code=401)
         if inserts[0] is not None:
-            await inserts[0](_row(request, body, verdict))
+            await inserts[0](_row(request, body, verdict, vault))
         return Response(status_code=200)
 
     return Starlette(routes=[Route(PATH, receive, methods=["POST"])], lifespan=lifespan)
 
 
-def _row(request: Request, body: bytes, verified: Verified) -> Row:
+def _row(request: Request, body: bytes, verified: Verified, vault: Vault) -> Row:
     hint, now = read_hint(body), datetime.now(UTC)
     kept = {name: value for name, value in request.headers.items() if name.startswith("meld-")}
     named = (hint.event_id, hint.type, hint.account_id, hint.connection_id, hint.status, hint.occurred_at)
-    return (*named, verified.signed_at, now, verified.url, json.dumps(kept), body, 1, now)
+    sealed = (vault.seal_bytes(body), vault.key_name)
+    return (*named, verified.signed_at, now, verified.url, json.dumps(kept), *sealed, 1, now)
 
 
 def _floor(port: int, into: Callable[[str], Any], database_url: str = "") -> None:

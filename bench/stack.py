@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from bench import postgres
 from bench.simulated import Simulated
-from bench.webhooks import SECRET, url_of
+from bench.webhooks import ENCRYPTION_KEY, SECRET, url_of
 from migrations import run as migrations
 from runtime.database import Database
 from tests.eventually import poll
@@ -204,6 +204,7 @@ class Service:
             "MELDWATCH_MELD_TIMEOUT_SECONDS": str(timeout),
             "MELDWATCH_WEBHOOK_URLS": url_of(port),
             "MELDWATCH_WEBHOOK_SECRETS": SECRET,
+            "MELDWATCH_ENCRYPTION_KEYS": ENCRYPTION_KEY,
             "MELDWATCH_ADMIN_TOKENS": TOKEN,
             "MELDWATCH_PORT": str(port),
             "MELDWATCH_LOG_FORMAT": "json",

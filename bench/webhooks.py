@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 SECRET = "bench-secret"
+ENCRYPTION_KEY = urlsafe_b64encode(b"the bench's key, hiding nothing.").decode()
 PATH = "/webhooks/meld"
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _RANDOM = random.Random("meldwatch bench")

@@ -165,7 +165,8 @@ class Process:
             SettingsError: Where the address cannot be listened on.
         """
         wake = Wake(call=self._call, metrics=self.metrics)
-        inbox = Inbox(table=table_for(self.database), wake=wake, metrics=self.metrics)
+        table = table_for(self.database, Vault(self.settings.encryption_keys))
+        inbox = Inbox(table=table, wake=wake, metrics=self.metrics)
         receive = Receive(verifier=verifier_of(self.settings), store=inbox.put, clock=utcnow, metrics=self.metrics)
         app = create_app(
             settings=self.settings,

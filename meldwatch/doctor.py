@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from sqlmodel import col, select
+
 from meldwatch.compose import hosts_of
 from meldwatch.secrets import with_kept_encryption_key
 from migrations import run as migrations
@@ -13,6 +15,8 @@ from runtime.database import Database
 from runtime.errors import MeldwatchError, OutOfReachError
 from runtime.meld import Meld
 from runtime.settings import Settings
+from runtime.vault import Vault
+from schemas import tables
 from schemas.meld import Page, Refused, Throttled, Unavailable, Unreadable
 
 WEBHOOK_PATH = "/webhooks/meld"
@@ -79,11 +83,33 @@ def _database(settings: Settings) -> Finding:
 
 
 def _encryption(settings: Settings) -> Finding:
-    if not with_kept_encryption_key(settings).encryption_keys:
-        if settings.is_sqlite and not settings.sqlite_path.exists():
-            return Finding("encryption", "there is no key yet; `meldwatch up` makes one")
-        return Finding("encryption", "set ENCRYPTION_KEYS: without a key no subscription can be made", is_ok=False)
-    return Finding("encryption", "there is a key")
+    keys = with_kept_encryption_key(settings).encryption_keys
+    is_new = settings.is_sqlite and not settings.sqlite_path.exists()
+    if not keys and is_new:
+        return Finding("encryption", "there is no key yet; `meldwatch up` makes one")
+    if not keys:
+        without = "webhook bodies are stored in clear, and no subscription can be made"
+        return Finding("encryption", f"set ENCRYPTION_KEYS: without a key {without}", is_ok=False)
+    if is_new:
+        return Finding("encryption", "there is a key")
+    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        if migrations.is_current(database.engine):
+            _open_some(database, Vault(keys))
+    finally:
+        database.close()
+    return Finding("encryption", "the keys open the newest webhook and the secrets of subscriptions")
+
+
+def _open_some(database: Database, vault: Vault) -> None:
+    """Open all secrets, which are few, and one body; raise ``VaultError`` where no key opens one of them."""
+    webhook = tables.Webhook
+    newest = select(webhook.body, webhook.sealed_with).where(col(webhook.emptied_at).is_(None))
+    with database.read() as session:
+        for secret in session.exec(select(tables.Subscription.secret)):
+            vault.open(secret)
+        for body, sealed_with in session.exec(newest.order_by(col(webhook.id).desc()).limit(1)):
+            vault.open_bytes(body, sealed_with)
 
 
 def _broker(settings: Settings) -> Finding:

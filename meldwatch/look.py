@@ -9,13 +9,14 @@ import click
 from pydantic import ValidationError as InvalidError
 
 from meldwatch import show
-from meldwatch.secrets import reading_token
+from meldwatch.secrets import reading_token, with_kept_encryption_key
 from meldwatch.setup import caller_beside, open_database, own_url, settings_for
 from meldwatch.tail import Tail
 from runtime import logs
 from runtime.database import Database
 from runtime.errors import UsageError
 from runtime.settings import Settings
+from runtime.vault import Vault
 from schemas.api import Connection
 from schemas.events import Event
 from schemas.queries import (
@@ -151,11 +152,22 @@ def list_webhooks(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - h
 
 @webhooks.command("show")
 @click.argument("event_id", metavar="ID")
+@click.option("--body", "is_body", is_flag=True, help="Its raw body, byte for byte as it was signed, and nothing else.")
 @json_option
-def show_webhook(*, event_id: str, as_json: bool) -> None:
-    """Show one webhook, by Meld's event id."""
-    with _database() as (_settings, database):
-        show.one(Webhooks(database=database, threads=Threads()).get(event_id), as_json=as_json)
+def show_webhook(*, event_id: str, is_body: bool, as_json: bool) -> None:
+    """Show one webhook, by Meld's event id.
+
+    For --body it takes the key that the body is encrypted with; that which `up` keeps is found.
+    """
+    if is_body and as_json:
+        raise UsageError("Give --body or --json: a body is printed as it is.")
+    with _database() as (settings, database):
+        webhooks = Webhooks(database=database, threads=Threads())
+        if is_body:
+            vault = Vault(with_kept_encryption_key(settings).encryption_keys)
+            click.echo(webhooks.body(event_id, vault), nl=False)
+        else:
+            show.one(webhooks.get(event_id), as_json=as_json)
 
 
 @click.group()

@@ -71,6 +71,8 @@ def _migrate(settings: Settings) -> None:
 def web(*, host: str | None, port: int | None) -> None:
     """Receive webhooks and serve the API; one of several processes."""
     settings = settings_for_many("webhook_urls", "webhook_secrets")
+    if not settings.encryption_keys:
+        log.warning("webhook bodies are stored in clear", detail="MELDWATCH_ENCRYPTION_KEYS is not set")
     served = Process(settings)
     server = served.add_web(host=host or settings.host, port=settings.port if port is None else port)
     log.info("web", url=server.url)

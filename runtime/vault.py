@@ -16,13 +16,15 @@ class Vault:
         keys: Fernet keys, newest first.
 
     Attributes:
-        key_name: What the key that seals is known by, on the rows; None without a key. It tells nothing of the key.
+        key_names: What the keys are known by, on the rows and in messages, newest first. A name tells nothing of a key.
+        key_name: The name of the key that seals; None without a key.
     """
 
     def __init__(self, keys: Iterable[SecretStr]) -> None:
         texts = [key.get_secret_value() for key in keys]
         self._fernet = MultiFernet([Fernet(text) for text in texts]) if texts else None
-        self.key_name = _name_of(texts[0]) if texts else None
+        self.key_names = tuple(map(_name_of, texts))
+        self.key_name = self.key_names[0] if texts else None
 
     def seal(self, text: str) -> str:
         """Return a text encrypted.
@@ -30,7 +32,8 @@ class Vault:
         Raises:
             VaultError: Where there is no key.
         """
-        return self._keys().encrypt(text.encode()).decode()
+        self.require()
+        return self.seal_bytes(text.encode()).decode()
 
     def open(self, sealed: str) -> str:
         """Return what was sealed.
@@ -38,7 +41,7 @@ class Vault:
         Raises:
             VaultError: Where there is no key, or none that fits.
         """
-        return self._open(sealed.encode()).decode()
+        return self._open(sealed.encode(), "").decode()
 
     def seal_bytes(self, content: bytes) -> bytes:
         """Return bytes encrypted; as they are where there is no key: ``key_name`` tells which.
@@ -55,28 +58,38 @@ class Vault:
             sealed_with: The ``key_name`` that there was then.
 
         Raises:
-            VaultError: Where there is no key that fits.
+            VaultError: Where there is no key, or none that fits.
         """
         if sealed_with is None:
             return stored
-        return self._open(stored)
+        return self._open(stored, f" (the key {sealed_with})")
 
-    def _open(self, sealed: bytes) -> bytes:
-        try:
-            return self._keys().decrypt(sealed)
-        except InvalidToken:
-            raise VaultError(
-                "What is stored cannot be decrypted. MELDWATCH_ENCRYPTION_KEYS lacks the key that it was stored with:"
-                " add it at the end of the list."
-            ) from None
+    def require(self) -> str:
+        """Return the name of the key that seals.
 
-    def _keys(self) -> MultiFernet:
-        if self._fernet is None:
+        Raises:
+            VaultError: Where there is none.
+        """
+        if self.key_name is None:
             raise VaultError(
                 "Secrets are stored encrypted, and MELDWATCH_ENCRYPTION_KEYS is not set. Make a key"
                 " with `openssl rand -base64 32 | tr '+/' '-_'`, and set it for every process."
             )
-        return self._fernet
+        return self.key_name
+
+    def _open(self, sealed: bytes, key: str) -> bytes:
+        if self._fernet is None:
+            raise VaultError(
+                "What is stored is encrypted, and MELDWATCH_ENCRYPTION_KEYS is not set. Set what it was stored"
+                f" with{key}."
+            )
+        try:
+            return self._fernet.decrypt(sealed)
+        except InvalidToken:
+            raise VaultError(
+                "What is stored cannot be decrypted. MELDWATCH_ENCRYPTION_KEYS lacks the key that it was stored"
+                f" with{key}: add it at the end of the list."
+            ) from None
 
 
 def _name_of(key: str) -> str:

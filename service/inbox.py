@@ -1,4 +1,7 @@
-"""The inbox's two tables of one meaning: PostgreSQL takes a batch in one statement, SQLite in one short transaction."""
+"""The inbox's two tables of one meaning: PostgreSQL takes a batch in one statement, SQLite in one short transaction.
+
+Bodies are sealed on their way in; what a webhook without an event id is known by is the fingerprint of the clear one.
+"""
 
 import hashlib
 import json
@@ -16,14 +19,15 @@ from sqlmodel import Session, col, select
 from runtime import jobs
 from runtime.database import Database, translate
 from runtime.errors import OutOfReachError
+from runtime.vault import Vault
 from schemas import tables
 from schemas.webhook import Delivery
 from service.store import Table
 
 
-def table_for(database: Database) -> Table:
-    """Return the inbox's table for this database's dialect."""
-    return PostgresTable(database) if database.is_postgres else SqliteTable(database)
+def table_for(database: Database, vault: Vault) -> Table:
+    """Return the inbox's table for this database's dialect. The vault seals the bodies, where it has a key."""
+    return PostgresTable(database, vault) if database.is_postgres else SqliteTable(database, vault)
 
 
 def event_id_of(delivery: Delivery) -> str:
@@ -34,17 +38,22 @@ def event_id_of(delivery: Delivery) -> str:
 class SqliteTable:
     """SQLite has one writer at a time, so reading first and writing then is exact."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
+        self._vault = vault
 
     def insert(self, deliveries: Sequence[Delivery]) -> list[str]:
         """See ``service.store.Table``."""
+        times = Counter(map(event_id_of, deliveries))
+        new = {event_id_of(delivery): delivery for delivery in reversed(deliveries)}
+        # Before the lock is taken, which others wait for; those that turn out to be repeats are few.
+        sealed = {event_id: self._vault.seal_bytes(delivery.body) for event_id, delivery in new.items()}
         with self._database.write() as session:
-            times = Counter(map(event_id_of, deliveries))
             known = select(tables.Webhook.event_id).where(col(tables.Webhook.event_id).in_(times))
             repeats = set(session.exec(known).all())
-            new = {event_id_of(delivery): delivery for delivery in reversed(deliveries)}
-            rows = [self._row(event_id, new[event_id]) for event_id in times if event_id not in repeats]
+            rows = [
+                self._row(event_id, new[event_id], sealed[event_id]) for event_id in times if event_id not in repeats
+            ]
             if rows:
                 session.exec(self._database.insert(tables.Webhook), params=rows)
             for event_id, count in times.items():
@@ -55,10 +64,12 @@ class SqliteTable:
     def close(self) -> None:
         """See ``service.store.Table``; it holds on to nothing."""
 
-    def _row(self, event_id: str, delivery: Delivery) -> dict[str, Any]:
+    def _row(self, event_id: str, delivery: Delivery, body: bytes) -> dict[str, Any]:
         now = self._database.clock()
         return {
             **_columns(event_id, delivery),
+            "body": body,
+            "sealed_with": self._vault.key_name,
             "received_at": now,
             "delivered_at": now,
             "deliveries": 1,
@@ -80,8 +91,9 @@ class PostgresTable:
     no lock on an old row is held while one on a job is waited for.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, vault: Vault) -> None:
         self._engine = database.engine
+        self._vault = vault
         self._connection: Connection | None = None
 
     def insert(self, deliveries: Sequence[Delivery]) -> list[str]:
@@ -102,8 +114,11 @@ class PostgresTable:
 
     def _insert(self, deliveries: Sequence[Delivery]) -> list[str]:
         rows = [_columns(event_id_of(delivery), delivery) for delivery in deliveries]
-        bodies = [row.pop("body") for row in rows]
-        batch = {"rows": json.dumps(rows, default=datetime.isoformat, ensure_ascii=False), "bodies": bodies}
+        batch = {
+            "rows": json.dumps(rows, default=datetime.isoformat, ensure_ascii=False),
+            "bodies": [self._vault.seal_bytes(delivery.body) for delivery in deliveries],
+            "sealed_with": self._vault.key_name,
+        }
         stored, calls = self._execute(INSERT, batch)
         repeats = Counter(row["event_id"] for row in rows) - Counter(stored or ())
         if repeats:
@@ -135,7 +150,6 @@ def _columns(event_id: str, delivery: Delivery) -> dict[str, Any]:
         "signed_at": delivery.signed_at,
         "url": delivery.url,
         "headers": delivery.headers,
-        "body": delivery.body,
     }
 
 
@@ -154,11 +168,11 @@ WITH incoming AS (
 ), stored AS (
     INSERT INTO webhook (
         event_id, type, account_id, connection_id, hint_status, hint_reason, occurred_at, signed_at, url, headers, body,
-        received_at, delivered_at, deliveries, ignored_at
+        sealed_with, received_at, delivered_at, deliveries, ignored_at
     )
     SELECT
         event_id, type, account_id, connection_id, hint_status, hint_reason, occurred_at, signed_at, url, headers, body,
-        now(), now(), 1, CASE WHEN connection_id IS NULL THEN now() END
+        %(sealed_with)s::text, now(), now(), 1, CASE WHEN connection_id IS NULL THEN now() END
     FROM incoming
     ORDER BY event_id COLLATE "C"
     ON CONFLICT (event_id) DO NOTHING

@@ -10,6 +10,7 @@ from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from runtime.database import Database
+from runtime.vault import Vault
 from schemas import tables
 from schemas.answers import WebhookPage
 from schemas.api import Webhook, WebhookState
@@ -60,8 +61,25 @@ class Webhooks:
         with self._database.read() as session:
             row = session.exec(stored().where(tables.Webhook.event_id == event_id)).one_or_none()
         if row is None:
-            raise UnknownError(f"No webhook {event_id[:100]!r} is stored. See /api/webhooks for those that are.")
+            raise _unknown(event_id)
         return Webhook.from_row(row)
+
+    def body(self, event_id: str, vault: Vault) -> bytes:
+        """Return the raw body of a webhook, as it came. For operators alone: no operation of the API tells it.
+
+        Raises:
+            UnknownError: Where none is stored under this id, or its body has been removed.
+            VaultError: Where no key of the vault opens it.
+        """
+        columns = select(tables.Webhook.body, tables.Webhook.sealed_with, tables.Webhook.emptied_at)
+        with self._database.read() as session:
+            row = session.exec(columns.where(tables.Webhook.event_id == event_id)).one_or_none()
+        if row is None:
+            raise _unknown(event_id)
+        body, sealed_with, emptied_at = row
+        if emptied_at is not None:
+            raise UnknownError(f"The body of {event_id[:100]!r} was removed at {emptied_at:%Y-%m-%dT%H:%M:%SZ}.")
+        return vault.open_bytes(body, sealed_with)
 
     def operations(self) -> tuple[Operation, ...]:
         """Return what can be asked of the API."""
@@ -87,6 +105,10 @@ class Webhooks:
                 handle=self._threads.handler(lambda request, _query: self.get(request.path_params["event_id"])),
             ),
         )
+
+
+def _unknown(event_id: str) -> UnknownError:
+    return UnknownError(f"No webhook {event_id[:100]!r} is stored. See /api/webhooks for those that are.")
 
 
 def in_state(state: WebhookState) -> ColumnElement[bool]:

@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from runtime.database import Database
+from schemas.tables import Webhook
 from schemas.webhook import Delivery
 from service.hint import read_hint
 from service.inbox import table_for
+from tests.keys import VAULT
 
 STATUS_CHANGE = "BANK_LINKING_CONNECTION_STATUS_CHANGE"
 DELETED = "BANK_LINKING_CONNECTION_DELETED"
@@ -46,5 +48,10 @@ def delivery(raw: bytes) -> Delivery:
 
 def store(database: Database, *bodies: bytes) -> list[str]:
     """Store webhooks, and return the connections whose workers are to be called."""
-    with closing(table_for(database)) as table:
+    with closing(table_for(database, VAULT)) as table:
         return table.insert([delivery(raw) for raw in bodies])
+
+
+def opened(webhook: Webhook) -> bytes:
+    """Return the body of a stored webhook as it came."""
+    return VAULT.open_bytes(webhook.body, webhook.sealed_with)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow.deployment import Deployment, deployed
+from tests.workers.pushlike import Consumer
 
 SETUPS = {
     "embedded": ("sqlite_url", "memory_url"),
@@ -31,4 +32,11 @@ def many(postgres_url: str, valkey_url: str, tmp_path: Path) -> Iterator[Deploym
 def embedded(sqlite_url: str, tmp_path: Path) -> Iterator[Deployment]:
     """The set-up of one process; nothing of ours is started yet."""
     with deployed(tmp_path, sqlite_url, "memory://") as made:
+        yield made
+
+
+@pytest.fixture
+def consumer() -> Iterator[Consumer]:
+    """A subscriber on this machine."""
+    with Consumer() as made:
         yield made

@@ -38,6 +38,7 @@ from simulator.vocabulary import HEALTHY
 from simulator.world import World
 from tests.flow.timeless import Clock, empty
 from tests.flow.truth import differences
+from tests.keys import VAULT
 from workers.adopt import Adopt
 from workers.refresh import Refresh
 
@@ -94,7 +95,7 @@ class History:
         empty(self.database)
         self.world = World(clock=self.clock, random=self.random, habits=self._habits())
         self.life = Life(self.world, self.random)
-        self.table = table_for(self.database)
+        self.table = table_for(self.database, VAULT)
         self.refresh = Refresh(
             database=self.database,
             reader=self,

@@ -18,6 +18,7 @@ from service.clock import ClockWork
 from service.inbox import table_for
 from tests.flow.timeless import Clock
 from tests.inbox import DELETED, STATUS_CHANGE, body, delivery
+from tests.keys import VAULT
 from tests.workers.meldlike import found
 from workers.follow import MAX_DEPTH, RECHECK_SECONDS
 from workers.refresh import Refresh
@@ -85,7 +86,7 @@ class Reads(RuleBasedStateMachine):
         """A webhook arrives: a wish."""
         said = {} if status is None else {"newStatus": status}
         raw = body(self.ids[number % len(self.ids)], type_, **said)
-        with closing(table_for(self.database)) as table:
+        with closing(table_for(self.database, VAULT)) as table:
             self._call(table.insert([delivery(raw)]))
         self.wishes += 1
 

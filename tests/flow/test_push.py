@@ -17,21 +17,15 @@ from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from tests.eventually import eventually
 from tests.flow.deployment import TOKEN, Deployment
 from tests.flow.test_kills import storm
-from tests.workers.pushlike import KEY, Consumer, Pushed
+from tests.keys import KEY
+from tests.workers.pushlike import Consumer, Pushed
 
 PUSH_LEASE_SECONDS = 30.0
 
 
 @pytest.fixture
-def consumer() -> Iterator[Consumer]:
-    """A consumer on this machine."""
-    with Consumer() as made:
-        yield made
-
-
-@pytest.fixture
 def other() -> Iterator[Consumer]:
-    """Another one."""
+    """Another consumer on this machine."""
     with Consumer() as made:
         yield made
 

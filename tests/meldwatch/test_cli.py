@@ -234,8 +234,9 @@ def test_the_doctor_finds_everything_well(served: Deployment) -> None:
         ({"MELDWATCH_WEBHOOK_URLS": "https://example.com/hook"}, 1, "does not end with /webhooks/meld"),
         ({"MELDWATCH_WEBHOOK_URLS": "http://example.com/webhooks/meld"}, 1, "is not https"),
         ({"MELDWATCH_WEBHOOK_SECRETS": ""}, 2, "MELDWATCH_WEBHOOK_SECRETS"),
+        ({}, 1, "FAIL  encryption   set ENCRYPTION_KEYS: without a key webhook bodies are stored in clear"),
     ],
-    ids=["key", "meld", "redis", "rabbitmq", "database", "path", "scheme", "secret"],
+    ids=["key", "meld", "redis", "rabbitmq", "database", "path", "scheme", "secret", "encryption"],
 )
 def test_the_doctor_names_what_is_wrong(
     sqlite_url: str, tmp_path: Path, settings: dict[str, str], code: int, said: str

@@ -30,10 +30,15 @@ def test_keys_rotate() -> None:
 
 
 def test_without_a_key_it_stays_closed() -> None:
-    """The message says which setting is missing, and how to make a key."""
-    for use in (Vault([]).seal, Vault([]).open):
-        with pytest.raises(VaultError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set.*openssl"):
-            use("x")
+    """The message says which setting is missing; how to make a key to seal with, and which one would open."""
+    sealed, name = Vault([NEW]).seal_bytes(b"x"), Vault([NEW]).key_name
+
+    with pytest.raises(VaultError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set.*openssl"):
+        Vault([]).seal("x")
+    with pytest.raises(VaultError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set. Set what it was stored with\."):
+        Vault([]).open(sealed.decode())
+    with pytest.raises(VaultError, match=rf"MELDWATCH_ENCRYPTION_KEYS is not set.*\(the key {name}\)"):
+        Vault([]).open_bytes(sealed, name)
 
 
 @pytest.mark.parametrize("sealed", ["", "nonsense", "gAAAAA==", "é"])
@@ -63,5 +68,7 @@ def test_a_key_is_known_by_a_name() -> None:
     assert len(names) == 2
     assert Vault([OLD, NEW]).key_name in names
     assert all(name is not None and name not in OLD.get_secret_value() for name in names)
-    with pytest.raises(VaultError, match="lacks the key"):
+    assert Vault([NEW, OLD]).key_names == (Vault([NEW]).key_name, Vault([OLD]).key_name)
+    assert (Vault([]).key_names, Vault([]).key_name) == ((), None)
+    with pytest.raises(VaultError, match=f"lacks the key.*{Vault([NEW]).key_name}"):
         Vault([OLD]).open_bytes(Vault([NEW]).seal_bytes(b"x"), Vault([NEW]).key_name)

@@ -18,6 +18,7 @@ from service.inbox import table_for
 from service.receive import Receive
 from service.store import Inbox, Table
 from service.verify import Verifier, Window
+from tests.keys import VAULT
 from tests.meldwatch.wire import request, serving
 from tests.service.signing import SECRET, SIGNED_AT, URL, sign
 
@@ -94,7 +95,7 @@ def inbox(
     table: Table | Database, *, wake: Callable[[Collection[str]], None] = lambda _ids: None, answer_seconds: float = 8
 ) -> Iterator[Inbox]:
     """Run an inbox before a table."""
-    kept = table_for(table) if isinstance(table, Database) else table
+    kept = table_for(table, VAULT) if isinstance(table, Database) else table
     inbox = Inbox(table=kept, wake=wake, metrics=Metrics(), answer_seconds=answer_seconds)
     inbox.start()
     try:

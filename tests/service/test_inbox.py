@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,13 +19,15 @@ from runtime import jobs
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.metrics import Metrics
+from runtime.vault import Vault
 from schemas.meld import Outcome, Unavailable
 from schemas.tables import Gate, Job, Webhook
 from schemas.webhook import Hint
 from service.inbox import PostgresTable, SqliteTable, event_id_of, table_for
 from service.store import LARGEST_BATCH
 from tests.eventually import eventually
-from tests.inbox import body, delivery, store
+from tests.inbox import body, delivery, opened, store
+from tests.keys import OLD, VAULT
 from tests.workers.meldlike import found
 from workers.claim import take
 from workers.postpone import postpone
@@ -67,7 +70,7 @@ def test_each_database_has_its_table(database: Database) -> None:
     """The table is the dialect's own."""
     expected = PostgresTable if database.is_postgres else SqliteTable
 
-    assert type(table_for(database)) is expected
+    assert type(table_for(database, VAULT)) is expected
 
 
 def test_a_webhook_is_stored_whole(database: Database) -> None:
@@ -76,14 +79,14 @@ def test_a_webhook_is_stored_whole(database: Database) -> None:
     item = replace(delivery(raw), headers={"meld-signature": "s\u00e9", "user-agent": "x"})
     item = replace(item, hint=replace(item.hint, connection_id="c1", status="ACTIVE"))
 
-    with closing(table_for(database)) as table:
+    with closing(table_for(database, VAULT)) as table:
         called = table.insert([item])
 
     (row,) = webhooks(database)
     assert called == ["c1"]
     assert (row.event_id, row.type, row.account_id, row.connection_id) == ("e1", "T", "a", "c1")
     assert (row.hint_status, row.occurred_at) == ("ACTIVE", datetime(2026, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC))
-    assert (row.signed_at, row.url, row.headers, row.body) == (item.signed_at, item.url, item.headers, raw)
+    assert (row.signed_at, row.url, row.headers, opened(row)) == (item.signed_at, item.url, item.headers, raw)
     assert (row.deliveries, row.processed_at, row.ignored_at, row.failed_at) == (1, None, None, None)
     assert row.received_at == row.delivered_at
 
@@ -102,11 +105,52 @@ def test_a_body_without_an_event_id_is_known_by_itself(database: Database) -> No
     store(database, b"junk", b"junk", b"other junk")
     store(database, b"junk")
 
-    rows = {row.body: (row.event_id, row.deliveries) for row in webhooks(database)}
+    rows = {opened(row): (row.event_id, row.deliveries) for row in webhooks(database)}
     assert rows == {
         b"junk": ("sha256:" + hashlib.sha256(b"junk").hexdigest(), 3),
         b"other junk": (event_id_of(delivery(b"other junk")), 1),
     }
+
+
+def test_a_body_is_sealed_and_known_by_its_clear_self(database: Database) -> None:
+    """Its row tells the key. Under another key, or under none, the same bytes are still the same webhook."""
+    for vault in (VAULT, Vault([OLD]), Vault([])):
+        with closing(table_for(database, vault)) as table:
+            table.insert([delivery(b"junk")])
+
+    (row,) = webhooks(database)
+    assert (row.event_id, row.deliveries) == ("sha256:" + hashlib.sha256(b"junk").hexdigest(), 3)
+    assert (row.sealed_with, opened(row)) == (VAULT.key_name, b"junk")
+
+
+def test_without_a_key_a_body_is_stored_in_clear(database: Database) -> None:
+    """And its row says so; what a key is set for later can still be read."""
+    with closing(table_for(database, Vault([]))) as table:
+        table.insert([delivery(b"junk")])
+
+    (row,) = webhooks(database)
+    assert (row.body, row.sealed_with, opened(row)) == (b"junk", None, b"junk")
+
+
+def test_nothing_of_a_body_is_found_in_the_database(database: Database, database_url: str) -> None:
+    """Neither in SQLite's files, the log before the database included, nor in any column of PostgreSQL's table."""
+    words = [f"marker-{number}-of-the-bank" for number in range(50)]
+    bodies = [body(f"c{number}", institutionName=word) for number, word in enumerate(words)]
+    huge = body("c0", institutionName=words[0], rest="marker-of-a-page " * 50_000)
+    store(database, *bodies, huge, b"marker-of-junk")
+    store(database, *bodies, b"marker-of-junk")
+
+    assert {opened(row) for row in webhooks(database)} == {*bodies, huge, b"marker-of-junk"}
+    with database.read() as session:
+        if database.is_postgres:
+            as_text = "SELECT webhook::text || encode(body, 'escape') FROM webhook"
+            stored = [row[0].encode() for row in session.connection().exec_driver_sql(as_text)]
+        else:
+            # While the database is open its log is there, too.
+            stored = [path.read_bytes() for path in Path(database_url.removeprefix("sqlite:///")).parent.glob("*.db*")]
+    assert sum(map(len, stored)) > len(huge)
+    assert any(b"BANK_LINKING_CONNECTION_STATUS_CHANGE" in each for each in stored)
+    assert not any(b"marker" in each for each in stored)
 
 
 def test_an_event_that_comes_twice_in_one_batch_is_one(database: Database) -> None:
@@ -153,7 +197,7 @@ def test_a_failed_batch_leaves_nothing(database: Database) -> None:
     store(database, body("c1", event_id="e1"))
     bad = replace(delivery(body("c9")), hint=Hint(event_id="bad", type="\ud800", connection_id="c9"))
 
-    with closing(table_for(database)) as table, pytest.raises(UnicodeEncodeError):
+    with closing(table_for(database, VAULT)) as table, pytest.raises(UnicodeEncodeError):
         table.insert([delivery(body("c1", event_id="e1")), delivery(body("c2")), bad])
 
     assert [(row.event_id, row.deliveries) for row in webhooks(database)] == [("e1", 1)]
@@ -168,7 +212,7 @@ def test_writers_of_several_processes_raise_each_event_once(database_url: str, w
 
     def write(number: int) -> None:
         mine = random.Random(number).sample(events, len(events))
-        with closing(table_for(databases[number])) as table:
+        with closing(table_for(databases[number], VAULT)) as table:
             for start in range(0, len(mine), 10):
                 chunk = mine[start : start + 10]
                 table.insert([delivery(body(connection_id, event_id=event_id)) for event_id, connection_id in chunk])
@@ -194,7 +238,7 @@ def test_one_event_at_once_through_many_writers_is_one_wish(database_url: str, w
     ready = threading.Barrier(writers)
 
     def write(database: Database) -> None:
-        with closing(table_for(database)) as table:
+        with closing(table_for(database, VAULT)) as table:
             for number in range(20):
                 ready.wait()
                 called.extend(table.insert([delivery(body(f"c{number}", event_id=f"e{number}"))]))
@@ -413,7 +457,7 @@ class Crowd:
     def write(self, seed: int, batches: int) -> None:
         """Store batches of new and repeated events, in random order."""
         chance = random.Random(seed)
-        with closing(table_for(self._database)) as table:
+        with closing(table_for(self._database, VAULT)) as table:
             for _ in range(batches):
                 raws = [body(id_, event_id=f"e{chance.randrange(50)}-{id_}") for id_ in self._some(chance)]
                 raws += chance.sample(raws, min(2, len(raws)))

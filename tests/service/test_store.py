@@ -19,6 +19,7 @@ from service.inbox import table_for
 from service.store import LARGEST_BATCH, LONGEST_QUEUE, Inbox
 from tests.eventually import eventually
 from tests.inbox import body, delivery
+from tests.keys import VAULT
 from tests.service.door import Shelf, inbox
 
 STORED = "stored"
@@ -324,7 +325,7 @@ def test_a_bad_delivery_does_not_fail_its_batch(background: Background, places: 
 def test_concurrent_deliveries_share_commits(database: Database) -> None:
     """Two hundred at once need far fewer commits than two hundred, and all are there."""
     metrics = Metrics()
-    store = Inbox(table=table_for(database), wake=lambda _ids: None, metrics=metrics)
+    store = Inbox(table=table_for(database, VAULT), wake=lambda _ids: None, metrics=metrics)
     store.start()
     results = put_all(store, deliveries(200))
     store.stop()

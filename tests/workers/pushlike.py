@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from cryptography.fernet import Fernet
-from pydantic import SecretStr
 from sqlmodel import col, select
 
 from runtime.clock import Clock, utcnow
@@ -19,13 +17,12 @@ from runtime.metrics import Metrics
 from runtime.vault import Vault
 from schemas.push import Receipt
 from schemas.tables import Counter, Delivery, Lane, Subscription
+from tests.keys import VAULT
 from tests.service import rows
 from workers.deliver import Deliver, Sender
 from workers.owe import owe
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-KEY = SecretStr(Fernet.generate_key().decode())
-VAULT = Vault([KEY])
 TAKEN = Receipt(200)
 _NUMBERS = itertools.count(1)
 

@@ -1,0 +1,94 @@
+"""The command about the keys that encrypt what is stored."""
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+import click
+
+from meldwatch import show
+from meldwatch.look import json_option
+from meldwatch.secrets import with_kept_encryption_key
+from meldwatch.setup import open_database, operator_name, settings_for
+from runtime.vault import Vault
+from schemas.rotation import KeyUse, Place, Rotation
+from service.rotate import Rotate
+
+COLUMNS = ("kind", "rotated", "unreadable")
+FINE = "everything is encrypted with the newest key; once every process has it in front, the others may go"
+USE_COLUMNS = ("key", "place", "uses")
+
+
+@click.group()
+def keys() -> None:
+    """The keys that encrypt what is stored: MELDWATCH_ENCRYPTION_KEYS."""
+
+
+@keys.command("rotate")
+@json_option
+def rotate(*, as_json: bool) -> None:
+    """Encrypt webhook bodies and secrets anew that are not encrypted with the newest key.
+
+    It may run beside the service, and may be interrupted: the next one goes on. Every process must know the new key
+    before, see docs/operations.md. Prints which keys are still in use, by their names. Exits with 1 where that is any
+    but the newest, as where no key opens what is stored.
+    """
+    settings = with_kept_encryption_key(settings_for())
+    vault = Vault(settings.encryption_keys)
+    database = open_database(settings)
+    seen = 0
+    try:
+        with show.progress("rows looked at") as bar:
+
+            def progress(count: int) -> None:
+                nonlocal seen
+                seen += count
+                bar(seen)
+
+            rotate = Rotate(database=database, vault=vault, wait=threading.Event().wait)
+            rotations = rotate.run(progress, who=operator_name())
+    finally:
+        database.close()
+    show.rows(rotations, COLUMNS, as_json=as_json)
+    if not as_json:
+        click.echo()
+        show.rows(_uses(rotations, vault), USE_COLUMNS, as_json=False)
+    words = _words(rotations)
+    click.echo(words or FINE, err=True)
+    sys.exit(1 if words else 0)
+
+
+def _uses(rotations: Sequence[Rotation], vault: Vault) -> list[KeyUse]:
+    """Return the keys in use, with those that are set and not in use."""
+    uses = Counter(dict.fromkeys(vault.key_names, 0))
+    for rotation in rotations:
+        uses.update(rotation.keys)
+    return [KeyUse(key=name, place=_place(name, vault), uses=count) for name, count in uses.items()]
+
+
+def _place(name: str, vault: Vault) -> Place:
+    if name == vault.key_name:
+        return "newest"
+    return "older" if name in vault.key_names else "not set"
+
+
+def _words(rotations: Sequence[Rotation]) -> str:
+    """Return what is wrong, and what to do; nothing where nothing is."""
+    unreadable = sum(rotation.unreadable for rotation in rotations)
+    others = sum(sum(rotation.keys.values()) - rotation.keys.get(rotation.newest, 0) for rotation in rotations)
+    words = []
+    if unreadable:
+        words.append(
+            f"{unreadable} could not be decrypted: MELDWATCH_ENCRYPTION_KEYS lacks their key. Add it at the end of the"
+            " list, and run this again."
+        )
+    if others > unreadable:
+        words.append(
+            f"{others - unreadable} came meanwhile from a process that has not the newest key in front. Restart it with"
+            " the keys of this command, and run this again."
+        )
+    return " ".join(words)
+
+
+COMMANDS = (keys,)
