@@ -58,6 +58,23 @@ class Failure(Wire):
         return cls.model_validate({**same, "retry_at": row.due_at})
 
 
+class Act(Wire):
+    """What an operator did."""
+
+    id: int
+    at: datetime
+    who: str = Field(description="The name of a token; `cli:` and the name of a user, where a command did it.")
+    act: str = Field(description="A noun and a verb, as `subscription.rotated`.")
+    subject: str | None = Field(description="To what, by its id.")
+    connection_id: str | None
+    details: dict[str, Any]
+
+    @classmethod
+    def from_row(cls, row: tables.Audit) -> "Act":
+        """Make the shape from the row."""
+        return cls.model_validate(row.model_dump())
+
+
 WebhookState = Literal["pending", "processed", "ignored", "failed"]
 
 

@@ -143,3 +143,14 @@ class WebhookQuery(Paged):
     since: Time | None = Field(default=None, description="Received then or later; UTC unless it says otherwise.")
     until: Time | None = Field(default=None, description="Received before; UTC unless it says otherwise.")
     after: RowCursor | None = Field(default=None, description="`next` of the page before.")
+
+
+class AuditQuery(Paged):
+    """Which acts of operators; all filters must match."""
+
+    act: Text | None = Field(default=None, description="Such as `subscription.rotated`.")
+    who: Text | None = None
+    connection_id: Text | None = None
+    since: Time | None = Field(default=None, description="Done then or later; UTC unless it says otherwise.")
+    until: Time | None = Field(default=None, description="Done before; UTC unless it says otherwise.")
+    after: RowCursor | None = Field(default=None, description="`next` of the page before.")

@@ -15,6 +15,7 @@ from runtime.metrics import Metrics
 from runtime.settings import Settings
 from service import gauges, kit, openapi, problems, subscriptions
 from service.access import Access
+from service.acts import Acts
 from service.connections import Connections
 from service.deliveries import Deliveries
 from service.duplicates import Duplicates
@@ -75,6 +76,7 @@ def create_app(
         *Webhooks(database=database, threads=threads).operations(),
         *subscriptions.operations(subscribe, threads),
         *Deliveries(database=database, threads=threads).operations(),
+        *Acts(database=database, threads=threads).operations(),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
         *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),
     )

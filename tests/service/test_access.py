@@ -150,6 +150,7 @@ GUARDED = [
     ("GET", "/api/events/stream"),
     ("GET", "/api/webhooks"),
     ("GET", "/api/webhooks/e1"),
+    ("GET", "/api/audit"),
     ("GET", "/metrics"),
 ]
 
