@@ -75,7 +75,7 @@ def list_connections(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 
 def show_connection(
     *, connection_id: str, at: str | None, is_timeline: bool, after: str | None, limit: int, as_json: bool
 ) -> None:
-    """Show one connection, and what happened to it: webhooks, reads with what they found, events.
+    """Show one connection, and what happened to it: webhooks, reads, events, deliveries, operators' acts.
 
     With --json only the connection, or with --timeline only what happened.
     """

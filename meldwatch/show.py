@@ -13,7 +13,8 @@ from rich.table import Table
 
 from schemas.events import Event
 from schemas.finding import Finding
-from schemas.timeline import EventItem, Item, WebhookItem
+from schemas.subscriptions import Delivery
+from schemas.timeline import ActItem, DeliveryItem, EventItem, Item, Read, ReadItem, WebhookItem
 from service.report import Report
 
 LONGEST_VALUE = 100
@@ -92,17 +93,33 @@ def _told(event: Event) -> str:
 def item_line(item: Item) -> str:
     """Return what happened to a connection as one line for a person, and a line for each field that a read changed."""
     time = item.at.strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(item, WebhookItem):
-        error = f": {item.webhook.error}" if item.webhook.error else ""
-        return f"{time}  webhook  {item.webhook.type}  {item.webhook.event_id}  {item.webhook.state}{error}"
-    if isinstance(item, EventItem):
-        return f"{time}  event    {_told(item.event)}"
-    read = item.read
-    lines = [f"{time}  read     {'found' if read.found else 'gone'}  [{read.trigger}]"]
+    match item:
+        case WebhookItem(webhook=webhook):
+            error = f": {webhook.error}" if webhook.error else ""
+            return f"{time}  webhook  {webhook.type}  {webhook.event_id}  {webhook.state}{error}"
+        case EventItem(event=event):
+            return f"{time}  event    {_told(event)}"
+        case DeliveryItem(delivery=delivery):
+            return f"{time}  delivery {_delivered(delivery)}"
+        case ActItem(act=act):
+            return f"{time}  act      {act.act}  by {act.who}  {_cell(act.details)}"
+        case ReadItem(read=read):
+            return f"{time}  read     {_read(read)}"
+
+
+def _read(read: Read) -> str:
+    lines = [f"{'found' if read.found else 'gone'}  [{read.trigger}]"]
     lines += [f"{'':23}{each.field}: {_short(each.before)} -> {_short(each.after)}" for each in read.changes]
     if read.unshown_changes:
         lines.append(f"{'':23}and, not shown: {', '.join(read.unshown_changes)}")
     return "\n".join(lines)
+
+
+def _delivered(delivery: Delivery) -> str:
+    error = f": {delivery.error}" if delivery.error else ""
+    when = f" at {delivery.delivered_at:%Y-%m-%d %H:%M:%S}" if delivery.delivered_at is not None else ""
+    times = f"{delivery.attempts} attempt{'' if delivery.attempts == 1 else 's'}"
+    return f"of {delivery.position} to {delivery.subscription_id}  {delivery.state}{when}  {times}{error}"
 
 
 def finding_line(finding: Finding) -> str:

@@ -44,7 +44,8 @@ def _utc(time: datetime) -> datetime:
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_storable)]
 Time = Annotated[datetime, BeforeValidator(_iso), AfterValidator(_utc)]
-TimelineCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}(-[0-9]{1,18}){3}$")]
+# Of six numbers; of four as long as deliveries and acts were not in a timeline.
+TimelineCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}(-[0-9]{1,18}){3}((-[0-9]{1,18}){2})?$")]
 RowCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
 
 
