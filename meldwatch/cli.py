@@ -2,7 +2,7 @@
 
 import click
 
-from meldwatch import acts, look, operate, past, serve, subscribers
+from meldwatch import acts, look, operate, past, refused, serve, subscribers
 from runtime.errors import MeldwatchError, OutOfReachError
 
 
@@ -36,3 +36,5 @@ for command in (
     *acts.COMMANDS,
 ):
     cli.add_command(command)
+for command in refused.COMMANDS:
+    look.webhooks.add_command(command)

@@ -27,11 +27,14 @@ from runtime.vault import Vault
 from schemas.jobs import DELIVER
 from service.app import create_app
 from service.clock import ClockWork
+from service.evidence import Evidence
 from service.feed import Feed
 from service.inbox import table_for
 from service.listen import Listen
 from service.receive import Receive
 from service.reconcile import Reconcile
+from service.reject import Reject
+from service.reverify import Reverify
 from service.store import Inbox
 from service.stream import THREADS as STREAM_THREADS
 from service.subscribe import Subscribe
@@ -50,8 +53,8 @@ SPARE_SECONDS = 10.0
 SECRET_BYTES = 32
 """Of a subscription's secret: as long as the digest that it makes."""
 
-SPARE_CONNECTIONS = 6
-"""Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness.
+SPARE_CONNECTIONS = 7
+"""Connections to the database beside those of the API's and the workers' threads: for the other parts.
 
 The one that listens is none of the pool's.
 """
@@ -143,7 +146,15 @@ class Process:
         """
         wake = Wake(call=self._call, metrics=self.metrics)
         inbox = Inbox(table=table_for(self.database), wake=wake, metrics=self.metrics)
-        receive = Receive(verifier=verifier_of(self.settings), store=inbox.put, clock=utcnow, metrics=self.metrics)
+        evidence = Evidence(database=self.database, vault=Vault(self.settings.encryption_keys))
+        reject = Reject(keep=evidence.keep, metrics=self.metrics)
+        receive = Receive(
+            verifier=verifier_of(self.settings),
+            store=inbox.put,
+            reject=reject,
+            clock=utcnow,
+            metrics=self.metrics,
+        )
         app = create_app(
             settings=self.settings,
             database=self.database,
@@ -159,7 +170,7 @@ class Process:
         server = Server(app, host=host, port=port, on_stop=self.feed.close)
         if self.database.is_postgres:
             self.parts.append(Listen(database=self.database, notify=self.feed.notify))
-        self.parts += [wake, inbox, server]
+        self.parts += [wake, inbox, reject, server]
         return server
 
     def close(self) -> None:
@@ -210,6 +221,17 @@ def subscribe_of(settings: Settings, database: Database) -> Subscribe:
         target=Guard(settings.push_allowed_networks),
         new_secret=lambda: "whsec_" + base64.b64encode(os.urandom(SECRET_BYTES)).decode(),
         new_id=new_token,
+    )
+
+
+def reverify_of(settings: Settings, database: Database, *, call: Callable[[Collection[str]], None]) -> Reverify:
+    """Return what tries refused webhooks again; ``require`` has seen to URLs and secrets."""
+    return Reverify(
+        database=database,
+        vault=Vault(settings.encryption_keys),
+        verifier=verifier_of(settings),
+        table=table_for(database),
+        call=call,
     )
 
 

@@ -16,6 +16,7 @@ from schemas.finding import Finding
 from schemas.subscriptions import Delivery
 from schemas.timeline import ActItem, DeliveryItem, EventItem, Item, Read, ReadItem, WebhookItem
 from service.report import Report
+from service.reverify import Reverified
 
 LONGEST_VALUE = 100
 """Characters of a value that a line for people shows."""
@@ -59,6 +60,19 @@ def drift(report: Report, *, as_json: bool) -> None:
     table = Table("drift", "count", "examples", box=None, pad_edge=False)
     for kind, count in report.drift.items():
         table.add_row(kind, str(count), ", ".join(report.examples.get(kind, [])))
+    _console().print(table)
+
+
+def reverified(came_to: Reverified, *, as_json: bool) -> None:
+    """Print what trying refused webhooks again came to."""
+    said = {name: getattr(came_to, name) for name in ("admitted", "repeats", "truncated", "sealed", "unstorable")}
+    refused = dict(sorted(came_to.refused.items()))
+    if as_json:
+        click.echo(json.dumps({**said, "refused": refused}))
+        return
+    table = Table("result", "count", box=None, pad_edge=False)
+    for name, count in {**said, **{f"still refused: {reason}": count for reason, count in refused.items()}}.items():
+        table.add_row(name, str(count))
     _console().print(table)
 
 

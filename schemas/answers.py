@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.api import Act, Connection, Failure, Webhook
+from schemas.api import Act, Connection, Failure, Rejection, Webhook
 from schemas.events import Event
 from schemas.subscriptions import Delivery, Subscription
 from schemas.wire import Wire
@@ -60,6 +60,13 @@ class WebhookPage(Wire):
     """One page of the stored webhooks, in the order in which they were stored."""
 
     webhooks: list[Webhook]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class RejectionPage(Wire):
+    """One page of the refused webhooks that were kept, in the order in which they first came."""
+
+    rejections: list[Rejection]
     next: Cursor = Field(description="`after` of the next page; null on the last.")
 
 

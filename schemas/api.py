@@ -75,6 +75,30 @@ class Act(Wire):
         return cls.model_validate(row.model_dump())
 
 
+RejectionState = Literal["refused", "admitted"]
+
+
+class Rejection(Wire):
+    """A refused webhook, without its body and its signature."""
+
+    id: int
+    reason: str = Field(description="As in the metric `meldwatch_webhooks_total`.")
+    state: RejectionState = Field(description="`admitted`: tried again later, it passed.")
+    event_id: str | None = Field(description="The eventId of its body, as far as it can be read. Anybody may claim it.")
+    type: str | None = Field(description="The eventType of its body.")
+    likely: bool = Field(description="Whether it looks like Meld's: signature, time and event id are there.")
+    size: int = Field(description="Bytes of the body.")
+    whole: bool = Field(description="Whether all of the body is kept, so that it can be tried again.")
+    times: int = Field(description="How often it came.")
+    first_at: datetime
+    received_at: datetime = Field(description="When it came last.")
+    off_seconds: float | None = Field(
+        description="How old its signature's time was then; below 0 in the future, null where none could be read."
+    )
+    headers: dict[str, str] = Field(description="Those that are kept, but for the signature.")
+    admitted_at: datetime | None
+
+
 WebhookState = Literal["pending", "processed", "ignored", "failed"]
 
 

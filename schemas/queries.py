@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from schemas.api import WebhookState
+from schemas.api import RejectionState, WebhookState
 from schemas.changes import EventType
 
 LARGEST_PAGE = 1000
@@ -143,6 +143,16 @@ class WebhookQuery(Paged):
     connection_id: Text | None = None
     since: Time | None = Field(default=None, description="Received then or later; UTC unless it says otherwise.")
     until: Time | None = Field(default=None, description="Received before; UTC unless it says otherwise.")
+    after: RowCursor | None = Field(default=None, description="`next` of the page before.")
+
+
+class RejectionQuery(Paged):
+    """Which refused webhooks; all filters must match."""
+
+    reason: Text | None = Field(default=None, description="Such as `wrong`.")
+    state: RejectionState | None = None
+    since: Time | None = Field(default=None, description="Last received then or later; UTC unless it says otherwise.")
+    until: Time | None = Field(default=None, description="Last received before; UTC unless it says otherwise.")
     after: RowCursor | None = Field(default=None, description="`next` of the page before.")
 
 

@@ -24,6 +24,7 @@ from service.failures import Failures
 from service.feed import Feed
 from service.health import Health
 from service.operation import Answer, Operation
+from service.rejections import Rejections
 from service.reply import reply
 from service.routes import make_routes
 from service.stream import THREADS as STREAM_THREADS
@@ -74,6 +75,7 @@ def create_app(
         *streams.operations(),
         *kit.operations(),
         *Webhooks(database=database, threads=threads).operations(),
+        *Rejections(database=database, threads=threads).operations(),
         *subscriptions.operations(subscribe, threads),
         *Deliveries(database=database, threads=threads).operations(),
         *Acts(database=database, threads=threads).operations(),

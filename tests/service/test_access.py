@@ -151,6 +151,7 @@ GUARDED = [
     ("GET", "/api/webhooks"),
     ("GET", "/api/webhooks/e1"),
     ("GET", "/api/audit"),
+    ("GET", "/api/rejections"),
     ("GET", "/metrics"),
 ]
 
