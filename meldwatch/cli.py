@@ -2,7 +2,7 @@
 
 import click
 
-from meldwatch import keys, look, operate, past, serve, subscribers
+from meldwatch import acts, keys, look, operate, past, refused, serve, subscribers
 from runtime.errors import MeldwatchError, OutOfReachError
 
 
@@ -34,5 +34,8 @@ for command in (
     *operate.COMMANDS,
     *past.COMMANDS,
     *keys.COMMANDS,
+    *acts.COMMANDS,
 ):
     cli.add_command(command)
+for command in refused.COMMANDS:
+    look.webhooks.add_command(command)

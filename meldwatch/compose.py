@@ -32,11 +32,14 @@ from schemas.jobs import DELIVER
 from schemas.push import PUSH_SECONDS
 from service.app import create_app
 from service.clock import ClockWork
+from service.evidence import Evidence
 from service.feed import Feed
 from service.inbox import table_for
 from service.listen import Listen
 from service.receive import Receive
 from service.reconcile import Reconcile
+from service.reject import Reject
+from service.reverify import Reverify
 from service.store import Inbox
 from service.stream import THREADS as STREAM_THREADS
 from service.subscribe import Subscribe
@@ -59,8 +62,8 @@ SPARE_SECONDS = 10.0
 SECRET_BYTES = 32
 """Of a subscription's secret: as long as the digest that it makes."""
 
-SPARE_CONNECTIONS = 6
-"""Connections to the database beside those of the API's and the workers' threads: inbox, clock, feed, readiness.
+SPARE_CONNECTIONS = 7
+"""Connections to the database beside those of the API's and the workers' threads: for the other parts.
 
 The one that listens is none of the pool's.
 """
@@ -165,9 +168,17 @@ class Process:
             SettingsError: Where the address cannot be listened on.
         """
         wake = Wake(call=self._call, metrics=self.metrics)
-        table = table_for(self.database, Vault(self.settings.encryption_keys))
-        inbox = Inbox(table=table, wake=wake, metrics=self.metrics)
-        receive = Receive(verifier=verifier_of(self.settings), store=inbox.put, clock=utcnow, metrics=self.metrics)
+        vault = Vault(self.settings.encryption_keys)
+        inbox = Inbox(table=table_for(self.database, vault), wake=wake, metrics=self.metrics)
+        evidence = Evidence(database=self.database, vault=vault)
+        reject = Reject(keep=evidence.keep, metrics=self.metrics)
+        receive = Receive(
+            verifier=verifier_of(self.settings),
+            store=inbox.put,
+            reject=reject,
+            clock=utcnow,
+            metrics=self.metrics,
+        )
         app = create_app(
             settings=self.settings,
             database=self.database,
@@ -183,7 +194,7 @@ class Process:
         server = Server(app, host=host, port=port, on_stop=self.feed.close)
         if self.database.is_postgres:
             self.parts.append(Listen(database=self.database, notify=self.feed.notify))
-        self.parts += [wake, inbox, server]
+        self.parts += [wake, inbox, reject, server]
         return server
 
     def close(self) -> None:
@@ -242,6 +253,18 @@ def hosts_of(settings: Settings) -> Hosts:
     # Safely (-P): a file of the user's that is called as one of our packages is not taken for it.
     command = (sys.executable, "-P", "-u", "-m", "meldwatch.hosting")
     return Hosts(command=command, modules=settings.handlers, log_format=settings.log_format)
+
+
+def reverify_of(settings: Settings, database: Database, *, call: Callable[[Collection[str]], None]) -> Reverify:
+    """Return what tries refused webhooks again; ``require`` has seen to URLs and secrets."""
+    vault = Vault(settings.encryption_keys)
+    return Reverify(
+        database=database,
+        vault=vault,
+        verifier=verifier_of(settings),
+        table=table_for(database, vault),
+        call=call,
+    )
 
 
 def holder_name() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from meldwatch import show
-from meldwatch.look import json_option
+from meldwatch.ask import json_option
 from meldwatch.secrets import with_kept_encryption_key
 from meldwatch.setup import open_database, operator_name, settings_for
 from runtime.vault import Vault

@@ -1,21 +1,20 @@
 """The commands that look at what is stored: connections, webhooks, events. They may run beside the service."""
 
 import signal
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any
 
 import click
-from pydantic import ValidationError as InvalidError
 
 from meldwatch import show
+from meldwatch.ask import after_option, json_option, limit_option, query_of, stored, tell_more
 from meldwatch.secrets import reading_token, with_kept_encryption_key
-from meldwatch.setup import caller_beside, open_database, own_url, settings_for
+from meldwatch.setup import caller_beside, operator_name, own_url, settings_for
 from meldwatch.tail import Tail
 from runtime import logs
 from runtime.database import Database
 from runtime.errors import UsageError
-from runtime.settings import Settings
 from runtime.vault import Vault
 from schemas.api import Connection
 from schemas.events import Event
@@ -24,7 +23,6 @@ from schemas.queries import (
     EventQuery,
     FailureQuery,
     Moment,
-    Query,
     StreamQuery,
     TimelineQuery,
     WebhookQuery,
@@ -44,11 +42,6 @@ log = logs.get(__name__)
 CONNECTION_COLUMNS = ("id", "status", "status_reason", "primary_duplicate_id", "institution_name", "customer_id")
 FAILURE_COLUMNS = ("connection_id", "trigger", "failed_at", "retry_at", "error")
 WEBHOOK_COLUMNS = ("event_id", "type", "connection_id", "state", "received_at", "deliveries", "error")
-Q = TypeVar("Q", bound=Query)
-Command = Callable[..., Any]
-
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines instead of a table.")
-limit_option = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 
 
 @click.group()
@@ -66,11 +59,11 @@ def connections() -> None:
 @json_option
 def list_connections(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query, which checks
     """List connections, in the order of their ids."""
-    query = _query(ConnectionQuery, filters)
-    with _database() as (_settings, database):
+    query = query_of(ConnectionQuery, filters)
+    with stored() as (_settings, database):
         page = _connections(database).find(query)
     show.rows(page.connections, CONNECTION_COLUMNS, as_json=as_json)
-    _more(page.next)
+    tell_more(page.next)
 
 
 @connections.command("show")
@@ -83,13 +76,13 @@ def list_connections(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 
 def show_connection(
     *, connection_id: str, at: str | None, is_timeline: bool, after: str | None, limit: int, as_json: bool
 ) -> None:
-    """Show one connection, and what happened to it: webhooks, reads with what they found, events.
+    """Show one connection, and what happened to it: webhooks, reads, events, deliveries, operators' acts.
 
     With --json only the connection, or with --timeline only what happened.
     """
-    moment = _query(Moment, {"at": at}) if at is not None else None
-    query = _query(TimelineQuery, {"limit": limit, "after": after})
-    with _database() as (_settings, database):
+    moment = query_of(Moment, {"at": at}) if at is not None else None
+    query = query_of(TimelineQuery, {"limit": limit, "after": after})
+    with stored() as (_settings, database):
         if moment is not None:
             with database.snapshot() as session:
                 row = recall(session, connection_id, moment.at)
@@ -102,15 +95,15 @@ def show_connection(
         page = Timelines(database=database, threads=Threads(), views=views).find(connection_id, query)
     for item in page.timeline:
         click.echo(item.model_dump_json() if as_json else show.item_line(item))
-    _more(page.next)
+    tell_more(page.next)
 
 
 @connections.command("refresh")
 @click.argument("connection_id", metavar="ID")
 def refresh_connection(*, connection_id: str) -> None:
     """Have a connection read from Meld again. This never calls Meld's chargeable refresh."""
-    with _database() as (settings, database):
-        _connections(database, caller_beside(settings, database)).refresh(connection_id)
+    with stored() as (settings, database):
+        _connections(database, caller_beside(settings, database)).refresh(connection_id, who=operator_name())
     click.echo(f"{connection_id} will be read again")
 
 
@@ -120,11 +113,11 @@ def refresh_connection(*, connection_id: str) -> None:
 @json_option
 def list_failures(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query, which checks
     """List connections whose reads were given up, and why: of the mirror, or never seen."""
-    query = _query(FailureQuery, filters)
-    with _database() as (_settings, database):
+    query = query_of(FailureQuery, filters)
+    with stored() as (_settings, database):
         page = Failures(database=database, threads=Threads()).find(query)
     show.rows(page.failures, FAILURE_COLUMNS, as_json=as_json)
-    _more(page.next)
+    tell_more(page.next)
 
 
 @click.group()
@@ -138,16 +131,16 @@ def webhooks() -> None:
 @click.option("--connection", "connection_id")
 @click.option("--since", help="Received then or later, ISO 8601.")
 @click.option("--until", help="Received before, ISO 8601.")
-@click.option("--after", help="Go on behind this cursor.")
+@after_option
 @limit_option
 @json_option
 def list_webhooks(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query, which checks
     """List webhooks, in the order in which they were stored."""
-    query = _query(WebhookQuery, filters)
-    with _database() as (_settings, database):
+    query = query_of(WebhookQuery, filters)
+    with stored() as (_settings, database):
         page = Webhooks(database=database, threads=Threads()).find(query)
     show.rows(page.webhooks, WEBHOOK_COLUMNS, as_json=as_json)
-    _more(page.next)
+    tell_more(page.next)
 
 
 @webhooks.command("show")
@@ -161,7 +154,7 @@ def show_webhook(*, event_id: str, is_body: bool, as_json: bool) -> None:
     """
     if is_body and as_json:
         raise UsageError("Give --body or --json: a body is printed as it is.")
-    with _database() as (settings, database):
+    with stored() as (settings, database):
         webhooks = Webhooks(database=database, threads=Threads())
         if is_body:
             vault = Vault(with_kept_encryption_key(settings).encryption_keys)
@@ -183,8 +176,8 @@ def events() -> None:
 @json_option
 def list_events(*, as_json: bool, **filters: Any) -> None:  # noqa: ANN401 - handed to the query, which checks
     """List events, in the order of the feed."""
-    query = _query(EventQuery, filters)
-    with _database() as (_settings, database):
+    query = query_of(EventQuery, filters)
+    with stored() as (_settings, database):
         found, _end = _events(database).find(query, beyond=query.after)
     _print(found, as_json=as_json)
 
@@ -201,7 +194,7 @@ def tail_events(*, url: str | None, as_json: bool, **filters: Any) -> None:  # n
     They come from a running service, which is asked with the first of the READ_TOKENS or ADMIN_TOKENS, or with the
     token that `up` has made. One that is restarted is waited for; nothing is missing then, and nothing comes twice.
     """
-    query = _query(StreamQuery, filters)
+    query = query_of(StreamQuery, filters)
     settings = settings_for()
     tail = Tail(
         url=url or own_url(settings),
@@ -220,7 +213,7 @@ def tail_events(*, url: str | None, as_json: bool, **filters: Any) -> None:  # n
 @json_option
 def show_event(*, position: int, as_json: bool) -> None:
     """Show one event, by its position in the feed."""
-    with _database() as (_settings, database):
+    with stored() as (_settings, database):
         found, _end = _events(database).find(EventQuery(limit=1), beyond=position - 1)
     if not found or found[0].position != position:
         raise UsageError(f"There is no event at position {position}.")
@@ -232,35 +225,12 @@ def _print(found: list[Event], *, as_json: bool) -> None:
         click.echo(event.model_dump_json() if as_json else show.event_line(event))
 
 
-@contextmanager
-def _database() -> Iterator[tuple[Settings, Database]]:
-    settings = settings_for()
-    database = open_database(settings)
-    try:
-        yield settings, database
-    finally:
-        database.close()
-
-
 def _connections(database: Database, wake: Callable[[Collection[str]], None] = lambda _ids: None) -> Connections:
     return Connections(database=database, threads=Threads(), wake=wake)
 
 
 def _events(database: Database) -> Events:
     return Events(database=database, threads=Threads(), growth=Feed(database=database))
-
-
-def _query(shape: type[Q], given: dict[str, Any]) -> Q:
-    try:
-        return shape.model_validate({name: value for name, value in given.items() if value is not None})
-    except InvalidError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        raise UsageError(f"--{str(detail['loc'][0]).replace('_', '-')}: {detail['msg']}") from None
-
-
-def _more(cursor: str | None) -> None:
-    if cursor is not None:
-        click.echo(f"there are more: --after {cursor}", err=True)
 
 
 COMMANDS = (connections, webhooks, events)

@@ -12,7 +12,7 @@ import httpx2
 from meldwatch import doctor as checks
 from meldwatch import show
 from meldwatch.compose import holder_name, reconcile_of
-from meldwatch.setup import caller_beside, open_database, own_url, settings_for
+from meldwatch.setup import caller_beside, open_database, operator_name, own_url, settings_for
 from migrations import run as migrations
 from runtime.clock import utcnow
 from runtime.database import Database
@@ -107,7 +107,7 @@ def reconcile(*, as_json: bool) -> None:
             wait=threading.Event().wait,
         )
         with show.progress("connections listed") as progress:
-            report = runner.run(lambda sweep: progress(sweep.listed))
+            report = runner.run(lambda sweep: progress(sweep.listed), who=operator_name())
     finally:
         database.close()
     show.drift(report, as_json=as_json)

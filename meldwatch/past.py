@@ -5,7 +5,7 @@ import sys
 import click
 
 from meldwatch import show
-from meldwatch.setup import open_database, settings_for
+from meldwatch.setup import open_database, operator_name, settings_for
 from runtime.clock import utcnow
 from runtime.errors import UsageError
 from workers.rebuild import Rebuild
@@ -34,7 +34,8 @@ def rebuild(*, is_check: bool, is_apply: bool, as_json: bool) -> None:
                 bar(count)
 
             past = Rebuild(database=database, clock=utcnow)
-            for finding in (past.check if is_check else past.apply)(progress):
+            findings = past.check(progress) if is_check else past.apply(progress, who=operator_name())
+            for finding in findings:
                 click.echo(finding.model_dump_json() if as_json else show.finding_line(finding))
                 found, mended = found + 1, mended + finding.is_mended
     finally:

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from schemas.events import Event
 from schemas.finding import Finding
-from schemas.timeline import EventItem, Item, WebhookItem
+from schemas.subscriptions import Delivery
+from schemas.timeline import ActItem, DeliveryItem, EventItem, Item, Read, ReadItem, WebhookItem
 from service.report import Report
+from service.reverify import Reverified
 
 LONGEST_VALUE = 100
 """Characters of a value that a line for people shows."""
@@ -61,6 +63,19 @@ def drift(report: Report, *, as_json: bool) -> None:
     _console().print(table)
 
 
+def reverified(came_to: Reverified, *, as_json: bool) -> None:
+    """Print what trying refused webhooks again came to."""
+    said = {name: getattr(came_to, name) for name in ("admitted", "repeats", "truncated", "sealed", "unstorable")}
+    refused = dict(sorted(came_to.refused.items()))
+    if as_json:
+        click.echo(json.dumps({**said, "refused": refused}))
+        return
+    table = Table("result", "count", box=None, pad_edge=False)
+    for name, count in {**said, **{f"still refused: {reason}": count for reason, count in refused.items()}}.items():
+        table.add_row(name, str(count))
+    _console().print(table)
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int], None]]:
     """Show how far something has come, on a terminal."""
@@ -92,17 +107,33 @@ def _told(event: Event) -> str:
 def item_line(item: Item) -> str:
     """Return what happened to a connection as one line for a person, and a line for each field that a read changed."""
     time = item.at.strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(item, WebhookItem):
-        error = f": {item.webhook.error}" if item.webhook.error else ""
-        return f"{time}  webhook  {item.webhook.type}  {item.webhook.event_id}  {item.webhook.state}{error}"
-    if isinstance(item, EventItem):
-        return f"{time}  event    {_told(item.event)}"
-    read = item.read
-    lines = [f"{time}  read     {'found' if read.found else 'gone'}  [{read.trigger}]"]
+    match item:
+        case WebhookItem(webhook=webhook):
+            error = f": {webhook.error}" if webhook.error else ""
+            return f"{time}  webhook  {webhook.type}  {webhook.event_id}  {webhook.state}{error}"
+        case EventItem(event=event):
+            return f"{time}  event    {_told(event)}"
+        case DeliveryItem(delivery=delivery):
+            return f"{time}  delivery {_delivered(delivery)}"
+        case ActItem(act=act):
+            return f"{time}  act      {act.act}  by {act.who}  {_cell(act.details)}"
+        case ReadItem(read=read):
+            return f"{time}  read     {_read(read)}"
+
+
+def _read(read: Read) -> str:
+    lines = [f"{'found' if read.found else 'gone'}  [{read.trigger}]"]
     lines += [f"{'':23}{each.field}: {_short(each.before)} -> {_short(each.after)}" for each in read.changes]
     if read.unshown_changes:
         lines.append(f"{'':23}and, not shown: {', '.join(read.unshown_changes)}")
     return "\n".join(lines)
+
+
+def _delivered(delivery: Delivery) -> str:
+    error = f": {delivery.error}" if delivery.error else ""
+    when = f" at {delivery.delivered_at:%Y-%m-%d %H:%M:%S}" if delivery.delivered_at is not None else ""
+    times = f"{delivery.attempts} attempt{'' if delivery.attempts == 1 else 's'}"
+    return f"of {delivery.position} to {delivery.subscription_id}  {delivery.state}{when}  {times}{error}"
 
 
 def finding_line(finding: Finding) -> str:

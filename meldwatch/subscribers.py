@@ -8,10 +8,10 @@ import click
 from pydantic import ValidationError as InvalidError
 
 from meldwatch import show
+from meldwatch.ask import json_option, limit_option
 from meldwatch.compose import subscribe_of
-from meldwatch.look import json_option, limit_option
 from meldwatch.secrets import with_kept_encryption_key
-from meldwatch.setup import open_database, settings_for
+from meldwatch.setup import open_database, operator_name, settings_for
 from runtime.errors import UsageError
 from schemas.changes import EventType
 from schemas.queries import SubscriptionQuery
@@ -46,7 +46,7 @@ def add(*, as_json: bool, **wish: Any) -> None:  # noqa: ANN401 - handed to the 
         detail = error.errors(include_url=False, include_input=False)[0]
         raise UsageError(f"{str(detail['loc'][0]).upper()}: {detail['msg']}") from None
     with _subscribe() as subscribe:
-        show.one(subscribe.create(new), as_json=as_json)
+        show.one(subscribe.create(new, who=operator_name()), as_json=as_json)
 
 
 @subscriptions.command("list")
@@ -76,7 +76,7 @@ def show_subscription(*, name: str, as_json: bool) -> None:
 def pause(*, name: str) -> None:
     """Push nothing more, until it is resumed; nothing is dropped meanwhile."""
     with _subscribe() as subscribe:
-        subscribe.change(name, SubscriptionChange(state="paused"))
+        subscribe.change(name, SubscriptionChange(state="paused"), who=operator_name())
     click.echo(f"{name} is paused")
 
 
@@ -85,7 +85,7 @@ def pause(*, name: str) -> None:
 def resume(*, name: str) -> None:
     """Push again what was missed while it was paused, disabled or failing, beginning now."""
     with _subscribe() as subscribe:
-        subscribe.change(name, SubscriptionChange(state="active"))
+        subscribe.change(name, SubscriptionChange(state="active"), who=operator_name())
     click.echo(f"{name} is active")
 
 
@@ -95,7 +95,7 @@ def resume(*, name: str) -> None:
 def rotate(*, name: str, as_json: bool) -> None:
     """Make a new secret, shown this once; for a day the one before signs as well."""
     with _subscribe() as subscribe:
-        show.one(subscribe.rotate(name), as_json=as_json)
+        show.one(subscribe.rotate(name, who=operator_name()), as_json=as_json)
 
 
 @subscriptions.command("redrive")
@@ -103,7 +103,7 @@ def rotate(*, name: str, as_json: bool) -> None:
 def redrive(*, name: str) -> None:
     """Take the deliveries up again that were given up."""
     with _subscribe() as subscribe:
-        receipt = subscribe.redrive(name)
+        receipt = subscribe.redrive(name, who=operator_name())
     click.echo(f"{receipt.redriven} dead deliveries are tried again")
 
 
@@ -112,7 +112,7 @@ def redrive(*, name: str) -> None:
 def remove(*, name: str) -> None:
     """Remove a subscription with all that it is owed."""
     with _subscribe() as subscribe:
-        subscribe.remove(name)
+        subscribe.remove(name, who=operator_name())
     click.echo(f"{name} is removed")
 
 

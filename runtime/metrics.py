@@ -19,6 +19,12 @@ class Metrics:
             "Webhooks whose signature time was more than five minutes old.",
             registry=self.registry,
         )
+        self.rejections = Counter(
+            "meldwatch_rejections",
+            "Refused webhooks, by what became of the evidence.",
+            ["result"],
+            registry=self.registry,
+        )
         self.batches = Histogram(
             "meldwatch_store_batch_size",
             "Webhooks stored by one commit.",

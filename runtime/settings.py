@@ -91,12 +91,12 @@ class Settings(BaseModel):
     )
     read_tokens: Secrets = Field(
         default=(),
-        description="Bearer tokens that may read the API, comma separated. Without any token it stays closed.",
+        description="Bearer tokens that may read, each `token` or `name:token`. Without any the API stays closed.",
     )
     admin_tokens: Secrets = Field(
         default=(),
-        description="Bearer tokens that may also act. `up` makes one when none is set, prints it once and keeps it"
-        " beside the database.",
+        description="Bearer tokens that may also act, each `token` or `name:token`: an act is noted with the name. `up`"
+        " makes one when none is set, prints it once and keeps it beside the database.",
     )
     encryption_keys: Secrets = Field(
         default=(),

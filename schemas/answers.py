@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.api import Connection, Failure, Webhook
+from schemas.api import Act, Connection, Failure, Rejection, Webhook
 from schemas.events import Event
 from schemas.subscriptions import Delivery, Subscription
 from schemas.wire import Wire
@@ -63,6 +63,13 @@ class WebhookPage(Wire):
     next: Cursor = Field(description="`after` of the next page; null on the last.")
 
 
+class RejectionPage(Wire):
+    """One page of the refused webhooks that were kept, in the order in which they first came."""
+
+    rejections: list[Rejection]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
 class SubscriptionPage(Wire):
     """One page of the subscriptions, in the order of their names."""
 
@@ -74,6 +81,13 @@ class DeliveryPage(Wire):
     """One page of the deliveries, in the order in which they were owed."""
 
     deliveries: list[Delivery]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class ActPage(Wire):
+    """One page of the operators' acts, the latest first."""
+
+    acts: list[Act]
     next: Cursor = Field(description="`after` of the next page; null on the last.")
 
 

@@ -60,6 +60,47 @@ class Failure(Wire):
         return cls.model_validate({**same, "retry_at": row.due_at})
 
 
+class Act(Wire):
+    """What an operator did."""
+
+    id: int
+    at: datetime
+    who: str = Field(description="The name of a token; `cli:` and the name of a user, where a command did it.")
+    act: str = Field(description="A noun and a verb, as `subscription.rotated`.")
+    subject: str | None = Field(description="To what, by its id.")
+    connection_id: str | None
+    details: dict[str, Any]
+
+    @classmethod
+    def from_row(cls, row: "tables.Audit") -> "Act":
+        """Make the shape from the row."""
+        return cls.model_validate(row.model_dump())
+
+
+RejectionState = Literal["refused", "admitted"]
+
+
+class Rejection(Wire):
+    """A refused webhook, without its body and its signature."""
+
+    id: int
+    reason: str = Field(description="As in the metric `meldwatch_webhooks_total`.")
+    state: RejectionState = Field(description="`admitted`: tried again later, it passed.")
+    event_id: str | None = Field(description="The eventId of its body, as far as it can be read. Anybody may claim it.")
+    type: str | None = Field(description="The eventType of its body.")
+    likely: bool = Field(description="Whether it looks like Meld's: signature, time and event id are there.")
+    size: int = Field(description="Bytes of the body.")
+    whole: bool = Field(description="Whether all of the body is kept, so that it can be tried again.")
+    times: int = Field(description="How often it came.")
+    first_at: datetime
+    received_at: datetime = Field(description="When it came last.")
+    off_seconds: float | None = Field(
+        description="How old its signature's time was then; below 0 in the future, null where none could be read."
+    )
+    headers: dict[str, str] = Field(description="Those that are kept, but for the signature.")
+    admitted_at: datetime | None
+
+
 WebhookState = Literal["pending", "processed", "ignored", "failed"]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from schemas.api import WebhookState
+from schemas.api import RejectionState, WebhookState
 from schemas.changes import EventType
 
 LARGEST_PAGE = 1000
@@ -44,7 +44,8 @@ def _utc(time: datetime) -> datetime:
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT), AfterValidator(_storable)]
 Time = Annotated[datetime, BeforeValidator(_iso), AfterValidator(_utc)]
-TimelineCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}(-[0-9]{1,18}){3}$")]
+# Of six numbers; of four as long as deliveries and acts were not in a timeline.
+TimelineCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}(-[0-9]{1,18}){3}((-[0-9]{1,18}){2})?$")]
 RowCursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
 
 
@@ -142,4 +143,25 @@ class WebhookQuery(Paged):
     connection_id: Text | None = None
     since: Time | None = Field(default=None, description="Received then or later; UTC unless it says otherwise.")
     until: Time | None = Field(default=None, description="Received before; UTC unless it says otherwise.")
+    after: RowCursor | None = Field(default=None, description="`next` of the page before.")
+
+
+class RejectionQuery(Paged):
+    """Which refused webhooks; all filters must match."""
+
+    reason: Text | None = Field(default=None, description="Such as `wrong`.")
+    state: RejectionState | None = None
+    since: Time | None = Field(default=None, description="Last received then or later; UTC unless it says otherwise.")
+    until: Time | None = Field(default=None, description="Last received before; UTC unless it says otherwise.")
+    after: RowCursor | None = Field(default=None, description="`next` of the page before.")
+
+
+class AuditQuery(Paged):
+    """Which acts of operators; all filters must match."""
+
+    act: Text | None = Field(default=None, description="Such as `subscription.rotated`.")
+    who: Text | None = None
+    connection_id: Text | None = None
+    since: Time | None = Field(default=None, description="Done then or later; UTC unless it says otherwise.")
+    until: Time | None = Field(default=None, description="Done before; UTC unless it says otherwise.")
     after: RowCursor | None = Field(default=None, description="`next` of the page before.")

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Index, LargeBinary
+from sqlalchemy import Column, Index, LargeBinary, text
 from sqlmodel import Field, SQLModel
 
 from schemas.columns import Big, Document, Key
@@ -15,13 +15,21 @@ class Rejection(SQLModel, table=True):
     ``digest`` is of the body with the reason: what comes again, as Meld's retries do, only counts ``times`` up and is
     kept as it came last. ``body`` is its beginning, whole where ``size`` is no more than what is kept; ``sealed_with``
     tells the key that it is encrypted with, null for none. ``off_seconds`` is how far the signature's time lay in the
-    past, or, below 0, in the future; null where no time could be read.
+    past, or, below 0, in the future; null where no time could be read. ``is_likely`` is one that looks like Meld's;
+    ``event_id`` is what its body says, or what it was admitted as.
     """
 
     __tablename__ = "rejection"
     __table_args__ = (
         Index("ix_rejection_reason_id", "reason", "id"),
         Index("ix_rejection_received_at", "received_at"),
+        Index(
+            "ix_rejection_unlikely",
+            "reason",
+            "id",
+            sqlite_where=text("NOT is_likely"),
+            postgresql_where=text("NOT is_likely"),
+        ),
         {"sqlite_autoincrement": True},
     )
 
@@ -36,6 +44,8 @@ class Rejection(SQLModel, table=True):
     headers: dict[str, str] = Field(sa_column=Column(Document, nullable=False))
     body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     sealed_with: str | None = None
+    is_likely: bool
+    type: str | None = None
     admitted_at: datetime | None = None
     event_id: str | None = Field(default=None, sa_type=Key)
 

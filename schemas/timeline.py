@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from schemas.api import Webhook
+from schemas.api import Act, Webhook
 from schemas.events import Event
 from schemas.jobs import Trigger
+from schemas.subscriptions import Delivery
 from schemas.wire import Wire
 
 
@@ -58,7 +59,23 @@ class EventItem(Wire):
     event: Event
 
 
-Item = Annotated[WebhookItem | ReadItem | EventItem, Field(discriminator="kind")]
+class DeliveryItem(Wire):
+    """An event was owed to a subscription."""
+
+    kind: Literal["delivery"] = "delivery"
+    at: datetime = Field(description="When it was owed; when it was tried, and what came of it, the outcomes say.")
+    delivery: Delivery
+
+
+class ActItem(Wire):
+    """An operator did something to the connection."""
+
+    kind: Literal["act"] = "act"
+    at: datetime
+    act: Act
+
+
+Item = Annotated[WebhookItem | ReadItem | EventItem | DeliveryItem | ActItem, Field(discriminator="kind")]
 
 
 class Timeline(Wire):

@@ -1,4 +1,7 @@
-"""A webhook of Meld's, in its stages: ``Delivery`` (verified, with what it hints at) and ``Hint`` (what it says)."""
+"""A webhook of Meld's, in its stages: ``Delivery`` (verified, with what it hints at), ``Hint`` (what it says).
+
+And ``Refused``: what came in its place.
+"""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,3 +51,22 @@ class Delivery:
     url: str
     signed_at: datetime
     hint: Hint = field(default_factory=Hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request to the webhook route that was refused, as far as it is kept. Nobody knows who sent it.
+
+    Attributes:
+        reason: Why, as in the metrics.
+        received_at: When it was.
+        headers: As those of a delivery.
+        body: The beginning of its body.
+        size: How many bytes the whole body had; at least, where it was not read to its end.
+    """
+
+    reason: str
+    received_at: datetime
+    headers: dict[str, str]
+    body: bytes
+    size: int

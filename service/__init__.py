@@ -7,8 +7,14 @@
     wake      a worker is called, off the request path
     clock     calls again for whatever call was lost
 
+What is refused on the way goes past it, for an operator to look at:
+
+    reject    off the request path, at a rate that strangers cannot raise
+    evidence  the table of it, in which noise cannot push anything out
+    reverify  tried again on demand; what passes is stored as if it arrived then
+
 Beside it stands the API, which reads what was stored: ``app`` makes routes of operations (``connections``,
-``timeline``, ``events``, ``webhooks``, ``health``, ``gauges``), and for each request
+``timeline``, ``events``, ``webhooks``, ``rejections``, ``acts``, ``health``, ``gauges``), and for each request
 
     access    may the caller?
     query     what is asked for, within bounds

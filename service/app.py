@@ -15,6 +15,7 @@ from runtime.metrics import Metrics
 from runtime.settings import Settings
 from service import gauges, kit, openapi, problems, subscriptions
 from service.access import Access
+from service.acts import Acts
 from service.connections import Connections
 from service.deliveries import Deliveries
 from service.duplicates import Duplicates
@@ -23,6 +24,7 @@ from service.failures import Failures
 from service.feed import Feed
 from service.health import Health
 from service.operation import Answer, Operation
+from service.rejections import Rejections
 from service.reply import reply
 from service.routes import make_routes
 from service.stream import THREADS as STREAM_THREADS
@@ -73,8 +75,10 @@ def create_app(
         *streams.operations(),
         *kit.operations(),
         *Webhooks(database=database, threads=threads).operations(),
+        *Rejections(database=database, threads=threads).operations(),
         *subscriptions.operations(subscribe, threads),
         *Deliveries(database=database, threads=threads).operations(),
+        *Acts(database=database, threads=threads).operations(),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
         *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),
     )

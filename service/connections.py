@@ -7,12 +7,14 @@ from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from runtime import audit
 from runtime.database import Database
 from runtime.jobs import raise_jobs
 from schemas import tables
 from schemas.answers import ConnectionPage, RefreshReceipt
 from schemas.api import Connection
 from schemas.queries import ConnectionQuery, Query
+from service.access import who_of
 from service.errors import UnknownError
 from service.operation import Answer, Operation
 from service.threads import Threads
@@ -60,8 +62,12 @@ class Connections:
             raise unknown(connection_id)
         return Connection.from_row(row)
 
-    def refresh(self, connection_id: str) -> RefreshReceipt:
+    def refresh(self, connection_id: str, *, who: str) -> RefreshReceipt:
         """Ask for a read of Meld, and have a worker called once that is committed.
+
+        Args:
+            connection_id: The connection.
+            who: The operator.
 
         Raises:
             UnknownError: Where neither the mirror nor any job has it.
@@ -70,6 +76,7 @@ class Connections:
             if not is_known(session, connection_id):
                 raise unknown(connection_id)
             called = raise_jobs(self._database, session, [connection_id], "operator")
+            audit.note(self._database, session, who=who, act="connection.refreshed", connection_id=connection_id)
         self._wake(called)
         return RefreshReceipt(connection_id=connection_id)
 
@@ -105,7 +112,7 @@ class Connections:
                 query=Query,
                 answers=(Answer(status=202, description="It will be read soon.", shape=RefreshReceipt),),
                 handle=self._threads.handler(
-                    lambda request, _query: self.refresh(request.path_params["id"]), status=202
+                    lambda request, _query: self.refresh(request.path_params["id"], who=who_of(request)), status=202
                 ),
             ),
         )

@@ -6,7 +6,7 @@ broker.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -15,8 +15,9 @@ from runtime import logs
 from runtime.clock import Clock
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.webhook import Delivery
+from schemas.webhook import Delivery, Refused
 from service import problems
+from service.evidence import LONGEST_KEPT
 from service.hint import read_hint
 from service.reply import reply
 from service.verify import Refusal, Verified, Verifier
@@ -56,6 +57,7 @@ class Receive:
     Args:
         verifier: Tells whether a request is Meld's.
         store: Stores a delivery and returns once it is committed; raises ``OutOfReachError`` if it could not be.
+        reject: Told what was refused; must return at once.
         clock: The present.
         metrics: Counts every request by what became of it.
         body_seconds: How long a body may take.
@@ -66,12 +68,14 @@ class Receive:
         *,
         verifier: Verifier,
         store: Callable[[Delivery], Awaitable[None]],
+        reject: Callable[[Refused], None],
         clock: Clock,
         metrics: Metrics,
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         self._verifier = verifier
         self._store = store
+        self._reject = reject
         self._clock = clock
         self._metrics = metrics
         self._body_seconds = body_seconds
@@ -85,14 +89,16 @@ class Receive:
     async def _receive(self, request: Request) -> tuple[str, Response]:
         try:
             async with asyncio.timeout(self._body_seconds):
-                body = await _read(request)
+                body, size = await _read(request)
         except TimeoutError:
             return "slow", _closing(408, f"The body was not in within {self._body_seconds:g} s.")
         except ClientDisconnect:
             return "disconnected", _closing(400, "The body ended too early.")
         if request.headers.get("content-encoding", "identity").lower() != "identity":
+            self._keep("encoded", request, body, size, self._clock())
             return "encoded", _closing(415, "Send the body as it is signed, without a Content-Encoding.")
-        if body is None:
+        if size > LONGEST_BODY:
+            self._keep("too_large", request, body, size, self._clock())
             return "too_large", _closing(413, f"The body is longer than {LONGEST_BODY} bytes.")
         return await self._check(request, body)
 
@@ -101,6 +107,7 @@ class Receive:
         verdict = self._verifier.verify(request.headers.raw, body, now)
         if isinstance(verdict, Refusal):
             log.warning("webhook refused", reason=verdict.reason, bytes=len(body))
+            self._keep(verdict.reason, request, body, len(body), now)
             return verdict.reason, _problem(401, "The signature does not hold.", headers={})
         if now - verdict.signed_at > LATE:
             self._metrics.late_webhooks.inc()
@@ -111,33 +118,39 @@ class Receive:
             return "not_stored", _problem(503, "It could not be stored. Send it again.", headers={"Retry-After": "10"})
         return "stored", STORED
 
+    def _keep(self, reason: str, request: Request, body: bytes, size: int, now: datetime) -> None:
+        self._reject(Refused(reason, now, _evidence(request), body[:LONGEST_KEPT], size))
 
-def _delivery(request: Request, body: bytes, verified: Verified) -> Delivery:
-    kept = {
+
+def _evidence(request: Request) -> dict[str, str]:
+    return {
         name.decode("ascii"): value.decode("latin-1")[:LONGEST_HEADER]
         for name, value in request.headers.raw
         if name in EVIDENCE
     }
+
+
+def _delivery(request: Request, body: bytes, verified: Verified) -> Delivery:
     return Delivery(
         body=body,
-        headers=kept,
+        headers=_evidence(request),
         url=verified.url,
         signed_at=verified.signed_at,
         hint=read_hint(body),
     )
 
 
-async def _read(request: Request) -> bytes | None:
-    """Return the raw body; None where it is too long, and then it has been taken off the wire, within bounds."""
+async def _read(request: Request) -> tuple[bytes, int]:
+    """Return the raw body, and its size. One that is too long is taken off the wire, within bounds, and cut off."""
     body = bytearray()
-    taken = 0
+    size = 0
     async for chunk in request.stream():
-        taken += len(chunk)
-        if taken <= LONGEST_BODY:
+        size += len(chunk)
+        if size <= LONGEST_BODY:
             body += chunk
-        elif taken > LONGEST_DRAIN:
-            return None
-    return bytes(body) if taken <= LONGEST_BODY else None
+        elif size > LONGEST_DRAIN:
+            break
+    return bytes(body), size
 
 
 def _problem(status: int, detail: str, *, headers: Mapping[str, str]) -> Response:

@@ -12,7 +12,7 @@ from typing import Protocol
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from runtime import gate, jobs, logs
+from runtime import audit, gate, jobs, logs
 from runtime.clock import Clock
 from runtime.database import Database
 from runtime.errors import MeldwatchError, OutOfReachError
@@ -91,17 +91,18 @@ class Reconcile:
         self._wait = wait
         self._notify = notify
 
-    def run(self, progress: Callable[[Sweep], None] = lambda _sweep: None) -> Report:
+    def run(self, progress: Callable[[Sweep], None] = lambda _sweep: None, *, who: str | None = None) -> Report:
         """Reconcile, or go on with one that was interrupted, to the end.
 
         Args:
             progress: Told after every page.
+            who: The operator; None where it is time for it, and nobody's act.
 
         Raises:
             BusyError: Where another one is running.
             OutOfReachError: Where Meld or the database does not answer for long; the next run goes on from here.
         """
-        sweep = self._begin()
+        sweep = self._begin(who)
         passed: set[str] = set()
         try:
             while True:
@@ -136,19 +137,19 @@ class Reconcile:
             last = newest.started_at if newest is not None else lease.ran_at
             return last is None or (now - last).total_seconds() >= every_seconds
 
-    def _begin(self) -> Sweep:
+    def _begin(self, who: str | None) -> Sweep:
         """Take the lease, and take up what was interrupted. One that was killed held the lease; so it is waited for."""
         waited = 0.0
         while True:
             try:
-                return self._take_up()
+                return self._take_up(who)
             except BusyError:
                 if waited > self._lease_seconds:
                     raise
             self._rest(LOOK_SECONDS)
             waited += LOOK_SECONDS
 
-    def _take_up(self) -> Sweep:
+    def _take_up(self, who: str | None) -> Sweep:
         with self._database.write() as session:
             self._hold(session)
             unfinished = select(Sweep).where(
@@ -158,6 +159,9 @@ class Reconcile:
             if sweep is None:
                 sweep = Sweep(started_at=session.exec(select(self._database.now())).one(), examples={})
                 session.add(sweep)
+                session.flush()
+            if who is not None:
+                audit.note(self._database, session, who=who, act="reconcile.begun", subject=str(sweep.id))
         return sweep
 
     def _hold(self, session: Session) -> None:

@@ -4,13 +4,15 @@ Who makes, changes or removes one holds the feed's counter meanwhile: nothing is
 by the one who appends it or by the one who subscribes, never by neither and never by both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from sqlalchemy import ColumnElement, delete, func, insert, literal, update
 from sqlmodel import Session, col, select
 
+from runtime import audit
 from runtime.database import Database
 from runtime.lanes import hold_feed
 from runtime.vault import Vault
@@ -39,7 +41,7 @@ class Target(Protocol):
 
 
 class Subscribe:
-    """The verbs of subscriptions.
+    """The verbs of subscriptions. Each that changes one is told ``who`` does it, and notes the act.
 
     Args:
         database: The database.
@@ -67,7 +69,7 @@ class Subscribe:
         self._new_id = new_id
         self._most_earlier = most_earlier
 
-    def create(self, wish: NewSubscription) -> SubscriptionWithSecret:
+    def create(self, wish: NewSubscription, *, who: str) -> SubscriptionWithSecret:
         """Make a subscription, and owe it the events of the past that it asks for.
 
         Raises:
@@ -99,6 +101,8 @@ class Subscribe:
             session.add(row)
             session.flush()
             self._owe_the_past(session, row)
+            details = {"host": _host(row.url), "types": row.types, "after_position": after}
+            self._note(session, row, who, "subscription.created", **details)
             return SubscriptionWithSecret.with_secret(row, row.created_at, secret)
 
     def find(self, query: SubscriptionQuery) -> SubscriptionPage:
@@ -122,7 +126,7 @@ class Subscribe:
         with self._database.read() as session:
             return Subscription.from_row(_get(session, key), self._now(session))
 
-    def change(self, key: str, wish: SubscriptionChange) -> Subscription:
+    def change(self, key: str, wish: SubscriptionChange, *, who: str) -> Subscription:
         """Change a subscription. One that is made active gets what it missed, with all attempts anew.
 
         Raises:
@@ -149,9 +153,11 @@ class Subscribe:
             session.flush()
             if wish.state == "active":
                 self._begin_anew(session, row.id, *_PENDING)
+            for act, details in _acts_of(wish):
+                self._note(session, row, who, act, **details)
             return Subscription.from_row(row, now)
 
-    def rotate(self, key: str) -> SubscriptionWithSecret:
+    def rotate(self, key: str, *, who: str) -> SubscriptionWithSecret:
         """Give a subscription a new secret; the one before signs beside it for a day.
 
         Raises:
@@ -170,9 +176,10 @@ class Subscribe:
             row.previous_secrets = [before, *lasting][:MOST_PREVIOUS]
             row.secret = sealed
             session.flush()
+            self._note(session, row, who, "subscription.rotated")
             return SubscriptionWithSecret.with_secret(row, now, secret)
 
-    def redrive(self, key: str) -> RedriveReceipt:
+    def redrive(self, key: str, *, who: str) -> RedriveReceipt:
         """Take the dead deliveries of a subscription up again, before what stands behind them.
 
         Raises:
@@ -184,9 +191,11 @@ class Subscribe:
             row.woken_at = None
             session.flush()
             count = self._begin_anew(session, row.id, col(Delivery.dead_at).is_not(None))
+            if count:
+                self._note(session, row, who, "subscription.redriven", deliveries=count)
             return RedriveReceipt(subscription_id=row.id, redriven=count)
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: str, *, who: str) -> None:
         """Remove a subscription with all that it is owed.
 
         Raises:
@@ -199,6 +208,7 @@ class Subscribe:
             for table in (Lane, Delivery):
                 session.exec(delete(table).where(col(table.subscription_id) == row.id))
             session.delete(row)
+            self._note(session, row, who, "subscription.removed")
 
     def _owe_the_past(self, session: Session, row: tables.Subscription) -> None:
         wanted: list[ColumnElement[bool]] = [col(Event.position) > row.after_position]
@@ -238,6 +248,9 @@ class Subscribe:
         anew = tried.values(attempts=0, tried_at=None, dead_at=None)
         return session.exec(anew).rowcount
 
+    def _note(self, session: Session, row: tables.Subscription, who: str, act: str, **details: Any) -> None:  # noqa: ANN401
+        audit.note(self._database, session, who=who, act=act, subject=row.id, details={"name": row.name, **details})
+
     def _now(self, session: Session) -> datetime:
         return session.exec(select(self._database.now())).one()
 
@@ -253,6 +266,24 @@ def _refuse_url_of_handler(url: str) -> None:
 def _refuse_handler(row: tables.Subscription, why: str) -> None:
     if name_of(row.url) is not None:
         raise ConflictError(f"{row.name} is a handler in Python. {why}")
+
+
+def _acts_of(wish: SubscriptionChange) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what a change amounts to, as it is noted: a wish for nothing is no act."""
+    changed: dict[str, Any] = {}
+    if wish.url is not None:
+        changed["host"] = _host(wish.url)
+    if wish.types is not None:
+        changed["types"] = list(wish.types)
+    if changed:
+        yield "subscription.changed", changed
+    if wish.state is not None:
+        yield ("subscription.paused" if wish.state == "paused" else "subscription.resumed"), {}
+
+
+def _host(url: str) -> str | None:
+    """Return what is noted of a consumer's URL: whoever knows the whole of it may know enough to push there."""
+    return urlsplit(url).hostname
 
 
 def _find(session: Session, *conditions: Any, is_locked: bool = False) -> tables.Subscription | None:  # noqa: ANN401

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from schemas.answers import RedriveReceipt, SubscriptionPage
 from schemas.queries import Query, SubscriptionQuery
 from schemas.subscriptions import NewSubscription, Subscription, SubscriptionChange, SubscriptionWithSecret
+from service.access import who_of
 from service.operation import Answer, Operation
 from service.reply import SAFE
 from service.subscribe import Subscribe
@@ -40,7 +41,7 @@ def operations(subscribe: Subscribe, threads: Threads) -> tuple[Operation, ...]:
             takes=NewSubscription,
             answers=(Answer(status=201, description="It gets events from now on.", shape=SubscriptionWithSecret),),
             problems=(409,),
-            handle=threads.handler(lambda _request, wish: subscribe.create(wish), status=201),
+            handle=threads.handler(lambda request, wish: subscribe.create(wish, who=who_of(request)), status=201),
         ),
         Operation(
             method="GET",
@@ -62,7 +63,9 @@ def operations(subscribe: Subscribe, threads: Threads) -> tuple[Operation, ...]:
             takes=SubscriptionChange,
             answers=(Answer(description="The subscription as it is now.", shape=Subscription),),
             problems=(409,),
-            handle=threads.handler(lambda request, wish: subscribe.change(request.path_params["id"], wish)),
+            handle=threads.handler(
+                lambda request, wish: subscribe.change(request.path_params["id"], wish, who=who_of(request))
+            ),
         ),
         Operation(
             method="DELETE",
@@ -83,7 +86,9 @@ def operations(subscribe: Subscribe, threads: Threads) -> tuple[Operation, ...]:
             query=Query,
             answers=(Answer(description="With its new secret.", shape=SubscriptionWithSecret),),
             problems=(409,),
-            handle=threads.handler(lambda request, _query: subscribe.rotate(request.path_params["id"])),
+            handle=threads.handler(
+                lambda request, _query: subscribe.rotate(request.path_params["id"], who=who_of(request))
+            ),
         ),
         Operation(
             method="POST",
@@ -93,14 +98,16 @@ def operations(subscribe: Subscribe, threads: Threads) -> tuple[Operation, ...]:
             need="admin",
             query=Query,
             answers=(Answer(description="How many there were.", shape=RedriveReceipt),),
-            handle=threads.handler(lambda request, _query: subscribe.redrive(request.path_params["id"])),
+            handle=threads.handler(
+                lambda request, _query: subscribe.redrive(request.path_params["id"], who=who_of(request))
+            ),
         ),
     )
 
 
 def _removing(subscribe: Subscribe, threads: Threads) -> Callable[[Request, Any], Awaitable[Response]]:
     async def handle(request: Request, _query: object) -> Response:
-        await threads.run(subscribe.remove, request.path_params["id"])
+        await threads.run(subscribe.remove, request.path_params["id"], who=who_of(request))
         return Response(status_code=204, headers=SAFE)
 
     return handle

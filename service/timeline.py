@@ -6,7 +6,7 @@ together, whatever the clocks of several machines said.
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -18,11 +18,22 @@ from sqlmodel.sql.expression import SelectOfScalar
 from runtime.compare import differences
 from runtime.database import Database
 from schemas import tables
-from schemas.api import Connection, Webhook
+from schemas.api import Act, Connection, Webhook
 from schemas.events import Event
 from schemas.meld import Snapshot
 from schemas.queries import TimelineQuery
-from schemas.timeline import EventItem, FieldChange, Item, Read, ReadItem, Timeline, WebhookItem
+from schemas.subscriptions import Delivery
+from schemas.timeline import (
+    ActItem,
+    DeliveryItem,
+    EventItem,
+    FieldChange,
+    Item,
+    Read,
+    ReadItem,
+    Timeline,
+    WebhookItem,
+)
 from service.connections import is_known, unknown
 from service.operation import Answer, Operation
 from service.threads import Threads
@@ -40,20 +51,22 @@ KNOWN = {field.alias or name for name, field in Snapshot.model_fields.items()}
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the timeline was read in each table: the last webhook, observation, and event with its observation."""
+    """How far the timeline was read in each table: the last row of each, of an event with its observation."""
 
     webhook: int = 0
     observation: int = 0
     event_observation: int = 0
     event: int = 0
+    delivery: int = 0
+    act: int = 0
 
     @classmethod
     def parse(cls, cursor: str | None) -> "Place":
-        """Return the place that a cursor tells."""
+        """Return the place that a cursor tells; one that knows fewer tables begins at the others' beginning."""
         return cls(*map(int, cursor.split("-"))) if cursor is not None else cls()
 
     def __str__(self) -> str:
-        return f"{self.webhook}-{self.observation}-{self.event_observation}-{self.event}"
+        return "-".join(map(str, astuple(self)))
 
 
 class Timelines:
@@ -84,9 +97,12 @@ class Timelines:
             webhooks = session.exec(webhooks_of(connection_id, place).limit(most)).all()
             observations = session.exec(observations_of(connection_id, place).limit(most)).all()
             events = session.exec(events_of(connection_id, place).limit(most)).all()
+            deliveries = session.exec(deliveries_of(connection_id, place).limit(most)).all()
+            acts = session.exec(acts_of(connection_id, place).limit(most)).all()
             reads = self._reads(session, connection_id, observations)
+        walks = (_acts(acts), _webhooks(webhooks), reads, _events(events), _deliveries(deliveries))
         items: list[Item] = []
-        for entry in heapq.merge(_webhooks(webhooks), reads, _events(events), key=lambda entry: entry.order):
+        for entry in heapq.merge(*walks, key=lambda entry: entry.order):
             if len(items) == query.limit:
                 return Timeline(connection_id=connection_id, timeline=items, next=str(place))
             items.append(entry.item)
@@ -100,7 +116,7 @@ class Timelines:
                 method="GET",
                 path="/api/connections/{id}/timeline",
                 name="getTimeline",
-                summary="What is known to have happened to a connection: webhooks, reads with what they found, events.",
+                summary="What happened to it: webhooks, reads with what each found, events, deliveries, acts.",
                 need="read",
                 query=TimelineQuery,
                 answers=(Answer(description="A page of the timeline.", shape=Timeline),),
@@ -165,9 +181,28 @@ def events_of(connection_id: str, place: Place) -> SelectOfScalar[tables.Event]:
     return mine.order_by(*keys)
 
 
+def deliveries_of(connection_id: str, place: Place) -> SelectOfScalar[tables.Delivery]:
+    """Return the query for what follows of its events' deliveries."""
+    ids = col(tables.Delivery.id)
+    mine = select(tables.Delivery).where(tables.Delivery.connection_id == connection_id, ids > place.delivery)
+    return mine.order_by(ids)
+
+
+def acts_of(connection_id: str, place: Place) -> SelectOfScalar[tables.Audit]:
+    """Return the query for what follows of what operators did to it."""
+    ids = col(tables.Audit.id)
+    mine = select(tables.Audit).where(tables.Audit.connection_id == connection_id, ids > place.act)
+    return mine.order_by(ids)
+
+
+def _acts(found: Iterable[tables.Audit]) -> Iterator[_Entry]:
+    for row in found:
+        yield _Entry(ActItem(at=row.at, act=Act.from_row(row)), 0, {"act": row.id})
+
+
 def _webhooks(found: Iterable[tables.Webhook]) -> Iterator[_Entry]:
     for row in found:
-        yield _Entry(WebhookItem(at=row.received_at, webhook=Webhook.from_row(row)), 0, {"webhook": row.id})
+        yield _Entry(WebhookItem(at=row.received_at, webhook=Webhook.from_row(row)), 1, {"webhook": row.id})
 
 
 def _read(row: tables.Observation, views: tuple[tables.Connection | None, tables.Connection | None]) -> _Entry:
@@ -184,13 +219,18 @@ def _read(row: tables.Observation, views: tuple[tables.Connection | None, tables
             "unshown_changes": _unshown(before, after),
         }
     )
-    return _Entry(ReadItem(at=row.ended_at, read=read), 1, {"observation": row.id})
+    return _Entry(ReadItem(at=row.ended_at, read=read), 2, {"observation": row.id})
 
 
 def _events(found: Iterable[tables.Event]) -> Iterator[_Entry]:
     for row in found:
         ends = {"event_observation": row.observation_id, "event": row.position}
-        yield _Entry(EventItem(at=row.time, event=Event.from_row(row)), 2, ends)
+        yield _Entry(EventItem(at=row.time, event=Event.from_row(row)), 3, ends)
+
+
+def _deliveries(found: Iterable[tables.Delivery]) -> Iterator[_Entry]:
+    for row in found:
+        yield _Entry(DeliveryItem(at=row.created_at, delivery=Delivery.from_row(row)), 4, {"delivery": row.id})
 
 
 def _facts(view: tables.Connection | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from runtime import jobs
+from runtime import audit, jobs
 from runtime.clock import Clock
 from runtime.database import Database
 from schemas.finding import Finding
@@ -49,20 +49,28 @@ class Rebuild:
             for findings in found:
                 yield from findings
 
-    def apply(self, progress: Progress) -> Iterator[Finding]:
+    def apply(self, progress: Progress, *, who: str) -> Iterator[Finding]:
         """Mend what can be, each connection in a transaction of its own; yield everything that was found.
 
         What could not be mended is looked at once more at the end: it may have hung on another connection.
+
+        Args:
+            progress: Told how many observations have been folded so far.
+            who: The operator.
         """
         left: list[str] = []
+        is_begun = False
         for found in self._chunks(progress):
+            if found and not is_begun:
+                self._note_run(who)
+                is_begun = True
             for connection_id in [findings[0].connection_id for findings in found]:
-                findings = self._mend(connection_id)
+                findings = self._mend(connection_id, who)
                 yield from (each for each in findings if each.is_mended)
                 if any(not each.is_mended for each in findings):
                     left.append(connection_id)
         for connection_id in left:
-            yield from self._mend(connection_id)
+            yield from self._mend(connection_id, who)
 
     def _chunks(self, progress: Progress) -> Iterator[list[list[Finding]]]:
         """Yield, a chunk at a time, what was found at each connection where anything was."""
@@ -81,7 +89,7 @@ class Rebuild:
             progress(observations)
             yield found
 
-    def _mend(self, connection_id: str) -> list[Finding]:
+    def _mend(self, connection_id: str, who: str) -> list[Finding]:
         """Mend a connection; return what was found, under the locks, and whether it was mended."""
         verdict = Verdict()
         try:
@@ -91,10 +99,26 @@ class Rebuild:
                 if verdict.is_mendable:
                     take_away(session, connection_id)
                     self._write(session, connection_id, verdict)
+                    self._note(session, connection_id, verdict, who)
         except IntegrityError:
             # What should be there stands in the way of itself: only somebody who knows can mend that.
             return [each.model_copy(update={"is_mendable": False}) for each in verdict.findings]
         return [each.model_copy(update={"is_mended": each.is_mendable}) for each in verdict.findings]
+
+    def _note_run(self, who: str) -> None:
+        with self._database.write() as session:
+            audit.note(self._database, session, who=who, act="rebuild.applied")
+
+    def _note(self, session: Session, connection_id: str, verdict: Verdict, who: str) -> None:
+        mended = sorted({f"{each.kind} {each.field}" for each in verdict.findings if each.is_mendable})
+        audit.note(
+            self._database,
+            session,
+            who=who,
+            act="connection.mended",
+            connection_id=connection_id,
+            details={"mended": mended},
+        )
 
     def _write(self, session: Session, connection_id: str, verdict: Verdict) -> None:
         """Write what mends a connection. Nothing is removed, and no event gets another number."""

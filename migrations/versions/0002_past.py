@@ -122,6 +122,8 @@ def _rejection() -> None:
         sa.Column("headers", DOCUMENT, nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("sealed_with", sa.String()),
+        sa.Column("is_likely", sa.Boolean(), nullable=False),
+        sa.Column("type", sa.String()),
         sa.Column("admitted_at", TIME),
         sa.Column("event_id", KEY),
         sa.PrimaryKeyConstraint("id", name="pk_rejection"),
@@ -130,6 +132,14 @@ def _rejection() -> None:
     )
     op.create_index("ix_rejection_reason_id", "rejection", ["reason", "id"])
     op.create_index("ix_rejection_received_at", "rejection", ["received_at"])
+    unlikely = sa.text("NOT is_likely")
+    op.create_index(
+        "ix_rejection_unlikely",
+        "rejection",
+        ["reason", "id"],
+        sqlite_where=unlikely,
+        postgresql_where=unlikely,
+    )
 
 
 def _replay() -> None:

@@ -17,17 +17,6 @@ from tests.flow.deployment import COMMAND, KEY, SECRET, TOKEN, Deployment, deplo
 from tests.service import rows
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
-    """A running service on each database, with one connection in its mirror."""
-    with deployed(tmp_path, request.getfixturevalue(f"{request.param}_url"), "memory://") as deployment:
-        deployment.start("up")
-        deployment.wait_until_ready()
-        deployment.meld.tell(deployment.meld.world.complete(deployment.meld.world.start().id))
-        eventually(lambda: deployment.mirror() and deployment.is_settled(), message="the mirror")
-        yield deployment
-
-
 def lines(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert ended.returncode == 0, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()]

@@ -30,6 +30,8 @@ HOSTS = {"localhost": ["127.0.0.1"], "inside.example": ["1.1.1.1", "10.0.0.1"], 
 
 READ = "read-token"
 ADMIN = "admin-token"
+WHO = "alice"
+"""Whose the admin token is."""
 
 
 async def receive(request: Request) -> Response:
@@ -59,7 +61,7 @@ class Parts:
 
     database: Database
     settings: Settings = field(
-        default_factory=lambda: Settings(read_tokens=(SecretStr(READ),), admin_tokens=(SecretStr(ADMIN),))
+        default_factory=lambda: Settings(read_tokens=(SecretStr(READ),), admin_tokens=(SecretStr(f"{WHO}:{ADMIN}"),))
     )
     clock: HandClock = field(default_factory=HandClock)
     broker: FakeBroker = field(default_factory=FakeBroker)

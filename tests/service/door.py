@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from runtime.database import Database
 from runtime.metrics import Metrics
-from schemas.webhook import Delivery
+from schemas.webhook import Delivery, Refused
 from service.inbox import table_for
 from service.receive import Receive
 from service.store import Inbox, Table
@@ -69,7 +69,12 @@ class Shelf:
 
 
 @contextlib.contextmanager
-def door(store: Callable[[Delivery], Awaitable[None]], *, body_seconds: float = 3) -> Iterator[Door]:
+def door(
+    store: Callable[[Delivery], Awaitable[None]],
+    *,
+    reject: Callable[[Refused], None] = lambda _refused: None,
+    body_seconds: float = 3,
+) -> Iterator[Door]:
     """Serve the webhook route in front of a store; its present is shortly after the vector was signed."""
     metrics = Metrics()
     receive = Receive(
@@ -77,6 +82,7 @@ def door(store: Callable[[Delivery], Awaitable[None]], *, body_seconds: float = 
             urls=[URL], secrets=[SECRET], window=Window(max_age=timedelta(days=4), max_skew=timedelta(minutes=5))
         ),
         store=store,
+        reject=reject,
         clock=lambda: SIGNED_AT + timedelta(seconds=1),
         metrics=metrics,
         body_seconds=body_seconds,

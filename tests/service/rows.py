@@ -83,3 +83,20 @@ def webhook(event_id: str | None = None, **values: Any) -> tables.Webhook:
 def job(connection_id: str = "c1", **values: Any) -> tables.Job:
     """Return a job that is owed nothing."""
     return tables.Job(connection_id=connection_id, **{"trigger": "webhook", "raised_at": TIME, **values})
+
+
+def act(**values: Any) -> tables.Audit:
+    """Return an act of an operator's."""
+    return tables.Audit(**{"at": TIME, "who": "alice", "act": "connection.refreshed", "details": {}, **values})
+
+
+def delivery(position: int, connection_id: str = "c1", **values: Any) -> tables.Delivery:
+    """Return what is owed to a subscription of an event."""
+    usual: dict[str, Any] = {
+        "subscription_id": "s1",
+        "event_id": f"event-{position}",
+        "type": "connection.status_changed",
+        "created_at": TIME,
+        "outcomes": [],
+    }
+    return tables.Delivery(position=position, connection_id=connection_id, **{**usual, **values})

@@ -150,6 +150,8 @@ GUARDED = [
     ("GET", "/api/events/stream"),
     ("GET", "/api/webhooks"),
     ("GET", "/api/webhooks/e1"),
+    ("GET", "/api/audit"),
+    ("GET", "/api/rejections"),
     ("GET", "/metrics"),
 ]
 

@@ -1,7 +1,7 @@
 import http.client
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
@@ -10,12 +10,14 @@ from sqlmodel import col, select
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from schemas.tables import Job, Webhook
+from schemas.webhook import Refused
+from service.evidence import LONGEST_KEPT
 from service.receive import LONGEST_BODY, LONGEST_DRAIN, LONGEST_HEADER
 from tests.eventually import eventually
 from tests.inbox import opened
 from tests.meldwatch.wire import Answer, Wire, request
 from tests.service.door import Door, Shelf, chunked, door, inbox, signed
-from tests.service.signing import SECRET, TIMESTAMP, sign
+from tests.service.signing import SECRET, SIGNED_AT, TIMESTAMP, sign
 
 BODY = b'{"eventType":"WEBHOOK_TEST","eventId":"e1","payload":{"connectionId":"c1"}}'
 TIME = f"Meld-Signature-Timestamp: {TIMESTAMP.decode()}"
@@ -28,9 +30,18 @@ def shelf() -> Shelf:
 
 
 @pytest.fixture
-def shelf_door(shelf: Shelf) -> Iterator[Door]:
+def refused() -> list[Refused]:
+    """What was refused."""
+    return []
+
+
+@pytest.fixture
+def shelf_door(shelf: Shelf, refused: list[Refused]) -> Iterator[Door]:
     """The route before the shelf, with little patience for slow bodies."""
-    with inbox(shelf, answer_seconds=0.3) as store, door(store.put, body_seconds=0.4) as opened:
+    with (
+        inbox(shelf, answer_seconds=0.3) as store,
+        door(store.put, reject=refused.append, body_seconds=0.4) as opened,
+    ):
         yield opened
         shelf.gate.set()
 
@@ -358,6 +369,40 @@ def test_nothing_is_taken_behind_a_closing_refusal(shelf_door: Door, shelf: Shel
 
         assert (answer.status, answer.headers["connection"], wire.is_closed()) == (status, "close", True)
     assert shelf.kept == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        pytest.param(request(BODY, "User-Agent: x", "Cookie: secret"), "missing", id="missing"),
+        pytest.param(request(BODY, "Meld-Signature: x", TIME), "wrong", id="wrong"),
+        pytest.param(
+            request(BODY, "Meld-Signature: x", "Meld-Signature-Timestamp: now"), "unreadable_time", id="unreadable"
+        ),
+        pytest.param(signed(BODY, "Content-Encoding: br"), "encoded", id="encoded"),
+        pytest.param(signed(body_of(LONGEST_BODY + 1)), "too_large", id="too large"),
+    ],
+)
+def test_what_is_refused_is_handed_on(shelf_door: Door, refused: list[Refused], sent: bytes, reason: str) -> None:
+    """With the reason, the beginning of its body and the headers that are evidence, at the time it was checked with."""
+    with Wire(shelf_door.url) as wire:
+        wire.send_what_is_taken(sent)
+        wire.answer()
+
+    (one,) = refused
+    body = sent.partition(b"\r\n\r\n")[2]
+    assert (one.reason, one.body, one.size) == (reason, body[:LONGEST_KEPT], len(body))
+    assert one.received_at == SIGNED_AT + timedelta(seconds=1)
+    assert set(one.headers) <= {"meld-signature", "meld-signature-timestamp", "user-agent"}
+
+
+def test_what_is_not_refused_is_handed_to_nobody_else(shelf_door: Door, shelf: Shelf, refused: list[Refused]) -> None:
+    """Neither what is stored, nor what is told to come again."""
+    send(shelf_door, signed(BODY))
+    shelf.error = OutOfReachError("The database does not answer.")
+    send(shelf_door, signed(BODY))
+
+    assert refused == []
 
 
 JUNK = [

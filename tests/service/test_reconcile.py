@@ -358,3 +358,17 @@ def test_a_read_during_a_reconcile_is_not_overwritten(database: Database, make: 
     assert report.is_clean
     assert [row.status for row in rows(database, Connection)] == ["DEGRADED"]
     assert len(rows(database, tables.Event)) == 1
+
+
+def test_an_operators_reconcile_is_noted(database: Database, make: Callable[..., Reconcile]) -> None:
+    """With the lease it takes; not one that is due by itself, nor one that another one stands in the way of."""
+    make(Listing(*many(1))).run()
+    make(Listing(*many(1))).run(who="alice")
+    with database.write() as session:
+        session.exec(update(tables.Lease).values(holder="other", until=datetime.now(UTC) + timedelta(hours=1)))
+    with pytest.raises(BusyError):
+        make(Listing(*many(1))).run(who="bob")
+
+    (act,) = rows(database, tables.Audit)
+    (_first, second) = rows(database, Sweep)
+    assert (act.who, act.act, act.subject) == ("alice", "reconcile.begun", str(second.id))

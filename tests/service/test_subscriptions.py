@@ -175,7 +175,7 @@ def test_without_a_key_none_is_made(database: Database) -> None:
     closed = Parts(database=database).subscribe(Vault([]))
 
     with pytest.raises(VaultError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set.*openssl"):
-        closed.create(NewSubscription(name="crm", url=URL))
+        closed.create(NewSubscription(name="crm", url=URL), who="alice")
     with database.read() as session:
         assert session.exec(select(Subscription)).all() == []
 
@@ -202,8 +202,8 @@ def test_the_past_has_a_bound(database: Database) -> None:
     emit(database, "c1", "c2", "c3")
     subscribe = Parts(database=database).subscribe(most_earlier=2)
     with pytest.raises(BodyError, match="3 events lie behind it"):
-        subscribe.create(NewSubscription(name="all", url=URL, from_position=0))
-    subscribe.create(NewSubscription(name="some", url=URL, from_position=1))
+        subscribe.create(NewSubscription(name="all", url=URL, from_position=0), who="alice")
+    subscribe.create(NewSubscription(name="some", url=URL, from_position=1), who="alice")
 
     assert [each.name for each in subscribe.find(SubscriptionQuery()).subscriptions] == ["some"]
     assert [row.position for row in deliveries(database)] == [2, 3]
@@ -229,7 +229,7 @@ def test_none_is_missed_while_one_is_made(database: Database) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    made = [subscribe.create(NewSubscription(name=f"n{number}", url=URL)) for number in range(10)]
+    made = [subscribe.create(NewSubscription(name=f"n{number}", url=URL), who="alice") for number in range(10)]
     ended.set()
     writer.join()
     emit(database, "c1")
@@ -380,7 +380,7 @@ def test_they_are_listed_by_name(api: Api) -> None:
 def test_everything_at_once_ends_well(database: Database) -> None:
     """Events, pushes, resumes, redrives, rotations and the clock beside each other: nobody blocks another for good."""
     subscribe = Parts(database=database).subscribe()
-    ids = [subscribe.create(NewSubscription(name=name, url=URL)).id for name in ("a", "b", "c")]
+    ids = [subscribe.create(NewSubscription(name=name, url=URL), who="alice").id for name in ("a", "b", "c")]
     names = [f"c{number}" for number in range(8)]
     chance = random.Random(4)
     news = iter(range(1, 16))
@@ -398,8 +398,8 @@ def test_everything_at_once_ends_well(database: Database) -> None:
         lambda: next(news, None) and emit(database, *chance.sample(names, 4)),
         lambda: process.deliver(chance.choice(ids)),
         lambda: process.deliver(chance.choice(ids)),
-        lambda: subscribe.change(chance.choice(ids), SubscriptionChange(state="active")),
-        lambda: (subscribe.redrive(chance.choice(ids)), subscribe.rotate(chance.choice(ids))),
+        lambda: subscribe.change(chance.choice(ids), SubscriptionChange(state="active"), who="alice"),
+        lambda: (subscribe.redrive(chance.choice(ids), who="alice"), subscribe.rotate(chance.choice(ids), who="alice")),
         lambda: (clock(), process.give_back()),
     ]
 
@@ -419,7 +419,7 @@ def test_everything_at_once_ends_well(database: Database) -> None:
         thread.join()
     consumer.usual = Receipt(200)
     for id_ in ids:
-        subscribe.change(id_, SubscriptionChange(state="active"))
+        subscribe.change(id_, SubscriptionChange(state="active"), who="alice")
 
     def is_done() -> bool:
         for id_ in ids:

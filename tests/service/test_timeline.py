@@ -1,20 +1,22 @@
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import delete, text, update
 from sqlmodel import col
 
 from runtime.database import Database
 from schemas import tables
-from service.timeline import Place, before_of, events_of, observations_of, webhooks_of
+from schemas.queries import TimelineQuery
+from service.threads import Threads
+from service.timeline import Timelines
 from tests import crowd
 from tests.service import rows
 from tests.service.conftest import Api
 from tests.workers.meldlike import document
 from tests.workers.past import BEGAN, Past, Read
+from workers.fold import views
 
 
 def page(api: Api, id_: str = "a", **query: Any) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def test_a_row_that_bears_an_older_time_is_not_left_out(api: Api) -> None:
 
 
 def test_an_event_that_was_appended_later_stands_by_its_read(api: Api) -> None:
-    """It says of itself that it was rebuilt; its place is where it would have been."""
+    """It says of itself that it was rebuilt; its place is where it would have been. Who did it stands at the end."""
     past = eventful(api.database)
     before = page(api)["timeline"]
     with api.database.write() as session:
@@ -130,7 +132,8 @@ def test_an_event_that_was_appended_later_stands_by_its_read(api: Api) -> None:
 
     past.apply()
 
-    after = page(api)["timeline"]
+    *after, mended = page(api)["timeline"]
+    assert (mended["kind"], mended["act"]["act"]) == ("act", "connection.mended")
     assert [item["kind"] for item in before] == [item["kind"] for item in after]
     assert after[5]["event"]["id"] == before[5]["event"]["id"]
     assert "rebuilt_at" in after[5]["event"]["data"]["cause"]
@@ -147,6 +150,49 @@ def test_a_connection_that_only_webhooks_named_has_a_timeline(api: Api) -> None:
     assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")
 
 
+def test_it_tells_what_was_owed_to_whom_and_what_operators_did(api: Api) -> None:
+    """Behind their event each delivery with what came of it, and each act on the connection; nothing of others."""
+    eventful(api.database)
+    at = BEGAN + timedelta(minutes=10)
+    outcome = {"at": "2026-01-02T03:14:06Z", "seconds": 0.1, "status": 500, "error": "no", "response": None}
+    tried = {"attempts": 1, "tried_at": at, "error": "no", "outcomes": [outcome]}
+    rows.store(
+        api.database,
+        rows.act(at=at - timedelta(seconds=1), connection_id="a", details={"n": 1}),
+        rows.delivery(9, "a", created_at=at, **tried),
+        rows.delivery(9, "a", created_at=at, subscription_id="s2", delivered_at=at),
+        rows.delivery(9, "b", created_at=at, subscription_id="s3"),
+        rows.act(at=at, connection_id="b"),
+        rows.act(at=at, act="reconcile.begun"),
+    )
+
+    act, first, second = page(api)["timeline"][11:]
+
+    assert (act["kind"], act["act"]["who"], act["act"]["details"]) == ("act", "alice", {"n": 1})
+    assert [(item["kind"], item["delivery"]["state"]) for item in (first, second)] == [
+        ("delivery", "pending"),
+        ("delivery", "delivered"),
+    ]
+    assert first["delivery"]["outcomes"] == [outcome]
+    assert first["delivery"] == api.reader.get("/api/deliveries").json()["deliveries"][0]
+    assert page(api)["timeline"] == whole(api, 1)
+
+
+def test_a_cursor_of_before_goes_on(api: Api) -> None:
+    """One that an older version gave knows nothing of deliveries and acts: all of them follow, and nothing is lost."""
+    eventful(api.database)
+    rows.store(api.database, rows.delivery(1, "a"), rows.act(connection_id="a"))
+    cursor = page(api, limit=4)["next"]
+    old = "-".join(cursor.split("-")[:4])
+
+    new, items = (page(api, after=after)["timeline"] for after in (cursor, old))
+
+    assert [item for item in items if item["kind"] not in {"delivery", "act"}] == [
+        item for item in new if item["kind"] not in {"delivery", "act"}
+    ]
+    assert {"delivery", "act"} <= {item["kind"] for item in items}
+
+
 @pytest.mark.parametrize("after", ["", "1", "1-2-3", "1-2-3-x", "-1-2-3-4", "1-2-3-4-5", "9" * 19 + "-0-0-0"])
 def test_a_cursor_that_is_none_is_refused(api: Api, after: str) -> None:
     """Anything but what a page before gave is 422."""
@@ -155,30 +201,25 @@ def test_a_cursor_that_is_none_is_refused(api: Api, after: str) -> None:
     assert api.reader.get("/api/connections/a/timeline", params={"after": after}).status_code == 422
 
 
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[Database]:
-    """A PostgreSQL with many rows."""
-    database = Database(postgres_url)
+@pytest.mark.parametrize("after", [None, "7-7-7-7-7-7"])
+def test_timelines_are_read_by_index(database: Database, after: str | None) -> None:
+    """Of what a page truly asks nothing reads a table or sorts, on either database: each walk goes along its index."""
     crowd.fill(database)
-    yield database
-    database.close()
+    with database.write() as session:
+        session.exec(delete(tables.Baseline))
+    timelines = Timelines(database=database, threads=Threads(), views=views)
 
+    with crowd.recording(database) as sent:
+        found = timelines.find("c1", TimelineQuery(limit=10, after=after))
+    plans = crowd.plans_of(database, sent)
 
-def test_timelines_are_read_by_index(postgres: Database) -> None:
-    """No query reads a table, nor more of a connection than the page takes."""
-    place = Place(webhook=7, observation=7, event_observation=7, event=7)
-    last = tables.Observation(id=9000)
-    made = [
-        webhooks_of("c1", place).limit(11),
-        observations_of("c1", place).limit(11),
-        events_of("c1", place).limit(11),
-        before_of("c1", last),
-    ]
-
-    with postgres.read() as session:
-        plans = [crowd.plan_of(session, statement) for statement in made]
-
-    read = "ix_observation_connection_id_id"
-    indexes = ["ix_webhook_connection_id_id", read, "ix_event_history", read]
-    assert [re.findall(r"(?:using|on) (ix_\w+)", plan) for plan in plans] == [[index] for index in indexes]
-    assert [plan for plan in plans if "Seq Scan" in plan or "Sort" in plan] == []
+    used = {name for plan in plans for name in re.findall(r"\bix_\w+", plan)}
+    assert len(found.timeline) == 10
+    assert used >= {
+        "ix_webhook_connection_id_id",
+        "ix_observation_connection_id_id",
+        "ix_event_history",
+        "ix_delivery_connection_id_id",
+        "ix_audit_connection_id_id",
+    }
+    assert [plan for plan in plans if re.search(r"Seq Scan|Sort|Bitmap|\bSCAN (?!CONSTANT)|TEMP B-TREE", plan)] == []

@@ -114,7 +114,7 @@ class Past:
 
     def apply(self) -> list[Finding]:
         """Mend everything."""
-        return list(self.rebuild().apply(lambda _count: None))
+        return list(self.rebuild().apply(lambda _count: None, who="alice"))
 
     def rebuild(self) -> Rebuild:
         """Return what looks back, at two connections at a time."""

@@ -10,7 +10,7 @@ from sqlmodel import col, select
 
 from runtime.database import Database
 from schemas.meld import Snapshot
-from schemas.tables import Connection, Event, Job, Observation
+from schemas.tables import Audit, Connection, Event, Job, Observation
 from tests.workers.meldlike import document
 from tests.workers.past import BEGAN, Past, Read, histories
 from workers.apply import OutrunError, apply
@@ -298,3 +298,36 @@ def test_progress_counts_observations(past: Past) -> None:
 
     assert counts == [7, 9]
     assert len(past.rows(Connection)) == 3
+
+
+def test_mending_is_noted(past: Past) -> None:
+    """The run once, each connection in the commit that mends it; where nothing differs there is no act."""
+    eventful(past)
+    past.apply()
+    before = past.rows(Audit)
+    change(
+        past.database, "UPDATE connection SET status = 'x' WHERE id IN ('a', 'c')", "DELETE FROM event WHERE id <> ''"
+    )
+    past.apply()
+    past.apply()
+
+    noted = [(row["who"], row["act"], row["connection_id"], row["details"]) for row in past.rows(Audit)]
+    assert before == []
+    assert noted == [
+        ("alice", "rebuild.applied", None, {}),
+        ("alice", "connection.mended", "a", {"mended": ["event row", "mirror status"]}),
+        ("alice", "connection.mended", "b", {"mended": ["event row"]}),
+        ("alice", "connection.mended", "c", {"mended": ["event row", "mirror status"]}),
+    ]
+
+
+def test_what_cannot_be_mended_is_no_act(past: Past) -> None:
+    """Of a connection whose reads are not all there nothing is noted: nothing was done to it."""
+    eventful(past)
+    change(past.database, "UPDATE event SET observation_id = 999 WHERE connection_id = 'c'")
+    change(past.database, "UPDATE observation SET digest = 'x' WHERE connection_id = 'c'")
+    change(past.database, "DELETE FROM observation WHERE connection_id = 'c'")
+
+    past.apply()
+
+    assert [row["act"] for row in past.rows(Audit)] == ["rebuild.applied"]

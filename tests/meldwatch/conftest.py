@@ -1,0 +1,20 @@
+"""The service that commands run beside."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.eventually import eventually
+from tests.flow.deployment import Deployment, deployed
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
+    """A running service on each database, with one connection in its mirror."""
+    with deployed(tmp_path, request.getfixturevalue(f"{request.param}_url"), "memory://") as deployment:
+        deployment.start("up")
+        deployment.wait_until_ready()
+        deployment.meld.tell(deployment.meld.world.complete(deployment.meld.world.start().id))
+        eventually(lambda: deployment.mirror() and deployment.is_settled(), message="the mirror")
+        yield deployment
