@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bench import backfill, burst, feed, histories, ingest, latency, move, race, rebuild, worker
+from bench import backfill, burst, feed, histories, ingest, latency, move, race, rebuild, timeline, worker
 from bench.report import machine
 from bench.stack import BenchError, Stack
 from tests.servers import Run
@@ -19,6 +19,7 @@ FIGURES = {
     "backfill": backfill.measure,
     "histories": histories.measure,
     "rebuild": rebuild.measure,
+    "timeline": timeline.measure,
 }
 
 

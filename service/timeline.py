@@ -8,7 +8,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from sqlalchemy import tuple_
@@ -131,7 +131,8 @@ class Timelines:
             return iter(())
         baseline = session.get(tables.Baseline, connection_id)
         before = list(session.exec(before_of(connection_id, observations[0])).all())[::-1]
-        views = list(self._views(baseline, [*before, *observations]))[len(before) :]
+        # Folded as they are taken: of what was read, a page shows the fewest.
+        views = islice(self._views(baseline, [*before, *observations]), len(before), None)
         return map(_read, observations, pairwise(views))
 
 
