@@ -185,7 +185,8 @@ class Reconcile:
                     return outcome
                 self._pause(session, outcome)
             log.warning("page not read", outcome=type(outcome).__name__.lower(), failures=failures + 1)
-            self._rest(FAILED_SECONDS)
+            asked = outcome.retry_after if isinstance(outcome, Unavailable) else None
+            self._rest(max(asked or 0, FAILED_SECONDS))
         raise OutOfReachError("Meld's list cannot be read. What was done stays done; run it again to go on.")
 
     def _pause(self, session: Session, outcome: Throttled | Refused | Unavailable | Unreadable) -> None:
@@ -196,8 +197,6 @@ class Reconcile:
                 gate.close(self._database, session, reason="throttled", detail="Meld answered 429", seconds=seconds)
             case Refused(detail):
                 gate.close(self._database, session, reason="refused", detail=detail, seconds=REFUSED_SECONDS)
-            case Unavailable(detail, retry_after) if retry_after:
-                gate.close(self._database, session, reason="unavailable", detail=detail, seconds=retry_after)
             case Unavailable() | Unreadable():
                 log.warning("Meld's list", detail=outcome.detail)
 
@@ -210,8 +209,14 @@ class Reconcile:
             self._rest(LOOK_SECONDS)
 
     def _rest(self, seconds: float) -> None:
-        if self._wait(seconds):
-            raise OutOfReachError("Reconcile was told to end. Run it again to go on.")
+        """Wait, and keep the lease meanwhile."""
+        while not self._wait(min(seconds, FAILED_SECONDS)):
+            seconds -= FAILED_SECONDS
+            if seconds <= 0:
+                return
+            with self._database.write() as session:
+                self._hold(session)
+        raise OutOfReachError("Reconcile was told to end. Run it again to go on.")
 
     def _take(self, sweep: Sweep, page: Page, began_at: datetime) -> Sweep:
         """Write down what a page says, in one commit with the place where it ends."""

@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from runtime import gate, jobs
+from runtime import jobs
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from schemas import tables
 from schemas.meld import LONGEST_ID, LONGEST_KEPT, Page, PageOutcome, Refused, Snapshot, Throttled, Unavailable
 from schemas.tables import Connection, Job, Sweep
-from service.reconcile import BusyError, Reconcile
+from service.reconcile import FAILED_SECONDS, BusyError, Reconcile
 from service.report import Report
 from tests.inbox import body, store
 from tests.workers.meldlike import ScriptedReader, document, found, refresh_on
@@ -52,7 +52,17 @@ def make(database: Database) -> Callable[..., Reconcile]:
     """Make a reconcile as a process would."""
     numbers = itertools.count(1)
 
-    def make(listing: Listing, calls: list[str] | None = None, notify: Callable[[], None] = lambda: None) -> Reconcile:
+    def make(
+        listing: Listing,
+        calls: list[str] | None = None,
+        notify: Callable[[], None] = lambda: None,
+        waits: list[float] | None = None,
+    ) -> Reconcile:
+        def wait(seconds: float) -> bool:
+            if waits is not None:
+                waits.append(seconds)
+            return _end_pauses(database)
+
         return Reconcile(
             database=database,
             lister=listing,
@@ -61,7 +71,7 @@ def make(database: Database) -> Callable[..., Reconcile]:
             clock=utcnow,
             holder=f"holder {next(numbers)}",
             lease_seconds=30,
-            wait=lambda _seconds: _end_pauses(database),
+            wait=wait,
             notify=notify,
         )
 
@@ -259,19 +269,15 @@ def test_failures_are_waited_out(make: Callable[..., Reconcile], failure: PageOu
 
 
 def test_what_meld_asks_for_is_given(database: Database, make: Callable[..., Reconcile]) -> None:
-    """A list that is away and says for how long pauses everybody: it speaks of no connection."""
+    """A list that is away and says for how long is left alone so long, and the turn is kept; reads are not paused."""
     listing = Listing(*many(2))
-    listing.failures = [Unavailable("Meld answered 503", 30)]
-    pauses: list[gate.Pause | None] = []
+    listing.failures = [Unavailable("Meld answered 503", 12)]
+    waits: list[float] = []
 
-    def look(_page: int) -> None:
-        with database.read() as session:
-            pauses.append(gate.current(session))
+    make(listing, waits=waits).run()
 
-    listing.before_page = look
-    make(listing).run()
-
-    assert [pause and (pause.reason, pause.detail) for pause in pauses] == [None, ("unavailable", "Meld answered 503")]
+    assert waits == [FAILED_SECONDS, FAILED_SECONDS, 12 - 2 * FAILED_SECONDS]
+    assert [row.since for row in rows(database, tables.Gate)] == [None]
 
 
 def test_a_meld_that_stays_away_ends_it(make: Callable[..., Reconcile]) -> None:
