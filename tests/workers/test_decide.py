@@ -1,5 +1,6 @@
 import random
 from dataclasses import replace
+from itertools import compress, product
 
 import pytest
 from hypothesis import assume, example, given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.changes import PrimaryDuplicateMoved, Status, StatusChanged, StatusReasonChanged
 from schemas.meld import TERMINAL
+from tests.workers import moves
 from tests.workers.groups import Group, Mirror, view
 from workers.decide import Announced, State, decide, named
 
@@ -341,3 +343,89 @@ def test_a_deleted_primary_that_still_lists_its_group_ends(order: list[str], siz
 
     assert mirror.stored == truth
     assert mirror.reads <= size
+
+
+# Everything that can happen to small groups, one after the other, and every choice of the moments that are read.
+
+
+def state_as(id_: str, seen: moves.View) -> State:
+    return State(id_, seen.status, seen.reason, seen.primary or id_, tuple(sorted(seen.duplicates)))
+
+
+def changes_between(id_: str, known: moves.View | None, seen: moves.View) -> list[tuple[object, ...]]:
+    said: list[tuple[object, ...]] = []
+    for change in decide(state_as(id_, known) if known else None, state_as(id_, seen), {}, None).changes:
+        if isinstance(change, PrimaryDuplicateMoved):
+            said.append((change.role, change.previous, change.current))
+        else:
+            kind = "status" if isinstance(change, StatusChanged) else "reason"
+            before = (change.previous.status, change.previous.status_reason) if change.previous else None
+            said.append((kind, before, (change.current.status, change.current.status_reason)))
+    return said
+
+
+@pytest.mark.parametrize(("ids", "depth"), [("ab", 3), ("abc", 3), ("abcd", 2)])
+def test_whatever_happens_the_contract_is_kept(ids: str, depth: int) -> None:
+    """Known or not at first, read at any of the moments and at the last: what is told is what the contract says.
+
+    And it is a chain, from the primary that was known to the one that is: what moved on meanwhile is not made up for.
+    """
+    agreed: dict[tuple[str, moves.View | None, moves.View], list[tuple[object, ...]]] = {}
+    for world in moves.worlds(ids):
+        for _acts, worlds_ in moves.histories(world, depth):
+            for id_ in ids:
+                views = [each.view(id_) for each in worlds_]
+                for is_known, *is_read in product((True, False), repeat=max(len(views) - 1, 1)):
+                    known = views[0] if is_known else None
+                    primary = moves.primary_of(id_, known) if known else None
+                    for seen in (*compress(views[1:-1], is_read), views[-1]):
+                        key = (id_, known, seen)
+                        if key not in agreed:
+                            agreed[key] = changes_between(*key)
+                            assert agreed[key] == moves.told(*key), key
+                        primary = _followed(primary, agreed[key])
+                        known = seen
+                    if all(view.status not in moves.DEAD for view in views):
+                        assert primary in {None, moves.primary_of(id_, views[-1])}
+
+
+def _followed(primary: str | None, said: list[tuple[object, ...]]) -> str | None:
+    for role, previous, current in said:
+        if role not in {"status", "reason"}:
+            assert primary in {None, previous}
+            primary = str(current)
+    return primary
+
+
+def test_each_act_is_told_by_whom_the_contract_says() -> None:
+    """One act where all are known: who became the primary, who lost it, who followed, and that nobody else says so."""
+    for world in moves.worlds("abcd"):
+        for act, after in moves.acts(world):
+            said = {id_: changes_between(id_, world.view(id_), after.view(id_)) for id_ in "abcd"}
+            roles = {(change[0], id_) for id_, changes in said.items() for change in changes} - {
+                (kind, id_) for kind in ("status", "reason") for id_ in "abcd"
+            }
+            assert roles == _expected(act, world, after), act
+
+
+def _expected(act: moves.Act, world: moves.World, after: moves.World) -> set[tuple[str, str]]:
+    group = world.group_of(act.id)
+    others = group.members - {act.id}
+    match act.kind:
+        case "moved":
+            followed = others - {group.primary}
+            return {("became_primary", act.id), ("lost_primary", group.primary), *_each("followed", followed)}
+        case "joined" if act.primary == act.id:
+            # A newcomer to the group, which was its own primary before.
+            (former,) = {world.group_of(id_) for id_ in after.group_of(act.id).members - {act.id}}
+            return {("lost_primary", former.primary), *_each("followed", former.members - {former.primary})}
+        case "joined":
+            return {("lost_primary", act.id)}
+    if group.primary == act.id and act.primary:
+        return {("became_primary", act.primary), *_each("followed", others - {act.primary})}
+    # Who left a group behind is its own primary now; the dead say nothing, nor does who stays as it was.
+    return {("became_primary", act.id)} if act.kind == "left" else set()
+
+
+def _each(role: str, ids: frozenset[str]) -> set[tuple[str, str]]:
+    return {(role, id_) for id_ in ids}
