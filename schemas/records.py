@@ -27,7 +27,7 @@ class Rejection(SQLModel, table=True):
             "ix_rejection_unlikely",
             "reason",
             "id",
-            sqlite_where=text("NOT is_likely"),
+            sqlite_where=text("is_likely = 0"),
             postgresql_where=text("NOT is_likely"),
         ),
         {"sqlite_autoincrement": True},

@@ -114,12 +114,14 @@ def recording(database: Database) -> Iterator[list[tuple[str, Any]]]:
         sent.append((statement, parameters))
 
     with database.read() as session:
-        engine = session.get_bind()
-    event.listen(engine, "before_cursor_execute", note)
+        engines = {session.get_bind(), database.engine}
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
     try:
         yield sent
     finally:
-        event.remove(engine, "before_cursor_execute", note)
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", note)
 
 
 def plans_of(database: Database, sent: Iterable[tuple[str, Any]]) -> list[str]:

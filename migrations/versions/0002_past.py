@@ -132,13 +132,12 @@ def _rejection() -> None:
     )
     op.create_index("ix_rejection_reason_id", "rejection", ["reason", "id"])
     op.create_index("ix_rejection_received_at", "rejection", ["received_at"])
-    unlikely = sa.text("NOT is_likely")
     op.create_index(
         "ix_rejection_unlikely",
         "rejection",
         ["reason", "id"],
-        sqlite_where=unlikely,
-        postgresql_where=unlikely,
+        sqlite_where=sa.text("is_likely = 0"),
+        postgresql_where=sa.text("NOT is_likely"),
     )
 
 

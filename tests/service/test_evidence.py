@@ -1,10 +1,11 @@
 import json
+import re
 import threading
 from collections import Counter
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, text, update
 
 from runtime.clock import utcnow
 from runtime.database import Database
@@ -12,6 +13,7 @@ from runtime.vault import Vault
 from schemas.tables import Rejection
 from schemas.webhook import Refused
 from service.evidence import LONGEST_KEPT, MOST_UNLIKELY, Evidence
+from tests import crowd
 from tests.inbox import body
 from tests.service.refusing import evidence, noise, refused, rejections
 from tests.workers.pushlike import VAULT
@@ -163,6 +165,25 @@ def test_the_count_is_made_again_now_and_then(database: Database) -> None:
     evidence(database).keep([refused()])
 
     assert kept.keep([refused()]) == Counter(over_cap=1)
+
+
+def test_the_sample_is_found_by_index(database: Database) -> None:
+    """However much there is that looks like Meld's: to remove what makes way, none of it is looked at."""
+    kept = evidence(database, most_unlikely=10)
+    kept.keep([noise("wrong") for _ in range(10)])
+    likely = rejections(database)[0].model_dump(exclude={"id", "digest", "is_likely"})
+    with database.write() as session:
+        rows = [{**likely, "digest": str(number), "is_likely": True} for number in range(3_000)]
+        session.connection().execute(insert(Rejection), rows)
+        session.connection().execute(text("ANALYZE"))
+
+    with crowd.recording(database) as sent:
+        kept.keep([noise("wrong")])
+    (plan,) = crowd.plans_of(database, [each for each in sent if each[0].startswith("DELETE")])
+
+    assert "ix_rejection_unlikely" in plan
+    assert not re.search(r"Seq Scan|SCAN rejection", plan)
+    assert len(rejections(database)) == 3_010
 
 
 HOSTILE = [
