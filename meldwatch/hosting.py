@@ -133,7 +133,7 @@ def perform(task: Task, functions: Mapping[str, Function], runner: asyncio.Runne
     function = functions.get(task.name)
     mark = mark_of(function)
     if function is None or mark is None:
-        return Outcome(is_called=False, text=f"{task.name} is in none of the modules any more")
+        return Outcome(is_called=False, text=f"{task.name} is in none of the modules any more: restart the workers")
     try:
         event = _event(task.event)
     except (ValueError, KeyError) as error:

@@ -95,7 +95,11 @@ class Deliver:
         except BaseException:
             self._shares.leave(subscription_id)
             raise
-        if is_left and not self._is_stopping:
+        if self._is_stopping:
+            return
+        if (turn := self._shares.next_turn()) is not None:
+            self._call_again(turn)
+        if is_left:
             self._call_again(subscription_id)
 
     def stop(self) -> None:

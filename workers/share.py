@@ -3,7 +3,7 @@
 Nobody knows of a consumer that it hangs before it does. So whoever wants one more thread must leave at least as many
 free as it holds already: the first gets half, the next half of what is left, and there is one for whoever comes after
 them. What drags, because its last push failed or because one takes long, shares half of the threads with all others
-that drag; one whose last push failed gets one.
+that drag, by turns where that is not enough for all; one whose last push failed gets one.
 """
 
 import threading
@@ -14,6 +14,10 @@ from time import monotonic
 
 SLOW_SECONDS = 2.0
 """A push that takes longer makes its subscription one that drags, from that moment on until a quicker one is taken."""
+
+
+PROMISE_SECONDS = 2.0
+"""How long a thread is kept for one whose turn it is: time for its call to arrive."""
 
 
 class Shares:
@@ -34,16 +38,24 @@ class Shares:
         self._failing: set[str] = set()
         self._slow: set[str] = set()
         self._asked: set[str] = set()
+        self._turned_away: dict[str, None] = {}
+        self._promised: dict[str, float] = {}
 
     def enter(self, subscription_id: str) -> bool:
         """Begin to work for a subscription, if its share allows one more thread.
 
-        If not, those who work for it look once more before they leave; so what was called for is not missed.
+        If not, those who work for it look once more before they leave; so what was called for is not missed. Where
+        nobody does, its turn comes, see ``next_turn``.
         """
         with self._lock:
             if not self._allows(subscription_id):
-                self._asked.add(subscription_id)
+                if self._working[subscription_id]:
+                    self._asked.add(subscription_id)
+                else:
+                    self._turned_away[subscription_id] = None
                 return False
+            self._turned_away.pop(subscription_id, None)
+            self._promised.pop(subscription_id, None)
             self._working[subscription_id] += 1
             return True
 
@@ -60,6 +72,18 @@ class Shares:
         """Leave, whatever may be left to do."""
         with self._lock:
             self._end(subscription_id)
+
+    def next_turn(self) -> str | None:
+        """Return who has been waiting longest of those that were turned away and may begin now; it is to be called.
+
+        A thread is kept for it for a while: else who has just left, and has much to do, would always be there first.
+        """
+        with self._lock:
+            turn = next((each for each in self._turned_away if self._allows(each)), None)
+            if turn is not None:
+                del self._turned_away[turn]
+                self._promised[turn] = self._now() + PROMISE_SECONDS
+            return turn
 
     @contextmanager
     def pushing(self, subscription_id: str) -> Iterator[None]:
@@ -88,7 +112,8 @@ class Shares:
         free = self._threads - self._working.total()
         if self._drags(subscription_id):
             dragging = sum(count for each, count in self._working.items() if self._drags(each))
-            free = min(free, self._half - dragging)
+            kept = sum(each != subscription_id and self._now() < until for each, until in self._promised.items())
+            free = min(free, self._half - dragging - kept)
         most = 1 if subscription_id in self._failing else self._half
         return working < min(most, free)
 

@@ -219,6 +219,7 @@ def test_an_operator_pauses_and_resumes_a_handler(embedded: Deployment) -> None:
     folder = with_handler(embedded)
     embedded.start_all()
     paused = embedded.run("subscriptions", "pause", "mine.keep")
+    doctor = embedded.run("doctor")
     connection = embedded.meld.world.add().id
     embedded.hint(connection)
     eventually(lambda: embedded.events() and embedded.is_settled(), message="the event")
@@ -231,6 +232,7 @@ def test_an_operator_pauses_and_resumes_a_handler(embedded: Deployment) -> None:
     eventually(lambda: is_complete(embedded), message=f"what was missed; {embedded.logs()}")
     assert (paused.returncode, resumed.returncode, during) == (0, 0, [])
     assert (rotated.returncode, "no secret" in rotated.stderr) == (2, True)
+    assert "ok    encryption" in doctor.stdout
 
 
 def test_a_handler_that_is_gone_is_owed_what_it_missed(embedded: Deployment) -> None:

@@ -154,6 +154,16 @@ def test_what_no_key_opens_stays_as_it_is(database: Database) -> None:
     assert [VAULT.open(second.secret), VAULTS["lost"].open(second.previous_secrets[0]["sealed"])] == [SECRET, "x"]
 
 
+def test_a_handler_has_nothing_to_seal(database: Database) -> None:
+    """Its secret is none: it is neither counted nor missed, and stays as it is."""
+    subscribe(database, url="python:mine.f", secret="")
+
+    rotations = rotate_on(database).run(who="alice")
+
+    assert came_to(rotations)["subscription secrets"] == (0, 0, {VAULT.key_name: 0})
+    assert subscription(database).secret == ""
+
+
 def test_a_secret_that_signs_no_more_is_dropped(database: Database) -> None:
     """Its overlap is over; that no key opens it is nobody's trouble."""
     subscribe(database, previous_secrets=[previous(VAULT, "lasts", 1), previous(VAULTS["lost"], "over", -1)])

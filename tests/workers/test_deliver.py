@@ -580,6 +580,29 @@ def test_a_call_that_was_turned_away_is_made_up_for(database: Database, consumer
     assert len(consumer.pushes) == 2
 
 
+def test_who_was_turned_away_is_called_when_its_turn_comes(database: Database, consumer: ScriptedConsumer) -> None:
+    """Two that fail, and a thread for one of them: who waited is called when the other leaves."""
+    for id_ in ("a", "b"):
+        subscribe(database, id_)
+    consumer.usual = FAILED
+    calls: list[str] = []
+    process = deliver_on(database, consumer, calls, threads=2)
+    emit(database, "c1")
+    process.deliver("a")
+    process.deliver("b")
+    wait_no_more(database)
+
+    def meanwhile() -> Receipt:
+        process.deliver("b")
+        return FAILED
+
+    consumer.usual = meanwhile
+    process.deliver("a")
+
+    assert len(consumer.pushes) == 3
+    assert calls == ["b"]
+
+
 def test_a_long_turn_ends_with_a_call(database: Database, consumer: ScriptedConsumer) -> None:
     """Who has much to send goes to the end of the queue after a while, and is called again."""
     subscribe(database)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from workers.share import SLOW_SECONDS, Shares
+from workers.share import PROMISE_SECONDS, SLOW_SECONDS, Shares
 
 NAMES = tuple("abcdefgh")
 
@@ -36,11 +36,7 @@ def test_those_that_are_known_to_drag_leave_half(threads: int, asks: list[str]) 
     shares = Shares(threads)
     for name in NAMES[::2]:
         shares.note(name, is_taken=False)
-    time = [0.0]
-    slow = Shares(threads, now=lambda: time[0])
-    for name in NAMES:
-        with slow.pushing(name):
-            time[0] += SLOW_SECONDS + 1
+    slow, _time = slow_ones("".join(NAMES), threads=threads)
 
     assert sum(hang(shares, [name for name in asks if name in NAMES[::2]]).values()) <= threads // 2
     assert sum(hang(slow, asks).values()) <= threads // 2
@@ -60,6 +56,8 @@ class Life(RuleBasedStateMachine):
         self.pushing: list[tuple[str, float, AbstractContextManager[None]]] = []
         self.failing: set[str] = set()
         self.slow: set[str] = set()
+        self.turned_away: list[str] = []
+        self.promised: dict[str, float] = {}
 
     def working(self, name: str) -> int:
         """Return how many threads one has."""
@@ -70,18 +68,38 @@ class Life(RuleBasedStateMachine):
         hangs = any(each == name and self.time - began > SLOW_SECONDS for each, began, _ in self.pushing)
         return name in self.failing or name in self.slow or hangs
 
-    @rule(name=st.sampled_from(NAMES[:4]))
-    def enter(self, name: str) -> None:
-        """Somebody is called for a subscription."""
+    def may(self, name: str) -> bool:
+        """Return whether one may have one more thread."""
         working, half = self.working(name), max(1, self.threads // 2)
         free = self.threads - len(self.resting) - len(self.pushing)
         dragging = sum(self.working(each) for each in NAMES if self.drags(each))
+        kept = sum(until > self.time for each, until in self.promised.items() if each != name)
         may = working < half and working < free
         if self.drags(name):
-            may = may and working < half - dragging and not (name in self.failing and working)
+            may = may and working < half - dragging - kept and not (name in self.failing and working)
+        return may
+
+    @rule(name=st.sampled_from(NAMES[:4]))
+    def enter(self, name: str) -> None:
+        """Somebody is called for a subscription."""
+        may = self.may(name)
         assert self.shares.enter(name) == may
         if may:
             self.resting.append(name)
+            self.promised.pop(name, None)
+        if name in self.turned_away and may:
+            self.turned_away.remove(name)
+        elif not may and not self.working(name) and name not in self.turned_away:
+            self.turned_away.append(name)
+
+    @rule()
+    def turn(self) -> None:
+        """Somebody has left: who waits longest of those that may begin is called, and a thread is kept for it."""
+        turn = next((name for name in self.turned_away if self.may(name)), None)
+        assert self.shares.next_turn() == turn
+        if turn is not None:
+            self.turned_away.remove(turn)
+            self.promised[turn] = self.time + PROMISE_SECONDS
 
     @rule()
     def push(self) -> None:
@@ -144,3 +162,42 @@ def test_one_that_is_quick_again_gets_its_half_again() -> None:
         pass
 
     assert (during, hang(shares, ["a"] * 8)["a"]) == (2, 4)
+
+
+def test_those_that_drag_take_turns() -> None:
+    """Who has just left, and has much to do, comes after who was turned away meanwhile; both get on."""
+    shares, _time = slow_ones("ab", threads=2)
+    turns = []
+    assert shares.enter("a")
+    for here, waits in ("ab", "ba", "ab"):
+        assert not shares.enter(waits)
+        shares.leave(here)
+        turns.append(shares.next_turn())
+        # Calls for it are always there; they come before the other's.
+        assert not shares.enter(here)
+        assert shares.enter(waits)
+
+    assert turns == ["b", "a", "b"]
+
+
+def test_a_thread_is_not_kept_for_long() -> None:
+    """A call that never arrives, as where the broker is away, costs the others a moment."""
+    shares, time = slow_ones("ab", threads=2)
+    shares.enter("a")
+    shares.enter("b")
+    shares.leave("a")
+    turn = shares.next_turn()
+    before = shares.enter("a")
+    time[0] += PROMISE_SECONDS
+
+    assert (turn, before, shares.enter("a")) == ("b", False, True)
+
+
+def slow_ones(names: str, *, threads: int) -> tuple[Shares, list[float]]:
+    """Return shares that know these as slow, and the time, to be moved."""
+    time = [0.0]
+    shares = Shares(threads, now=lambda: time[0])
+    for name in names:
+        with shares.pushing(name):
+            time[0] += SLOW_SECONDS + 1
+    return shares, time
