@@ -1,7 +1,7 @@
 """How things look on a terminal: a table; and JSON Lines for everybody else."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,6 +58,17 @@ def drift(report: Report, *, as_json: bool) -> None:
     table = Table("drift", "count", "examples", box=None, pad_edge=False)
     for kind, count in report.drift.items():
         table.add_row(kind, str(count), ", ".join(report.examples.get(kind, [])))
+    _console().print(table)
+
+
+def counts(what: str, numbers: Mapping[str, int], *, as_json: bool) -> None:
+    """Print numbers by kind."""
+    if as_json:
+        click.echo(json.dumps(numbers))
+        return
+    table = Table("kind", what, box=None, pad_edge=False)
+    for kind, number in numbers.items():
+        table.add_row(kind, str(number))
     _console().print(table)
 
 
