@@ -10,11 +10,12 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
+from meldwatch.chore import Chore
 from meldwatch.enlisting import Enlisting
 from meldwatch.process import Part
 from meldwatch.server import Server
-from meldwatch.sweeping import Sweeping
 from meldwatch.working import Workers
 from runtime import broker as brokers
 from runtime import jobs, lanes, logs
@@ -50,6 +51,7 @@ from workers.adopt import Adopt
 from workers.deliver import Deliver
 from workers.enlist import enlist
 from workers.fold import views
+from workers.prune import Prune
 from workers.refresh import Refresh
 from workers.send import Send
 
@@ -62,7 +64,10 @@ SPARE_SECONDS = 10.0
 SECRET_BYTES = 32
 """Of a subscription's secret: as long as the digest that it makes."""
 
-SPARE_CONNECTIONS = 7
+PRUNE_SECONDS = 86400.0
+"""How often the clock has rows removed that need not be kept any more."""
+
+SPARE_CONNECTIONS = 8
 """Connections to the database beside those of the API's and the workers' threads: for the other parts.
 
 The one that listens is none of the pool's.
@@ -141,25 +146,49 @@ class Process:
         )
 
     def add_clock(self) -> None:
-        """Add the clock, and the reconcile that it keeps the time of."""
+        """Add the clock, and what it keeps the time of: prune, and reconcile."""
         holder = holder_name()
         fresh_seconds = self.settings.reread_after_seconds
         clock = ClockWork(
             database=self.database, call=self._call, push=self._push, holder=holder, fresh_seconds=fresh_seconds
         )
         self.parts.append(clock)
-        every_seconds = self.settings.reconcile_every_seconds
-        if every_seconds:
-            is_stopping = threading.Event()
-            reconcile = reconcile_of(
-                self.settings,
-                self.database,
-                call=self._call,
-                holder=holder,
-                wait=is_stopping.wait,
-                notify=self._notify,
-            )
-            self.parts.append(Sweeping(reconcile, every_seconds=every_seconds, is_stopping=is_stopping))
+        self._add_prune(holder)
+        if self.settings.reconcile_every_seconds:
+            self._add_reconcile(holder, self.settings.reconcile_every_seconds)
+
+    def _add_prune(self, holder: str) -> None:
+        is_stopping = threading.Event()
+        prune = Prune(
+            database=self.database,
+            settings=self.settings,
+            holder=holder,
+            wait=is_stopping.wait,
+            metrics=self.metrics,
+        )
+        chore = Chore(
+            "pruned",
+            is_due=prune.is_due,
+            run=lambda: prune.run(who="clock"),
+            every_seconds=PRUNE_SECONDS,
+            is_stopping=is_stopping,
+        )
+        self.parts.append(chore)
+
+    def _add_reconcile(self, holder: str, every_seconds: float) -> None:
+        is_stopping = threading.Event()
+        reconcile = reconcile_of(
+            self.settings, self.database, call=self._call, holder=holder, wait=is_stopping.wait, notify=self._notify
+        )
+
+        def run() -> dict[str, Any]:
+            report = reconcile.run()
+            return {"listed": report.listed, **{str(kind): number for kind, number in report.drift.items()}}
+
+        chore = Chore(
+            "reconciled", is_due=reconcile.is_due, run=run, every_seconds=every_seconds, is_stopping=is_stopping
+        )
+        self.parts.append(chore)
 
     def add_web(self, *, host: str, port: int) -> Server:
         """Add the server, with the inbox and the calls to workers behind it; return it.
