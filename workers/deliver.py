@@ -146,7 +146,6 @@ class Deliver:
 
         Return whether this thread may go on with the subscription, and the next errand, where it has that already.
         """
-        following: Errand | None = None
         with self._lock:
             self._under_way.add(errand.token)
         try:
@@ -155,7 +154,7 @@ class Deliver:
                 receipt = self._send(errand)
             if receipt.is_void:
                 self._free(errand.token)
-                return False
+                return False, None
             seconds = monotonic() - began
             self._metrics.pushes.labels(_result(receipt)).inc()
             self._metrics.push_seconds.observe(seconds)
@@ -186,7 +185,7 @@ class Deliver:
             return Receipt(detail=f"the push could not be made ({type(error).__name__})", is_ours=True)
 
     def _settle(self, errand: Errand, receipt: Receipt, outcome: dict[str, Any], *, goes_on: bool) -> Errand | None:
-        """Write down what came of a push; who goes on takes the next in the same commit, half as many as otherwise."""
+        """Write down what came of a push. Who goes on takes the next errand in the same commit, which is dear."""
         try:
             with self._database.write() as session:
                 target = look(self._database, session, errand.subscription_id) if goes_on else None
