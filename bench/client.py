@@ -27,6 +27,18 @@ class Client:
         assert status == 200, (path, status, content)
         return dict(json.loads(content))
 
+    def act(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """Do what an operator would; return the answer, if it has a body."""
+        content = json.dumps(body).encode() if body is not None else None
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        status, answer = exchange(self._port, method, path, content, headers)
+        assert status < 300, (method, path, status, answer)
+        return dict(json.loads(answer)) if answer else {}
+
+    def subscribe(self, name: str, url: str, **wish: object) -> str:
+        """Have events pushed to a URL; return the subscription's id."""
+        return str(self.act("POST", "/api/subscriptions", {"name": name, "url": url, **wish})["id"])
+
     def events(
         self, after: int, *, wait: float = 0, connection_id: str | None = None
     ) -> tuple[list[dict[str, Any]], int]:

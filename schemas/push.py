@@ -2,8 +2,41 @@
 
 from dataclasses import dataclass
 
+from pydantic import BaseModel, Field
+from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
+
 PUSH_SECONDS = 20.0
 """One attempt, in all."""
+
+
+def _without_default(schema: JsonDict) -> None:
+    """Say only that a header may be absent, not what its absence is called here."""
+    schema.pop("default")
+
+
+class PushHeaders(BaseModel):
+    """The headers of a push, after Standard Webhooks, beside those of every POST."""
+
+    id: str = Field(
+        alias="webhook-id", description="The event's id, the same for every attempt: it tells what came before."
+    )
+    timestamp: str = Field(
+        alias="webhook-timestamp",
+        pattern=r"^\d+$",
+        description="When this attempt was signed, in Unix seconds; refuse what is more than five minutes away.",
+    )
+    signature: str = Field(
+        alias="webhook-signature",
+        pattern=r"^v1,\S+( v1,\S+)*$",
+        description="Signatures with spaces between, one for each secret while they are rotated: one must fit.",
+    )
+    replay: str | SkipJsonSchema[None] = Field(
+        default=None,
+        alias="meldwatch-replay",
+        description="Where an operator has events sent again: the replay. It is not signed.",
+        json_schema_extra=_without_default,
+    )
 
 
 @dataclass(frozen=True, slots=True)

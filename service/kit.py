@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from schemas.changes import EventType
 from schemas.events import EVENTS, VERSION
+from schemas.push import PushHeaders
 from schemas.queries import StreamQuery
 from service import openapi
 from service.errors import UnknownError
@@ -41,12 +42,12 @@ def asyncapi() -> Json:
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": EVENT_TYPE,
-        "channels": {"stream": _stream()},
-        "operations": {"streamEvents": _streaming()},
+        "channels": {"stream": _stream(), "push": _push()},
+        "operations": {"streamEvents": _streaming(), "pushEvent": _pushing()},
         "components": {
             "messages": {shape.__name__: _message(type_, shape) for type_, shape in EVENTS.items()},
             "schemas": _schemas(),
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}, "signature": _signature()},
         },
     }
 
@@ -71,6 +72,38 @@ def _streaming() -> Json:
     }
 
 
+def _push() -> Json:
+    headers = {"headers": {"$ref": openapi.SCHEMAS + PushHeaders.__name__}}
+    return {
+        "address": None,  # it is the subscription's
+        "title": "The URL of a subscription",
+        "description": "One event is the body of one request, CloudEvents in structured mode.",
+        "messages": {shape.__name__: {**_message(type_, shape), **headers} for type_, shape in EVENTS.items()},
+    }
+
+
+def _pushing() -> Json:
+    return {
+        "action": "send",
+        "channel": {"$ref": "#/channels/push"},
+        "summary": "The events that a subscription wants, those of a connection in order and one at a time.",
+        "description": "Any 2xx takes the event. 410 disables the subscription; after all else the same event comes"
+        " again, later and later, for three days. One may come twice: `webhook-id` tells.",
+        "security": [{"$ref": "#/components/securitySchemes/signature"}],
+        "bindings": {"http": {"method": "POST", "bindingVersion": "0.3.0"}},
+    }
+
+
+def _signature() -> Json:
+    return {
+        "type": "httpApiKey",
+        "in": "header",
+        "name": PushHeaders.model_fields["signature"].alias,
+        "description": "Standard Webhooks: `v1,` and the HMAC-SHA256, in base64, of"
+        " `<webhook-id>.<webhook-timestamp>.<body>` with the subscription's secret, which is base64 behind `whsec_`.",
+    }
+
+
 def _message(type_: EventType, shape: type[BaseModel]) -> Json:
     return {
         "name": type_,
@@ -83,7 +116,7 @@ def _message(type_: EventType, shape: type[BaseModel]) -> Json:
 
 def _schemas() -> Json:
     shapes: list[tuple[type[BaseModel], Literal["serialization"]]] = [
-        (shape, "serialization") for shape in EVENTS.values()
+        (shape, "serialization") for shape in (*EVENTS.values(), PushHeaders)
     ]
     schemas: Json = models_json_schema(shapes, ref_template=openapi.SCHEMAS + "{model}")[1]["$defs"]
     return schemas

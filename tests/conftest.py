@@ -5,8 +5,10 @@
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -15,6 +17,7 @@ from runtime.database import Database
 from tests import servers
 
 RUN = pytest.StashKey[servers.Run]()
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # How long an example takes says more of the machine than of the program.
 settings.register_profile("meldwatch", deadline=None)
@@ -42,14 +45,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which optional real parts were missing, and what was therefore not run."""
     reports = [report for kind in ("skipped", "error") for report in terminalreporter.stats.get(kind, [])]
-    missed = sorted({report.nodeid for report in reports if servers.RABBITMQ_MISSING in str(report.longrepr)})
     terminalreporter.section("optional real parts")
-    if not missed:
+    missed = {
+        part: sorted({report.nodeid for report in reports if part in str(report.longrepr)}) for part in servers.OPTIONAL
+    }
+    if not any(missed.values()):
         terminalreporter.line("None was missing.")
-    else:
-        terminalreporter.line(f"{servers.RABBITMQ_MISSING}, therefore not run:")
-        for test in missed:
+    for part, tests in missed.items():
+        if tests:
+            terminalreporter.line(f"{part}, therefore not run:")
+        for test in tests:
             terminalreporter.line(f"  {test}")
+
+
+def _miss(part: str) -> NoReturn:
+    """Leave the test out, since a real part is missing; with CI=true nothing may be left out."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(part)
 
 
 @pytest.fixture(scope="session")
@@ -106,9 +117,23 @@ def valkey_url(_valkey_urls: Iterator[str]) -> str:
 def rabbitmq_url(test_run: servers.Run, _names: Iterator[str]) -> Iterator[str]:
     """An empty virtual host on a real RabbitMQ; where there is none the test is skipped, but fails with CI=true."""
     if servers.find_rabbitmq() is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(servers.RABBITMQ_MISSING)
+        _miss(servers.RABBITMQ_MISSING)
     with servers.rabbitmq_vhost(test_run, next(_names)) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """Node's program; where there is none the test is skipped, but fails with CI=true."""
+    return servers.find_node() or _miss(servers.NODE_MISSING)
+
+
+@pytest.fixture(params=["python", "node"])
+def receiver(request: pytest.FixtureRequest) -> list[str | Path]:
+    """How to start a receiver of the documents, in each language."""
+    if request.param == "python":
+        return [sys.executable, "-W", "error", EXAMPLES / "receiver.py"]
+    return [request.getfixturevalue("node"), EXAMPLES / "receiver.mjs"]
 
 
 @pytest.fixture

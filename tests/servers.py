@@ -1,4 +1,6 @@
-"""Real servers for tests: PostgreSQL and Valkey from wheels, RabbitMQ from the system; each has a keeper.
+"""Real servers for tests: PostgreSQL and Valkey from wheels, RabbitMQ from the system, where Node is looked for too.
+
+Each server has a keeper.
 
 A test run has one directory and one lock. Servers are started when a test first asks for one, are shared by all of
 the run's processes, and end with the lock, however the run ends.
@@ -34,6 +36,11 @@ from tests.eventually import poll
 START_SECONDS = 60
 TEMPLATE = "meldwatch_template"
 RABBITMQ_MISSING = "RabbitMQ is missing (Debian: apt-get install rabbitmq-server)"
+NODE_MISSING = "Node >= 18 is missing (Debian: apt-get install nodejs)"
+OPTIONAL = (RABBITMQ_MISSING, NODE_MISSING)
+"""What is said of each real part that a machine may lack."""
+
+OLDEST_NODE = 18
 
 
 class Run:
@@ -277,6 +284,19 @@ def rabbitmq_vhost(run: Run, name: str) -> Iterator[str]:
     _manage(directory, "PUT", f"permissions/{name}/guest", b'{"configure": ".*", "write": ".*", "read": ".*"}')
     yield base + name
     _manage(directory, "DELETE", f"vhosts/{name}")
+
+
+# Node
+
+
+def find_node() -> Path | None:
+    """Return Node's program, if it is there and not too old."""
+    path = shutil.which("node")
+    if path is None:
+        return None
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    number = version.removeprefix("v").partition(".")[0]
+    return Path(path) if number.isdigit() and int(number) >= OLDEST_NODE else None
 
 
 # PostgreSQL

@@ -188,6 +188,14 @@ def test_the_words_of_events_are_described() -> None:
     assert set() == words - known
 
 
+@pytest.mark.parametrize("name", ["poll.py", "stream.py", "receiver.py", "receiver.mjs"])
+def test_the_examples_are_shown_as_they_are(name: str) -> None:
+    """What a reader copies from the document is the file that the tests run, to the letter."""
+    language = "python" if name.endswith(".py") else "js"
+
+    assert read(f"examples/{name}") in blocks(read("docs/events.md"), language)
+
+
 def test_code_in_the_documents_compiles() -> None:
     """Examples in Python are Python."""
     for document in DOCUMENTS:

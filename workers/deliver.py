@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
+from sqlmodel import Session
+
 from runtime import lanes, logs
 from runtime.clock import Clock
 from runtime.database import Database
@@ -17,7 +19,7 @@ from runtime.metrics import Metrics
 from runtime.vault import Vault
 from schemas.events import Event
 from schemas.push import Receipt
-from workers.errand import Errand, take
+from workers.errand import Errand, Target, look, take
 from workers.settle import OvertakenError, settle
 from workers.share import Shares
 from workers.sign import headers
@@ -117,24 +119,37 @@ class Deliver:
     def _go_round(self, subscription_id: str) -> bool:
         """Push one after the other, and leave the share. Return whether it was left with work that may be there."""
         deadline = monotonic() + self._round_seconds
-        while not self._is_stopping and monotonic() < deadline:
-            errand = self._take(subscription_id)
+        errand: Errand | None = None
+        while errand is not None or self._has_time(deadline):
+            errand = errand or self._take(subscription_id)
             if errand is None:
                 if not self._shares.stays(subscription_id):
                     return False
-            elif not self._work(errand):
+                continue
+            may_go_on, errand = self._work(errand, deadline)
+            if not may_go_on:
                 # Its consumer fails: one thread at a time is enough to find out when it does no more.
                 break
         self._shares.leave(subscription_id)
         return monotonic() >= deadline
 
-    def _take(self, subscription_id: str) -> Errand | None:
-        token = self._token()
-        with self._database.write() as session:
-            return take(self._database, session, subscription_id, token=token, lease_seconds=self._lease_seconds)
+    def _has_time(self, deadline: float) -> bool:
+        return not self._is_stopping and monotonic() < deadline
 
-    def _work(self, errand: Errand) -> bool:
-        """Push, and write down what came of it. Return whether this thread may go on with the subscription."""
+    def _take(self, subscription_id: str) -> Errand | None:
+        with self._database.write() as session:
+            return self._take_within(session, look(self._database, session, subscription_id))
+
+    def _take_within(self, session: Session, target: Target | None) -> Errand | None:
+        if target is None:
+            return None
+        return take(self._database, session, target, token=self._token(), lease_seconds=self._lease_seconds)
+
+    def _work(self, errand: Errand, deadline: float) -> tuple[bool, Errand | None]:
+        """Push, and write down what came of it.
+
+        Return whether this thread may go on with the subscription, and the next errand, where it has that already.
+        """
         with self._lock:
             self._under_way.add(errand.token)
         try:
@@ -143,7 +158,7 @@ class Deliver:
                 receipt = self._send(errand)
             if receipt.is_void:
                 self._free(errand.token)
-                return False
+                return False, None
             seconds = monotonic() - began
             self._metrics.pushes.labels(_result(receipt)).inc()
             self._metrics.push_seconds.observe(seconds)
@@ -154,11 +169,11 @@ class Deliver:
                 "error": receipt.detail,
                 "response": receipt.response,
             }
-            self._settle(errand, receipt, outcome)
+            following = self._settle(errand, receipt, outcome, goes_on=receipt.is_taken and self._has_time(deadline))
         finally:
             with self._lock:
                 self._under_way.discard(errand.token)
-        return not self._shares.note(errand.subscription_id, is_taken=receipt.is_taken)
+        return not self._shares.note(errand.subscription_id, is_taken=receipt.is_taken), following
 
     def _send(self, errand: Errand) -> Receipt:
         try:
@@ -173,14 +188,17 @@ class Deliver:
             log.exception("push not made", event_id=errand.event.id)
             return Receipt(detail=f"the push could not be made ({type(error).__name__})", is_ours=True)
 
-    def _settle(self, errand: Errand, receipt: Receipt, outcome: dict[str, Any]) -> None:
+    def _settle(self, errand: Errand, receipt: Receipt, outcome: dict[str, Any], *, goes_on: bool) -> Errand | None:
+        """Write down what came of a push. Who goes on takes the next errand in the same commit, which is dear."""
         try:
             with self._database.write() as session:
+                target = look(self._database, session, errand.subscription_id) if goes_on else None
                 settle(self._database, session, errand, receipt, outcome, jitter=self._jitter())
+                following = self._take_within(session, target)
         except OvertakenError:
             self._metrics.overtaken.inc()
             log.info("overtaken", subscription_id=errand.subscription_id, event_id=errand.event.id)
-            return
+            return None
         if not receipt.is_taken:
             log.warning(
                 "not pushed",
@@ -191,6 +209,7 @@ class Deliver:
                 is_given_up=errand.is_last and not receipt.is_ours,
                 is_disabled=receipt.is_gone,
             )
+        return following
 
     def _free(self, token: str) -> None:
         with self._database.write() as session:

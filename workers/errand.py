@@ -47,37 +47,62 @@ class Errand:
     is_failing: bool
 
 
-def take(
-    database: Database, session: Session, subscription_id: str, *, token: str, lease_seconds: float
-) -> Errand | None:
-    """Lease the lane of a subscription that has been due longest; None where none is due, or it shall rest."""
-    target = database.run(session, _target, which=subscription_id).one_or_none()
-    if target is None:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A subscription that may be pushed to, as it is now.
+
+    Attributes:
+        id: The subscription.
+        url: Where its pushes go.
+        secrets: The sealed secrets that sign them; none where they go to a handler.
+        is_failing: Whether it bears an error.
+    """
+
+    id: str
+    url: str
+    secrets: tuple[str, ...]
+    is_failing: bool
+
+
+def look(database: Database, session: Session, subscription_id: str) -> Target | None:
+    """Look at a subscription; None where it shall rest. To be done before any lane is locked, see runtime/lanes.py."""
+    row = database.run(session, _target, which=subscription_id).one_or_none()
+    if row is None:
         return None
-    if target.woken_at is not None:
-        # The call has arrived. Before any lane is locked, see runtime/lanes.py.
+    if row.woken_at is not None:
+        # The call has arrived.
         database.run(session, _arrived, which=subscription_id)
+    previous = [old["sealed"] for old in row.previous_secrets if datetime.fromisoformat(old["until"]) > row.now]
+    return Target(
+        id=subscription_id,
+        url=row.url,
+        secrets=(row.secret, *previous) if row.secret else (),
+        is_failing=row.failing_since is not None or row.error is not None,
+    )
+
+
+def take(database: Database, session: Session, target: Target, *, token: str, lease_seconds: float) -> Errand | None:
+    """Lease the lane of a subscription that has been due longest; None where none is due."""
     while True:
-        connection_id = database.run(session, _lease, lease_seconds, owed_to=subscription_id, token=token).scalar()
+        connection_id = database.run(session, _lease, lease_seconds, owed_to=target.id, token=token).scalar()
         if connection_id is None:
             return None
-        first = database.run(session, _first, owed_to=subscription_id, about=connection_id).one_or_none()
+        first = database.run(session, _first, owed_to=target.id, about=connection_id).one_or_none()
         if first is not None:
             break
-        database.run(session, _emptied, owed_to=subscription_id, about=connection_id)
-    previous = [old["sealed"] for old in target.previous_secrets if datetime.fromisoformat(old["until"]) > target.now]
+        database.run(session, _emptied, owed_to=target.id, about=connection_id)
     return Errand(
-        subscription_id=subscription_id,
+        subscription_id=target.id,
         connection_id=connection_id,
         token=token,
         delivery_id=first.delivery_id,
         url=target.url,
-        secrets=(target.secret, *previous) if target.secret else (),
+        secrets=target.secrets,
         event=Event(**{name: getattr(first, name) for name in _EVENT}),
         attempts=first.attempts,
         outcomes=tuple(first.outcomes),
         is_last=bool(first.is_last),
-        is_failing=target.failing_since is not None or target.error is not None,
+        is_failing=target.is_failing,
     )
 
 

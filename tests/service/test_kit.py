@@ -5,11 +5,13 @@ from typing import Any, get_args
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from runtime.database import Database
 from schemas.changes import EventType
 from schemas.events import DATA, EVENTS, VERSION
 from service import kit
 from tests.service import rows
 from tests.service.conftest import Api
+from tests.workers.pushlike import ScriptedConsumer, deliver_on, emit, subscribe
 
 OFFICIAL = Path(__file__).with_name("asyncapi-3.0.0.json")
 """AsyncAPI's own schema of its documents, as its initiative publishes it (Apache-2.0), without the white space."""
@@ -132,6 +134,28 @@ def test_asyncapi_knows_every_type_and_the_route(api: Api) -> None:
     assert {message["name"] for message in document["components"]["messages"].values()} == set(get_args(EventType))
     assert set(document["operations"]["streamEvents"]["bindings"]["http"]["query"]["properties"]) == asked
     assert document["channels"]["stream"]["messages"].keys() == document["components"]["messages"].keys()
+
+
+def test_asyncapi_says_what_is_pushed(database: Database) -> None:
+    """Where to, since only a subscription knows, is left open; the headers are those that a push bears."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer = ScriptedConsumer()
+    deliver_on(database, consumer).deliver("s1")
+    (pushed,) = consumer.pushes
+    document = kit.asyncapi()
+    channel, operation = document["channels"]["push"], document["operations"]["pushEvent"]
+    (message,) = [each for each in channel["messages"].values() if each["name"] == "connection.status_changed"]
+    described = document["components"]["schemas"]["PushHeaders"]
+    scheme = document["components"]["securitySchemes"]["signature"]
+
+    assert (channel["address"], operation["action"], operation["bindings"]["http"]["method"]) == (None, "send", "POST")
+    assert channel["messages"].keys() == document["channels"]["stream"]["messages"].keys()
+    assert message["contentType"] == pushed.headers["Content-Type"]
+    assert scheme["name"] in described["required"]
+    assert set(described["required"]) == pushed.headers.keys() - {"Content-Type"}
+    validator({**message["headers"], "components": document["components"]}).validate(dict(pushed.headers))
+    validator({**message["payload"], "components": document["components"]}).validate(json.loads(pushed.body))
 
 
 @pytest.mark.parametrize("type_", get_args(EventType))

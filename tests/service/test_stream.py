@@ -1,13 +1,9 @@
 import json
-import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -244,28 +240,6 @@ def test_a_restart_leaves_no_gap_and_repeats_nothing(serve: Callable[..., Servic
     rows.store(before.database, rows.event(3))
 
     assert reader.positions + again.wait_for(2) == [1, 2, 3]
-
-
-def test_the_example_in_the_documents_works(service: Service, tmp_path: Path) -> None:
-    """The consumer in ``docs/events.md``, as it stands there: it goes on where it was when it was killed."""
-    text = Path(__file__).parents[2].joinpath("docs/events.md").read_text(encoding="utf-8")
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "/api/events/stream" in block]
-    program = tmp_path / "consumer.py"
-    program.write_text(code.replace("http://127.0.0.1:8000", service.server.url))
-    cursor = tmp_path / "cursor"
-
-    printed = b""
-    for position in (1, 2):
-        rows.store(service.database, rows.event(position))
-        with subprocess.Popen(
-            [sys.executable, "-u", program], cwd=tmp_path, env={"TOKEN": READ}, stdout=subprocess.PIPE
-        ) as consumer:
-            eventually(lambda position=position: cursor.exists() and cursor.read_text() == str(position))  # type: ignore[misc]
-            consumer.kill()
-            assert consumer.stdout is not None
-            printed += consumer.stdout.read()
-
-    assert [line.split()[0] for line in printed.splitlines()] == [b"00000001", b"00000002"]
 
 
 def test_a_slow_reader_is_waited_for(service: Service) -> None:

@@ -17,6 +17,7 @@ from schemas.subscriptions import NewSubscription, SubscriptionChange
 from schemas.tables import Delivery, Lane, Subscription
 from service.errors import BodyError
 from service.outbox import due_pushes
+from service.subscribe import Subscribe
 from tests.eventually import eventually
 from tests.service.conftest import Api, Parts
 from tests.workers.pushlike import (
@@ -187,7 +188,7 @@ def test_it_gets_what_comes_after_it_was_made(api: Api) -> None:
     typed = made(api, "typed", from_position=0, types=["connection.primary_duplicate_moved"])
     emit(api.database, "c1")
     owed = [(row.subscription_id, row.position) for row in deliveries(api.database)]
-    consumer = ScriptedConsumer()
+    consumer = ScriptedConsumer(early["secret"])
     deliver_on(api.database, consumer).deliver(early["id"])
 
     assert sorted(position for id_, position in owed if id_ == now["id"]) == [4]
@@ -243,10 +244,11 @@ def test_none_is_missed_while_one_is_made(database: Database) -> None:
 
 def test_a_pause_holds_everything_back(api: Api) -> None:
     """And what was missed is sent when it is made active again."""
-    id_ = made(api)["id"]
+    created = made(api)
+    id_ = created["id"]
     paused = patch(api, id_, state="paused")
     events = emit(api.database, "c1", "c1")
-    consumer = ScriptedConsumer()
+    consumer = ScriptedConsumer(created["secret"])
     deliver_on(api.database, consumer).deliver(id_)
     during = list(consumer.event_ids)
     active = patch(api, id_, state="active")
@@ -310,7 +312,8 @@ def test_a_rotation_overlaps(api: Api) -> None:
 
 def test_the_dead_are_redriven(api: Api) -> None:
     """They are sent again, in order, before what stands behind them."""
-    id_ = made(api)["id"]
+    created = made(api)
+    id_ = created["id"]
     first, second, third = emit(api.database, "c1", "c1", "c1")
     with api.database.write() as session:
         long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 9)
@@ -318,7 +321,7 @@ def test_the_dead_are_redriven(api: Api) -> None:
         session.exec(dead.values(dead_at=long_ago, tried_at=long_ago, attempts=17))
     listed = api.reader.get("/api/deliveries", params={"state": "dead"}).json()["deliveries"]
     receipt = api.admin.post(f"/api/subscriptions/{id_}/redrive").json()
-    consumer = ScriptedConsumer()
+    consumer = ScriptedConsumer(created["secret"])
     deliver_on(api.database, consumer).deliver(id_)
 
     assert [row["event_id"] for row in listed] == [first, second]
@@ -340,9 +343,10 @@ def test_what_is_removed_leaves_nothing(api: Api) -> None:
 
 def test_a_push_under_way_finds_its_subscription_gone(api: Api) -> None:
     """What comes of it is thrown away."""
-    id_ = made(api)["id"]
+    created = made(api)
+    id_ = created["id"]
     (event,) = emit(api.database, "c1")
-    consumer = ScriptedConsumer()
+    consumer = ScriptedConsumer(created["secret"])
 
     def remove() -> Any:
         api.admin.delete(f"/api/subscriptions/{id_}")
@@ -377,15 +381,30 @@ def test_they_are_listed_by_name(api: Api) -> None:
     assert second["next"] is None
 
 
+def rotating(
+    subscribe: Subscribe, consumer: ScriptedConsumer, chance: random.Random, ids: list[str]
+) -> Callable[[], None]:
+    """Return what gives any of the subscriptions a new secret, and tells the consumer."""
+
+    def rotate() -> None:
+        new = subscribe.rotate(chance.choice(ids), who="alice").secret
+        # As many as may still sign what is under way.
+        consumer.secrets = (new, *consumer.secrets)[:30]
+
+    return rotate
+
+
 def test_everything_at_once_ends_well(database: Database) -> None:
     """Events, pushes, resumes, redrives, rotations and the clock beside each other: nobody blocks another for good."""
     subscribe = Parts(database=database).subscribe()
-    ids = [subscribe.create(NewSubscription(name=name, url=URL), who="alice").id for name in ("a", "b", "c")]
+    created = [subscribe.create(NewSubscription(name=name, url=URL), who="alice") for name in ("a", "b", "c")]
+    ids = [each.id for each in created]
     names = [f"c{number}" for number in range(8)]
     chance = random.Random(4)
     news = iter(range(1, 16))
-    consumer = ScriptedConsumer()
+    consumer = ScriptedConsumer(*(each.secret for each in created))
     consumer.usual = lambda: chance.choice([Receipt(200), Receipt(500, "no")])
+    rotate = rotating(subscribe, consumer, chance, ids)
     process = deliver_on(database, consumer)
     ended = threading.Event()
     errors: list[BaseException] = []
@@ -399,7 +418,7 @@ def test_everything_at_once_ends_well(database: Database) -> None:
         lambda: process.deliver(chance.choice(ids)),
         lambda: process.deliver(chance.choice(ids)),
         lambda: subscribe.change(chance.choice(ids), SubscriptionChange(state="active"), who="alice"),
-        lambda: (subscribe.redrive(chance.choice(ids), who="alice"), subscribe.rotate(chance.choice(ids), who="alice")),
+        lambda: (subscribe.redrive(chance.choice(ids), who="alice"), rotate()),
         lambda: (clock(), process.give_back()),
     ]
 

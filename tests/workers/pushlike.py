@@ -17,6 +17,7 @@ from runtime.metrics import Metrics
 from runtime.vault import Vault
 from schemas.push import Receipt
 from schemas.tables import Counter, Delivery, Lane, Subscription
+from tests.accept import accept
 from tests.keys import VAULT
 from tests.service import rows
 from workers.deliver import Deliver, Sender
@@ -42,9 +43,16 @@ class Pushed:
 
 
 class ScriptedConsumer:
-    """Takes every push, or does with one what was scripted for its event: a receipt, or a function that makes one."""
+    """Takes every push, or does with one what was scripted for its event: a receipt, or a function that makes one.
 
-    def __init__(self) -> None:
+    One that a consumer would have to refuse fails the test.
+
+    Args:
+        secrets: The secrets of its subscriptions.
+    """
+
+    def __init__(self, *secrets: str) -> None:
+        self.secrets = secrets or (SECRET,)
         self.pushes: list[Pushed] = []
         self.answers: dict[str, Receipt | Callable[[], Receipt]] = {}
         self.usual: Receipt | Callable[[], Receipt] = TAKEN
@@ -52,6 +60,7 @@ class ScriptedConsumer:
 
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
         """Answer as scripted."""
+        accept(headers, body, self.secrets)
         pushed = Pushed(url, headers, body)
         with self._lock:
             self.pushes.append(pushed)
@@ -153,13 +162,17 @@ def at_once(count: int, work: Callable[[], object]) -> None:
 class Consumer:
     """A real consumer on a socket of this machine: keeps what it gets, and answers as it is told.
 
+    One push that a consumer would have to refuse fails the test, at the end.
+
     Attributes:
+        secrets: The secrets of its subscriptions.
         pushes: What came, in order.
         statuses: What the next requests are answered with; then 200.
         seconds: How long it takes over an answer.
     """
 
     def __init__(self) -> None:
+        self.secrets: list[str] = []
         self.pushes: list[Pushed] = []
         self.times: list[float] = []
         self.statuses: list[int] = []
@@ -173,7 +186,10 @@ class Consumer:
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return  # the sender died
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 consumer.pushes.append(Pushed(self.path, headers, body))
                 consumer.times.append(time.monotonic())
@@ -198,11 +214,13 @@ class Consumer:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """End."""
+        """End, and look at all that came."""
         self.gate.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        for pushed in self.pushes:
+            accept(pushed.headers, pushed.body, self.secrets)
 
     def event_ids(self) -> Collection[str]:
         """Return the events that came, in order."""

@@ -73,19 +73,36 @@ def test_what_was_changed_verifies_nowhere(change: dict[str, str]) -> None:
 
 
 def test_what_is_delivered_is_accepted(database: Database) -> None:
-    """Every push is a CloudEvent to the SDK, in structured mode, and verified by both libraries."""
+    """By all that verifies pushes in the tests; and its extensions are those of the event."""
     subscribe(database)
     events = emit(database, "c1", "c2")
     consumer = ScriptedConsumer()
     deliver_on(database, consumer).deliver("s1")
 
-    for pushed in consumer.pushes:
-        sent = dict(pushed.headers)
-        event = from_structured_event(HTTPMessage(headers=sent, body=pushed.body))
-        assert event.get_id() == sent["webhook-id"]
-        assert event.get_type() == "connection.status_changed"
-        assert event.get_extension("sequence") is not None
-        assert sent["Content-Type"] == "application/cloudevents+json"
-        assert standardwebhooks.Webhook(SECRET).verify(pushed.body, sent)["id"] == event.get_id()
-        svix.Webhook(SECRET).verify(pushed.body, sent)
-    assert sorted(consumer.event_ids) == sorted(events)
+    got = [from_structured_event(HTTPMessage(dict(pushed.headers), pushed.body)) for pushed in consumer.pushes]
+    assert sorted(event.get_id() for event in got) == sorted(events)
+    assert sorted(event.get_extension("sequence") for event in got) == ["00000001", "00000002"]
+    assert sorted(event.get_extension("position") for event in got) == [1, 2]
+
+
+def test_what_anybody_would_refuse_fails_a_test(database: Database) -> None:
+    """A consumer of the tests takes no push that is altered, signed by another, or no event by our own schema."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer = ScriptedConsumer()
+    deliver_on(database, consumer).deliver("s1")
+    (good,) = consumer.pushes
+    event = json.loads(good.body)
+
+    def refuses(body: bytes, *, secret: str = SECRET, **changes: str) -> None:
+        signed = headers(good.event_id, body.decode(), secrets=[secret], now=datetime.now(UTC)) | changes
+        with pytest.raises(pytest.fail.Exception, match="a push was refused"):
+            consumer.send(good.url, signed, body)
+
+    refuses(good.body, secret=OTHER)
+    refuses(good.body, **{"webhook-signature": good.headers["webhook-signature"][:-4]})
+    refuses(good.body, **{"Content-Type": "application/json"})
+    refuses(json.dumps({**event, "id": "another"}).encode())
+    refuses(json.dumps({**event, "specversion": "2.0"}).encode())
+    refuses(json.dumps({**event, "sequence": "7"}).encode())
+    refuses(json.dumps({**event, "data": {**event["data"], "more": 1}}).encode())
