@@ -2,7 +2,7 @@
 
 import click
 
-from meldwatch import look, operate, past, serve, subscribers
+from meldwatch import look, operate, past, replays, serve, subscribers
 from runtime.errors import MeldwatchError, OutOfReachError
 
 
@@ -27,5 +27,6 @@ def cli() -> None:
     """Keep a true local mirror of your Meld bank connections, and say once, in order, when one of them changes."""
 
 
-for command in (*serve.COMMANDS, *look.COMMANDS, *subscribers.COMMANDS, *operate.COMMANDS, *past.COMMANDS):
-    cli.add_command(command)
+for module in (serve, look, subscribers, operate, past, replays):
+    for command in module.COMMANDS:
+        cli.add_command(command)

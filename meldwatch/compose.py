@@ -5,12 +5,14 @@ import os
 import random
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import partial
 
 from meldwatch.process import Part
+from meldwatch.replaying import Replaying
 from meldwatch.server import Server
 from meldwatch.sweeping import Sweeping
 from meldwatch.working import Workers
@@ -25,13 +27,16 @@ from runtime.push import PUSH_SECONDS, Push
 from runtime.settings import Settings
 from runtime.vault import Vault
 from schemas.jobs import DELIVER
+from schemas.replays import FILTERS, ReplayKind
 from service.app import create_app
 from service.clock import ClockWork
 from service.feed import Feed
 from service.inbox import table_for
 from service.listen import Listen
+from service.player import Player
 from service.receive import Receive
 from service.reconcile import Reconcile
+from service.replay import Replays
 from service.store import Inbox
 from service.stream import THREADS as STREAM_THREADS
 from service.subscribe import Subscribe
@@ -41,6 +46,7 @@ from workers.actors import declare
 from workers.adopt import Adopt
 from workers.deliver import Deliver
 from workers.fold import views
+from workers.foresee import Foresee
 from workers.refresh import Refresh
 
 API_THREADS = 8 + STREAM_THREADS
@@ -115,7 +121,7 @@ class Process:
         )
 
     def add_clock(self) -> None:
-        """Add the clock, and the reconcile that it keeps the time of."""
+        """Add the clock, the reconcile that it keeps the time of, and what goes on with replays."""
         holder = holder_name()
         fresh_seconds = self.settings.reread_after_seconds
         clock = ClockWork(
@@ -134,6 +140,14 @@ class Process:
                 notify=self._notify,
             )
             self.parts.append(Sweeping(reconcile, every_seconds=every_seconds, is_stopping=is_stopping))
+        self.parts += [self._replaying(kind, holder) for kind in FILTERS]
+
+    def _replaying(self, kind: ReplayKind, holder: str) -> Replaying:
+        is_stopping = threading.Event()
+        player = Player(
+            database=self.database, call=self._call, holder=holder, wait=is_stopping.wait, is_attended=False
+        )
+        return Replaying(player, kind, is_stopping=is_stopping)
 
     def add_web(self, *, host: str, port: int) -> Server:
         """Add the server, with the inbox and the calls to workers behind it; return it.
@@ -153,6 +167,7 @@ class Process:
             ping_broker=partial(brokers.ping, self.broker),
             feed=self.feed,
             subscribe=subscribe_of(self.settings, self.database),
+            replay=replays_of(self.database),
             metrics=self.metrics,
             views=views,
         )
@@ -211,6 +226,17 @@ def subscribe_of(settings: Settings, database: Database) -> Subscribe:
         new_secret=lambda: "whsec_" + base64.b64encode(os.urandom(SECRET_BYTES)).decode(),
         new_id=new_token,
     )
+
+
+def replays_of(database: Database) -> Replays:
+    """Return what an operator does with replays; their ids grow with time."""
+    return Replays(database=database, new_id=lambda: f"{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:12]}")
+
+
+def foresee_of(settings: Settings, database: Database, *, rate: float, wait: Callable[[float], bool]) -> Foresee:
+    """Return what looks ahead at reads; ``require`` has seen to the credentials."""
+    meld = Meld.from_settings(settings, connections=1)
+    return Foresee(database=database, reader=meld, clock=utcnow, rate=rate, wait=wait)
 
 
 def holder_name() -> str:

@@ -1,6 +1,7 @@
 """What every command begins with: the settings, the logs, a database whose tables are there."""
 
 import os
+import pwd
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
@@ -97,6 +98,15 @@ def caller_beside(settings: Settings, database: Database) -> Callable[[Collectio
         broker.close()
 
     return call
+
+
+def operator_name() -> str:
+    """Return by what name the acts of this command's user are noted; the environment has no say in it."""
+    uid = os.geteuid()
+    try:
+        return f"cli:{pwd.getpwuid(uid).pw_name}"
+    except KeyError:  # as in a container
+        return f"cli:uid {uid}"
 
 
 def own_url(settings: Settings) -> str:

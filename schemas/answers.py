@@ -7,6 +7,7 @@ from pydantic import Field
 
 from schemas.api import Connection, Webhook
 from schemas.events import Event
+from schemas.replays import Replay
 from schemas.subscriptions import Delivery, Subscription
 from schemas.wire import Wire
 
@@ -67,6 +68,13 @@ class DeliveryPage(Wire):
     """One page of the deliveries, in the order in which they were owed."""
 
     deliveries: list[Delivery]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class ReplayPage(Wire):
+    """One page of the replays, in the order in which they were started."""
+
+    replays: list[Replay]
     next: Cursor = Field(description="`after` of the next page; null on the last.")
 
 

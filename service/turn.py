@@ -1,6 +1,6 @@
 """Turn: a lease in the database on what one process at a time may do, whichever process that is."""
 
-from sqlalchemy import or_, update
+from sqlalchemy import delete, or_, update
 from sqlmodel import Session, col
 
 from runtime.database import Database
@@ -36,3 +36,7 @@ class Turn:
         """Give the lease back, if it is ours."""
         mine = update(Lease).where(col(Lease.name) == self._name, col(Lease.holder) == self._holder)
         session.exec(mine.values(until=self._database.now()))
+
+    def forget(self, session: Session) -> None:
+        """Give the lease back of a thing that is over."""
+        session.exec(delete(Lease).where(col(Lease.name) == self._name, col(Lease.holder) == self._holder))

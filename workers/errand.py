@@ -32,6 +32,7 @@ class Errand:
         outcomes: What came of that.
         is_last: Whether it is given up if it is not taken now.
         is_failing: Whether the subscription bears an error: then a push that is taken clears it.
+        replay_id: The replay that it is of; None for one that is sent for the first time.
     """
 
     subscription_id: str
@@ -45,6 +46,7 @@ class Errand:
     outcomes: tuple[dict[str, Any], ...]
     is_last: bool
     is_failing: bool
+    replay_id: str | None
 
 
 def take(
@@ -78,6 +80,7 @@ def take(
         outcomes=tuple(first.outcomes),
         is_last=bool(first.is_last),
         is_failing=target.failing_since is not None or target.error is not None,
+        replay_id=first.replay_id,
     )
 
 
@@ -141,6 +144,7 @@ def _first(database: Database) -> Executable:
         col(Delivery.id).label("delivery_id"),
         Delivery.attempts,
         Delivery.outcomes,
+        Delivery.replay_id,
         is_last.label("is_last"),
         *(getattr(Event, name) for name in _EVENT),
     ]

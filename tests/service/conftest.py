@@ -20,6 +20,7 @@ from runtime.settings import Settings
 from runtime.vault import Vault
 from service.app import create_app
 from service.feed import Feed
+from service.replay import Replays
 from service.subscribe import Subscribe
 from tests.service.fakes import FakeBroker, HandClock
 from tests.workers.pushlike import VAULT
@@ -27,6 +28,8 @@ from workers.fold import views
 
 HOSTS = {"localhost": ["127.0.0.1"], "inside.example": ["1.1.1.1", "10.0.0.1"], "nowhere.example": []}
 """What a name means to these tests; every other is a public host."""
+
+_NUMBERS = itertools.count(1)
 
 READ = "read-token"
 ADMIN = "admin-token"
@@ -53,6 +56,11 @@ class Api:
     admin: TestClient
 
 
+def replays_on(database: Database) -> Replays:
+    """Make what is done with replays."""
+    return Replays(database=database, new_id=lambda: f"replay-{next(_NUMBERS):06}")
+
+
 @dataclass(kw_only=True)
 class Parts:
     """What an application is made of."""
@@ -77,6 +85,7 @@ class Parts:
             ping_broker=self.broker.ping,
             feed=feed,
             subscribe=self.subscribe(),
+            replay=replays_on(self.database),
             metrics=self.metrics,
             views=views,
         )
