@@ -4,7 +4,7 @@ So one that was killed goes on where it was. One process at a time is at a repla
 process that is: an operator's command for those that are attended, `clock` or `up` for all others.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 
@@ -32,7 +32,10 @@ HOLD_SECONDS = 5.0
 TURN = "replay "
 """What a replay's lease is called, with its id behind it."""
 
-STEPS: dict[str, Callable[[Database, Session, Replay], Step]] = {"webhooks": reread, "events": resend}
+Steps = Mapping[str, Callable[[Database, Session, Replay], Step]]
+"""What makes a step, by the replay's kind."""
+
+STEPS: Steps = {"webhooks": reread, "events": resend}
 
 Progress = Callable[[Replay, str | None], None]
 """Told after every step how far the replay has come, and what it waits for."""
@@ -54,6 +57,7 @@ class Player:
         holder: Names this process in the leases.
         wait: Waits for so many seconds; returns whether to end.
         is_attended: Whether it plays those that an operator's command runs, or all others.
+        steps: What makes their steps.
     """
 
     def __init__(
@@ -64,12 +68,14 @@ class Player:
         holder: str,
         wait: Callable[[float], bool],
         is_attended: bool,
+        steps: Steps = STEPS,
     ) -> None:
         self._database = database
         self._call = call
         self._holder = holder
         self._wait = wait
         self._is_attended = is_attended
+        self._steps = steps
 
     def due(self, kind: ReplayKind) -> str | None:
         """Return the oldest replay that nobody is at and that the service has to run."""
@@ -153,7 +159,7 @@ class Player:
             row = self._hold(session, turn, replay_id)
             if not self._is_mine(row):
                 return row, Step(after=row.after)
-            step = STEPS[row.kind](self._database, session, row)
+            step = self._steps[row.kind](self._database, session, row)
             row.after, row.done, row.error = step.after, row.done + step.count, step.error
             if step.is_last or step.error is not None:
                 row.finished_at = self._now(session)

@@ -21,7 +21,7 @@ REST_SECONDS = 0.05
 """Between two commits, so that the feed is not held for long."""
 
 
-def resend(database: Database, session: Session, row: Replay) -> Step:
+def resend(database: Database, session: Session, row: Replay, most_events: int = MOST_EVENTS) -> Step:
     """Owe the events of the next connections."""
     assert row.subscription_id is not None
     selection = selection_of(session, row)
@@ -30,7 +30,7 @@ def resend(database: Database, session: Session, row: Replay) -> Step:
     taken: list[str] = []
     passed = row.after
     for connection_id, amount in ahead:
-        if taken and count + amount > MOST_EVENTS:
+        if taken and count + amount > most_events:
             break
         passed = connection_id
         count += amount

@@ -20,16 +20,14 @@ from runtime.settings import Settings
 from runtime.vault import Vault
 from service.app import create_app
 from service.feed import Feed
-from service.replay import Replays
 from service.subscribe import Subscribe
 from tests.service.fakes import FakeBroker, HandClock
+from tests.service.playing import replays_on
 from tests.workers.pushlike import VAULT
 from workers.fold import views
 
 HOSTS = {"localhost": ["127.0.0.1"], "inside.example": ["1.1.1.1", "10.0.0.1"], "nowhere.example": []}
 """What a name means to these tests; every other is a public host."""
-
-_NUMBERS = itertools.count(1)
 
 READ = "read-token"
 ADMIN = "admin-token"
@@ -54,11 +52,6 @@ class Api:
     anonymous: TestClient
     reader: TestClient
     admin: TestClient
-
-
-def replays_on(database: Database) -> Replays:
-    """Make what is done with replays."""
-    return Replays(database=database, new_id=lambda: f"replay-{next(_NUMBERS):06}")
 
 
 @dataclass(kw_only=True)
