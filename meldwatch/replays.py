@@ -126,6 +126,15 @@ def show_replay(*, replay_id: str, as_json: bool) -> None:
         show.one(replays_of(database).get(replay_id), as_json=as_json)
 
 
+@replay.command("stop")
+@click.argument("replay_id", metavar="ID")
+def stop_replay(*, replay_id: str) -> None:
+    """Stop a replay, whoever runs it; what it has asked for is done all the same."""
+    with _stored() as (_settings, database):
+        stopped = replays_of(database).stop(replay_id, who=operator_name())
+    click.echo(f"{stopped.id} is stopped; meldwatch replay {stopped.kind} --resume {stopped.id} goes on with it")
+
+
 def _wish(kind: ReplayKind, given: Mapping[str, Any]) -> NewReplay:
     """Return what is wanted; the shape checks what it is made of."""
     wanted = {name: value for name, value in given.items() if value is not None and name != "is_all"}

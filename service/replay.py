@@ -98,7 +98,7 @@ class Replays:
             if row.kind != kind:
                 raise ConflictError(f"It is a replay of {row.kind}: `meldwatch replay {row.kind} --resume {row.id}`.")
             if row.stopped_at is None and not row.is_attended:
-                raise ConflictError("The service runs this replay. Stop it first: `POST /api/replays/{id}/stop`.")
+                raise ConflictError(f"The service runs this replay. Stop it first: `meldwatch replay stop {row.id}`.")
             if row.kind == "webhooks":
                 row.rate = rate or row.rate
             self._resume(session, row, who=who, is_attended=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from time import monotonic
 
+from sqlalchemy import literal
+from sqlalchemy import select as select_values
 from sqlmodel import Session, col, select
 
 from runtime import facts, gate
@@ -15,6 +17,7 @@ from runtime.clock import Clock
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from schemas.changes import Change
+from schemas.columns import Document
 from schemas.meld import Absent, Found, Outcome, Refused, Throttled, Unavailable
 from schemas.replays import Foreseen, ForeseenEvent
 from schemas.tables import Connection
@@ -125,6 +128,7 @@ def foresee(session: Session, connection_id: str, outcome: Outcome, began_at: da
     mirror = mirror_of(connection_id, account_of(session, connection_id, row, reading), row, reading)
     if row is not None and row.digest == mirror.digest:
         return Foreseen(connection_id=connection_id)
+    _write_as_stored(session, mirror)
     before, after = state_of(row) if row is not None else None, state_of(mirror)
     decision = decide(before, after, _group(session, before, after), None)
     return Foreseen(
@@ -134,6 +138,13 @@ def foresee(session: Session, connection_id: str, outcome: Outcome, began_at: da
         events=list(map(_event, decision.changes)),
         siblings=sorted(decision.siblings) if decision.is_regrouped else [],
     )
+
+
+def _write_as_stored(session: Session, mirror: Connection) -> None:
+    """Have documents as the database would give them back, which may write a number otherwise than Meld does."""
+    documents = (literal(document, Document) for document in (mirror.service_provider_details, mirror.document))
+    stored = list(session.connection().execute(select_values(*documents)).one())
+    mirror.service_provider_details, mirror.document = stored
 
 
 def _event(change: Change) -> ForeseenEvent:
