@@ -25,7 +25,6 @@ from tests.servers import Run, free_ports, start_valkey
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "bench-token"
-KEY = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtISE="
 MELDWATCH = ("-c", "from meldwatch.main import main; main()")
 START_SECONDS = 30
 STOP_SECONDS = 12
@@ -207,7 +206,6 @@ class Service:
             "MELDWATCH_WEBHOOK_SECRETS": SECRET,
             "MELDWATCH_ENCRYPTION_KEYS": ENCRYPTION_KEY,
             "MELDWATCH_ADMIN_TOKENS": TOKEN,
-            "MELDWATCH_ENCRYPTION_KEYS": KEY,
             "MELDWATCH_PUSH_ALLOWED_NETWORKS": "127.0.0.0/8",
             "MELDWATCH_PORT": str(port),
             "MELDWATCH_LOG_FORMAT": "json",

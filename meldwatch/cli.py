@@ -2,7 +2,7 @@
 
 import click
 
-from meldwatch import acts, keys, look, operate, past, refused, serve, subscribers
+from meldwatch import acts, keys, look, operate, past, refused, replays, serve, subscribers
 from runtime.errors import MeldwatchError, OutOfReachError
 
 
@@ -27,15 +27,8 @@ def cli() -> None:
     """Keep a true local mirror of your Meld bank connections, and say once, in order, when one of them changes."""
 
 
-for command in (
-    *serve.COMMANDS,
-    *look.COMMANDS,
-    *subscribers.COMMANDS,
-    *operate.COMMANDS,
-    *past.COMMANDS,
-    *keys.COMMANDS,
-    *acts.COMMANDS,
-):
-    cli.add_command(command)
+for module in (serve, look, subscribers, operate, past, replays, keys, acts):
+    for command in module.COMMANDS:
+        cli.add_command(command)
 for command in refused.COMMANDS:
     look.webhooks.add_command(command)

@@ -6,6 +6,7 @@ import random
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
@@ -15,6 +16,7 @@ from typing import Any
 from meldwatch.chore import Chore
 from meldwatch.enlisting import Enlisting
 from meldwatch.process import Part
+from meldwatch.replaying import Replaying
 from meldwatch.server import Server
 from meldwatch.working import Workers
 from runtime import broker as brokers
@@ -31,15 +33,18 @@ from runtime.vault import Vault
 from schemas.handler import Handler
 from schemas.jobs import DELIVER
 from schemas.push import PUSH_SECONDS
+from schemas.replays import FILTERS, ReplayKind
 from service.app import create_app
 from service.clock import ClockWork
 from service.evidence import Evidence
 from service.feed import Feed
 from service.inbox import table_for
 from service.listen import Listen
+from service.player import Player
 from service.receive import Receive
 from service.reconcile import Reconcile
 from service.reject import Reject
+from service.replay import Replays
 from service.reverify import Reverify
 from service.store import Inbox
 from service.stream import THREADS as STREAM_THREADS
@@ -51,6 +56,7 @@ from workers.adopt import Adopt
 from workers.deliver import Deliver
 from workers.enlist import enlist
 from workers.fold import views
+from workers.foresee import Foresee
 from workers.prune import Prune
 from workers.refresh import Refresh
 from workers.send import Send
@@ -146,7 +152,7 @@ class Process:
         )
 
     def add_clock(self) -> None:
-        """Add the clock, and what it keeps the time of: prune, and reconcile."""
+        """Add the clock, what it keeps the time of, prune and reconcile, and what goes on with replays."""
         holder = holder_name()
         fresh_seconds = self.settings.reread_after_seconds
         clock = ClockWork(
@@ -156,6 +162,7 @@ class Process:
         self._add_prune(holder)
         if self.settings.reconcile_every_seconds:
             self._add_reconcile(holder, self.settings.reconcile_every_seconds)
+        self.parts += [self._replaying(kind, holder) for kind in FILTERS]
 
     def _add_prune(self, holder: str) -> None:
         is_stopping = threading.Event()
@@ -190,6 +197,13 @@ class Process:
         )
         self.parts.append(chore)
 
+    def _replaying(self, kind: ReplayKind, holder: str) -> Replaying:
+        is_stopping = threading.Event()
+        player = Player(
+            database=self.database, call=self._call, holder=holder, wait=is_stopping.wait, is_attended=False
+        )
+        return Replaying(player, kind, is_stopping=is_stopping)
+
     def add_web(self, *, host: str, port: int) -> Server:
         """Add the server, with the inbox and the calls to workers behind it; return it.
 
@@ -217,6 +231,7 @@ class Process:
             ping_broker=partial(brokers.ping, self.broker),
             feed=self.feed,
             subscribe=subscribe_of(self.settings, self.database),
+            replay=replays_of(self.database),
             metrics=self.metrics,
             views=views,
         )
@@ -294,6 +309,17 @@ def reverify_of(settings: Settings, database: Database, *, call: Callable[[Colle
         table=table_for(database, vault),
         call=call,
     )
+
+
+def replays_of(database: Database) -> Replays:
+    """Return what an operator does with replays; their ids grow with time."""
+    return Replays(database=database, new_id=lambda: f"{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:12]}")
+
+
+def foresee_of(settings: Settings, database: Database, *, rate: float, wait: Callable[[float], bool]) -> Foresee:
+    """Return what looks ahead at reads; ``require`` has seen to the credentials."""
+    meld = Meld.from_settings(settings, connections=1)
+    return Foresee(database=database, reader=meld, clock=utcnow, rate=rate, wait=wait)
 
 
 def holder_name() -> str:

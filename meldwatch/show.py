@@ -13,6 +13,7 @@ from rich.table import Table
 
 from schemas.events import Event
 from schemas.finding import Finding
+from schemas.replays import Foreseen
 from schemas.subscriptions import Delivery
 from schemas.timeline import ActItem, DeliveryItem, EventItem, Item, Read, ReadItem, WebhookItem
 from service.report import Report
@@ -88,8 +89,8 @@ def counts(what: str, numbers: Mapping[str, int], *, as_json: bool) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int], None]]:
-    """Show how far something has come, on a terminal."""
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """Show how far something has come, on a terminal: a number, and what it counts if that is said otherwise now."""
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.completed} {task.description}"),
@@ -98,7 +99,7 @@ def progress(what: str) -> Iterator[Callable[[int], None]]:
         console=Console(stderr=True),
     ) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda count: bar.update(task, completed=count)
+        yield lambda count, what=what: bar.update(task, completed=count, description=what)
 
 
 def event_line(event: Event) -> str:
@@ -145,6 +146,24 @@ def _delivered(delivery: Delivery) -> str:
     when = f" at {delivery.delivered_at:%Y-%m-%d %H:%M:%S}" if delivery.delivered_at is not None else ""
     times = f"{delivery.attempts} attempt{'' if delivery.attempts == 1 else 's'}"
     return f"of {delivery.position} to {delivery.subscription_id}  {delivery.state}{when}  {times}{error}"
+
+
+def foreseen_lines(foreseen: Foreseen) -> str:
+    """Return what a read of a connection would change as lines for a person."""
+    if foreseen.is_clean:
+        return f"{foreseen.connection_id}  nothing would change"
+    if foreseen.failure is not None:
+        return f"{foreseen.connection_id}  would not be read, and the mirror stays as it is: {foreseen.failure}"
+    lines = [f"{each.field}: {_short(each.before)} -> {_short(each.after)}" for each in foreseen.changes]
+    if foreseen.unshown_changes:
+        lines.append(f"and, not shown: {', '.join(foreseen.unshown_changes)}")
+    for event in foreseen.events:
+        said = event.model_dump()
+        role = f" ({event.role})" if event.role else ""
+        lines.append(f"event {event.type}  {_place(said['previous'])} -> {_place(said['current'])}{role}")
+    if foreseen.siblings:
+        lines.append(f"members that would be read too: {', '.join(foreseen.siblings)}")
+    return "\n".join(f"{foreseen.connection_id}  {line}" for line in lines)
 
 
 def finding_line(finding: Finding) -> str:

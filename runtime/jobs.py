@@ -7,10 +7,25 @@ deadlock another.
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Select, and_, case, false, literal, null, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Select,
+    and_,
+    bindparam,
+    case,
+    false,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlmodel import Session, col
 
 from runtime.database import Database, Insert
+from schemas.columns import Key
 from schemas.jobs import Trigger
 from schemas.tables import Job
 
@@ -35,6 +50,7 @@ def raise_jobs(
     *,
     due_in: float = 0,
     depth: int = 0,
+    replay_id: str | None = None,
 ) -> list[str]:
     """Ask for a read of each connection; return those whose worker should be called after the commit.
 
@@ -49,10 +65,11 @@ def raise_jobs(
         trigger: Why.
         due_in: Seconds from now before which the read shall not begin; then the clock calls the worker.
         depth: How far the wish came through siblings.
+        replay_id: The replay that asks; whoever asks later takes its place.
     """
     if not ids:
         return []
-    raised = database.run(session, _raise, trigger, due_in, depth, ids=sorted(set(ids)))
+    raised = database.run(session, _raise, trigger, due_in, depth, ids=sorted(set(ids)), replay=replay_id)
     return [connection_id for connection_id, is_called in raised if is_called]
 
 
@@ -95,9 +112,9 @@ def _raise(database: Database, trigger: Trigger, due_in: float, depth: int) -> E
     now, due = database.now(), database.now(due_in)
     is_news = trigger == "webhook"
     is_owed = col(Job.requested) > col(Job.completed)
-    insert = _insert(
-        database, requested=1, trigger=trigger, due_at=due, depth=depth, woken_at=null() if due_in else now
-    )
+    replay = bindparam("replay", type_=Key)
+    woken = null() if due_in else now
+    insert = _insert(database, requested=1, trigger=trigger, due_at=due, depth=depth, woken_at=woken, replay_id=replay)
     upsert = insert.on_conflict_do_update(
         index_elements=["connection_id"],
         set_={
@@ -110,6 +127,7 @@ def _raise(database: Database, trigger: Trigger, due_in: float, depth: int) -> E
             "depth": case((is_owed & (col(Job.depth) < depth), Job.depth), else_=depth),
             "rechecks": Job.rechecks if trigger == "recheck" else 0,
             "failed_at": None,
+            "replay_id": replay,
         },
     )
     return upsert.returning(col(Job.connection_id), col(Job.woken_at) == col(Job.raised_at))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import or_, update
+from sqlalchemy import delete, or_, update
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
@@ -61,3 +61,7 @@ class Turn:
         if lease.until > now:
             return False
         return lease.ran_at is None or (now - lease.ran_at).total_seconds() >= every_seconds
+
+    def forget(self, session: Session) -> None:
+        """Give the lease back of a thing that is over."""
+        session.exec(delete(Lease).where(col(Lease.name) == self._name, col(Lease.holder) == self._holder))

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from schemas.api import Act, Connection, Failure, Rejection, Webhook
 from schemas.events import Event
+from schemas.replays import Replay
 from schemas.subscriptions import Delivery, Subscription
 from schemas.wire import Wire
 
@@ -88,6 +89,13 @@ class ActPage(Wire):
     """One page of the operators' acts, the latest first."""
 
     acts: list[Act]
+    next: Cursor = Field(description="`after` of the next page; null on the last.")
+
+
+class ReplayPage(Wire):
+    """One page of the replays, in the order in which they were started."""
+
+    replays: list[Replay]
     next: Cursor = Field(description="`after` of the next page; null on the last.")
 
 

@@ -27,6 +27,11 @@ class Cause(Wire):
     trigger: Trigger
     webhook_event_ids: list[str]
     observation_id: int
+    replay_id: str | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="The replay that had the connection read, where `trigger` is `replay`; else absent.",
+    )
     rebuilt_at: datetime | None = Field(
         default=None,
         exclude_if=lambda value: value is None,

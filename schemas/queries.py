@@ -135,6 +135,12 @@ class DeliveryQuery(Paged):
     after: RowCursor | None = Field(default=None, description="`next` of the page before.")
 
 
+class ReplayQuery(Paged):
+    """Which replays."""
+
+    after: Text | None = Field(default=None, description="`next` of the page before.")
+
+
 class WebhookQuery(Paged):
     """Which stored webhooks; all filters must match."""
 

@@ -53,8 +53,10 @@ class Rejection(SQLModel, table=True):
 class Replay(SQLModel, table=True):
     """A replay: what was selected, how far it has come, and how much that was; ``after`` is a connection's id.
 
-    ``is_attended`` is one that an operator's command runs; every other is run by the service. One that bears
+    ``newest`` is the last webhook, or the last position of the feed, that there was when it began: what came later is
+    not its. ``is_attended`` is one that an operator's command runs; every other is run by the service. One that bears
     ``stopped_at`` waits to be resumed; one that bears neither that nor ``finished_at`` is running, or was killed.
+    One that bears ``error`` could not be finished.
     """
 
     __tablename__ = "replay"
@@ -67,11 +69,13 @@ class Replay(SQLModel, table=True):
     who: str
     is_attended: bool
     created_at: datetime
+    newest: int = Field(sa_column=Column(Big, nullable=False))
     after: str = Field(default="", sa_type=Key)
     total: int | None = None
     done: int = 0
     stopped_at: datetime | None = None
     finished_at: datetime | None = None
+    error: str | None = None
 
 
 class Audit(SQLModel, table=True):

@@ -97,7 +97,10 @@ class Outcome(Wire):
 
 
 class Delivery(Wire):
-    """An event that is or was owed to a subscription. ``dead`` was tried for three days; a redrive tries it again."""
+    """An event that is or was owed to a subscription. ``dead`` was tried for three days; a redrive tries it again.
+
+    Once, and once more for each replay of it.
+    """
 
     id: int
     subscription_id: str
@@ -111,6 +114,7 @@ class Delivery(Wire):
     delivered_at: datetime | None
     dead_at: datetime | None
     error: str | None
+    replay_id: str | None = Field(description="The replay that it is of; null for one that was owed when it happened.")
     outcomes: list[Outcome] = Field(description="What came of each attempt, the latest last.")
 
     @classmethod

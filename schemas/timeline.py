@@ -26,6 +26,7 @@ class Read(Wire):
     observation_id: int
     trigger: Trigger
     webhook_event_ids: list[str]
+    replay_id: str | None = Field(description="The replay that asked for it, where the trigger is one.")
     began_at: datetime
     ended_at: datetime
     found: bool = Field(description="False where Meld had the connection no more.")

@@ -13,7 +13,7 @@ from runtime.database import Database
 from runtime.errors import MeldwatchError
 from runtime.metrics import Metrics
 from runtime.settings import Settings
-from service import gauges, kit, openapi, problems, subscriptions
+from service import gauges, kit, openapi, problems, replays, subscriptions
 from service.access import Access
 from service.acts import Acts
 from service.connections import Connections
@@ -25,6 +25,7 @@ from service.feed import Feed
 from service.health import Health
 from service.operation import Answer, Operation
 from service.rejections import Rejections
+from service.replay import Replays
 from service.reply import reply
 from service.routes import make_routes
 from service.stream import THREADS as STREAM_THREADS
@@ -45,6 +46,7 @@ def create_app(
     ping_broker: Callable[[], None],
     feed: Feed,
     subscribe: Subscribe,
+    replay: Replays,
     metrics: Metrics,
     views: Views,
 ) -> Starlette:
@@ -59,6 +61,7 @@ def create_app(
         ping_broker: Asks the broker for a sign of life; raises ``OutOfReachError``.
         feed: Tells when there are new events; whoever ends the process closes it first.
         subscribe: What is done with subscriptions.
+        replay: What is done with replays.
         metrics: What this process counts.
         views: Folds observations, as the mirror was made of them.
     """
@@ -79,6 +82,7 @@ def create_app(
         *subscriptions.operations(subscribe, threads),
         *Deliveries(database=database, threads=threads).operations(),
         *Acts(database=database, threads=threads).operations(),
+        *replays.operations(replay, threads),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
         *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),
     )

@@ -54,6 +54,8 @@ async def _read(request: Request, seconds: float) -> bytes:
 
 
 def _sentence(detail: ErrorDetails, shape: type[BaseModel]) -> str:
+    if not detail["loc"] and detail["type"] == "value_error":
+        return detail["msg"].removeprefix("Value error, ")  # a sentence about several fields
     if not detail["loc"]:
         return f"The body is no JSON object: {detail['msg'].removeprefix('Invalid JSON: ')}."
     name = ".".join(str(part) for part in detail["loc"])[:LONGEST_NAME]

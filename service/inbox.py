@@ -197,7 +197,8 @@ WITH incoming AS (
         attempts = 0,
         depth = 0,
         rechecks = 0,
-        failed_at = NULL
+        failed_at = NULL,
+        replay_id = NULL
     RETURNING connection_id, woken_at = raised_at AS is_called
 )
 SELECT

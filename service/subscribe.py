@@ -18,11 +18,11 @@ from runtime.lanes import hold_feed
 from runtime.vault import Vault
 from schemas import tables
 from schemas.answers import RedriveReceipt, SubscriptionPage
-from schemas.columns import Document
 from schemas.handler import name_of
 from schemas.queries import SubscriptionQuery
 from schemas.subscriptions import NewSubscription, Subscription, SubscriptionChange, SubscriptionWithSecret
 from schemas.tables import Delivery, Event, Lane
+from service.arrears import owe_past
 from service.errors import BodyError, ConflictError, UnknownError
 
 OVERLAP = timedelta(hours=24)
@@ -221,21 +221,9 @@ class Subscribe:
                 f"'from_position': {count} events lie behind it, and no more than {most} can be owed at once."
                 " Begin later, and read what is older from the feed."
             )
-        now, owner = self._database.now(), literal(row.id)
-        connections = select(owner, col(Event.connection_id), now).where(*wanted).distinct()
+        connections = select(literal(row.id), col(Event.connection_id), self._database.now()).where(*wanted).distinct()
         session.exec(insert(Lane).from_select(["subscription_id", "connection_id", "due_at"], connections))
-        columns: dict[str, Any] = {
-            "subscription_id": owner,
-            "connection_id": Event.connection_id,
-            "position": Event.position,
-            "event_id": Event.id,
-            "type": Event.type,
-            "created_at": now,
-            "attempts": literal(0),
-            "outcomes": literal([], Document),
-        }
-        owed = select(*columns.values()).where(*wanted).order_by(col(Event.position))
-        session.exec(insert(Delivery).from_select([*columns], owed))
+        owe_past(self._database, session, row.id, *wanted)
 
     def _begin_anew(self, session: Session, subscription_id: str, *which: ColumnElement[bool]) -> int:
         """Have deliveries tried again from now on, as if they never had been; return how many had been."""

@@ -15,25 +15,14 @@ from sqlalchemy import tuple_
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from runtime.compare import differences
+from runtime import facts
 from runtime.database import Database
 from schemas import tables
-from schemas.api import Act, Connection, Webhook
+from schemas.api import Act, Webhook
 from schemas.events import Event
-from schemas.meld import Snapshot
 from schemas.queries import TimelineQuery
 from schemas.subscriptions import Delivery
-from schemas.timeline import (
-    ActItem,
-    DeliveryItem,
-    EventItem,
-    FieldChange,
-    Item,
-    Read,
-    ReadItem,
-    Timeline,
-    WebhookItem,
-)
+from schemas.timeline import ActItem, DeliveryItem, EventItem, Item, Read, ReadItem, Timeline, WebhookItem
 from service.connections import is_known, unknown
 from service.operation import Answer, Operation
 from service.threads import Threads
@@ -41,12 +30,6 @@ from service.webhooks import stored
 
 Views = Callable[[tables.Baseline | None, Iterable[tables.Observation]], Iterator[tables.Connection | None]]
 """Yields the mirror as it was before the first of the observations that follow a baseline, and after each."""
-
-NO_FACTS = {"id", "observed_at", "checked_at", "sequence"}
-"""What is shown of a connection, and is not Meld's."""
-
-KNOWN = {field.alias or name for name, field in Snapshot.model_fields.items()}
-"""The fields of Meld's answer that are shown, by Meld's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +193,10 @@ def _read(row: tables.Observation, views: tuple[tables.Connection | None, tables
     before, after = views
     read = Read.model_validate(
         {
-            **row.model_dump(include={"trigger", "webhook_event_ids", "began_at", "ended_at", "found"}),
+            **row.model_dump(include={"trigger", "webhook_event_ids", "replay_id", "began_at", "ended_at", "found"}),
             "observation_id": row.id,
-            "changes": [
-                FieldChange(field=each.field, before=each.before, after=each.after)
-                for each in differences(_facts(before), _facts(after))
-                if not (_is_nothing(each.before) and _is_nothing(each.after))
-            ],
-            "unshown_changes": _unshown(before, after),
+            "changes": facts.changes(before, after),
+            "unshown_changes": facts.unshown(before, after),
         }
     )
     return _Entry(ReadItem(at=row.ended_at, read=read), 2, {"observation": row.id})
@@ -232,18 +211,3 @@ def _events(found: Iterable[tables.Event]) -> Iterator[_Entry]:
 def _deliveries(found: Iterable[tables.Delivery]) -> Iterator[_Entry]:
     for row in found:
         yield _Entry(DeliveryItem(at=row.created_at, delivery=Delivery.from_row(row)), 4, {"delivery": row.id})
-
-
-def _facts(view: tables.Connection | None) -> dict[str, Any]:
-    return Connection.from_row(view).model_dump(mode="json", exclude=NO_FACTS) if view is not None else {}
-
-
-def _is_nothing(value: object) -> bool:
-    return value is None or value in ([], {})
-
-
-def _unshown(before: tables.Connection | None, after: tables.Connection | None) -> list[str]:
-    if before is None or after is None:
-        return []
-    names = before.document.keys() | after.document.keys()
-    return sorted(name for name in names - KNOWN if before.document.get(name) != after.document.get(name))

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from docs import generate
 from meldwatch.cli import cli
-from meldwatch.compose import subscribe_of
+from meldwatch.compose import replays_of, subscribe_of
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.metrics import Metrics
@@ -223,6 +223,7 @@ def routes(tmp_path: Path) -> set[str]:
         ping_broker=lambda: None,
         feed=Feed(database=database),
         subscribe=subscribe_of(Settings(), database),
+        replay=replays_of(database),
         metrics=Metrics(),
         views=views,
     )

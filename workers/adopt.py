@@ -67,6 +67,7 @@ class Adopt:
                 due_at=None,
                 failed_at=None,
                 error=None,
+                replay_id=None,
             )
             .returning(col(Job.connection_id), col(Job.requested))
         )

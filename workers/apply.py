@@ -54,7 +54,8 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     """
     row = session.get(Connection, claim.connection_id)
     before = state_of(row) if row is not None else None
-    mirror = mirror_of(claim.connection_id, _account(session, claim, row, reading), row, reading)
+    account_id = account_of(session, claim.connection_id, row, reading)
+    mirror = mirror_of(claim.connection_id, account_id, row, reading)
     after = state_of(mirror)
     others = named(before, after)
     if others:
@@ -95,14 +96,14 @@ def is_only_listed(session: Session, claim: Claim) -> bool:
     return is_followed and session.get(Connection, claim.connection_id) is None
 
 
-def _account(session: Session, claim: Claim, row: Connection | None, reading: Reading) -> str:
+def account_of(session: Session, connection_id: str, row: Connection | None, reading: Reading) -> str:
     """Return the account as the answer names it, as the mirror knows it, or as the webhooks say."""
     if reading.snapshot is not None and reading.snapshot.account_id is not None:
         return reading.snapshot.account_id
     if row is not None:
         return row.account_id
     said = select(Webhook.account_id).where(
-        Webhook.connection_id == claim.connection_id, col(Webhook.account_id).is_not(None)
+        Webhook.connection_id == connection_id, col(Webhook.account_id).is_not(None)
     )
     return session.exec(said.order_by(col(Webhook.id).desc()).limit(1)).first() or ""
 

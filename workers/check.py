@@ -234,7 +234,9 @@ def rebuilt(event: Event, at: str) -> Event:
 def _as_rebuilt(event: Event, at: Any) -> Event:  # noqa: ANN401 - as stored
     if at is None:
         return event
-    cause = {**event.data["cause"], "trigger": "operator", "rebuilt_at": at}
+    # An operator asked for it: of a replay that had it read at first no more is said.
+    said = {name: value for name, value in event.data["cause"].items() if name != "replay_id"}
+    cause = {**said, "trigger": "operator", "rebuilt_at": at}
     return _copy(event, data={**event.data, "cause": cause})
 
 

@@ -21,10 +21,14 @@ CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """A webhook that was stored before the claim: the read that follows is the one owed to it."""
+    """A webhook that was stored before the claim: the read that follows is the one owed to it.
+
+    ``is_given_up`` is one whose reads had failed too often, so that it was waited for no more.
+    """
 
     id: int
     event_id: str
+    is_given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Claim:
         depth: How far the wish came through siblings.
         error: What went wrong with the read before, if that failed.
         webhooks: The webhooks that it is owed to.
+        replay_id: The replay that it is owed to, where nobody else is waiting for it.
     """
 
     connection_id: str
@@ -54,11 +59,15 @@ class Claim:
     depth: int
     error: str | None
     webhooks: tuple[Covered, ...]
+    replay_id: str | None = None
 
     @property
     def cause(self) -> Trigger:
-        """What an event tells as its trigger: the webhooks come first, whatever else was wished meanwhile."""
-        return "webhook" if self.webhooks else self.trigger
+        """What an event tells as its trigger: the webhooks come first, whatever else was wished meanwhile.
+
+        But for those that were given up, and that a replay has had taken up again.
+        """
+        return "webhook" if self.webhooks and self.replay_id is None else self.trigger
 
     @property
     def event_ids(self) -> list[str]:
@@ -79,7 +88,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
     if entry == "closed":
         _defer(session, connection_id)
         return None
-    requested, attempts, failed_at, trigger, depth, error = row
+    requested, attempts, failed_at, trigger, depth, error, replay_id = row
     covered = tuple(Covered(*found) for found in database.run(session, _pending, connection=connection_id))
     return Claim(
         connection_id=connection_id,
@@ -92,6 +101,7 @@ def take(database: Database, session: Session, connection_id: str, *, token: str
         depth=depth,
         error=error,
         webhooks=covered,
+        replay_id=replay_id if all(webhook.is_given_up for webhook in covered) else None,
     )
 
 
@@ -127,13 +137,12 @@ def _lease(database: Database, seconds: float) -> Executable:
         woken_at=None,
         attempts=Job.attempts + 1,
     )
-    return lease.returning(
-        col(Job.requested), col(Job.attempts), col(Job.failed_at), col(Job.trigger), col(Job.depth), col(Job.error)
-    )
+    told = (Job.requested, Job.attempts, Job.failed_at, Job.trigger, Job.depth, Job.error, Job.replay_id)
+    return lease.returning(*map(col, told))
 
 
 def _pending(_database: Database) -> Executable:
-    pending = select(Webhook.id, Webhook.event_id).where(
+    pending = select(Webhook.id, Webhook.event_id, col(Webhook.failed_at).is_not(None)).where(
         col(Webhook.connection_id) == bindparam("connection"),
         col(Webhook.processed_at).is_(None),
         col(Webhook.ignored_at).is_(None),

@@ -179,7 +179,7 @@ class Deliver:
         try:
             body = Event.from_row(errand.event).model_dump_json()
             secrets = [self._vault.open(secret) for secret in errand.secrets]
-            signed = headers(errand.event.id, body, secrets=secrets, now=self._clock())
+            signed = headers(errand.event.id, body, secrets=secrets, now=self._clock(), replay_id=errand.replay_id)
             return self._sender.send(errand.url, signed, body.encode())
         except VaultError as error:
             return Receipt(detail=str(error), is_ours=True)

@@ -32,6 +32,7 @@ class Errand:
         outcomes: What came of that.
         is_last: Whether it is given up if it is not taken now.
         is_failing: Whether the subscription bears an error: then a push that is taken clears it.
+        replay_id: The replay that it is of; None for one that is sent for the first time.
     """
 
     subscription_id: str
@@ -45,6 +46,7 @@ class Errand:
     outcomes: tuple[dict[str, Any], ...]
     is_last: bool
     is_failing: bool
+    replay_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def take(database: Database, session: Session, target: Target, *, token: str, le
         outcomes=tuple(first.outcomes),
         is_last=bool(first.is_last),
         is_failing=target.is_failing,
+        replay_id=first.replay_id,
     )
 
 
@@ -166,6 +169,7 @@ def _first(database: Database) -> Executable:
         col(Delivery.id).label("delivery_id"),
         Delivery.attempts,
         Delivery.outcomes,
+        Delivery.replay_id,
         is_last.label("is_last"),
         *(getattr(Event, name) for name in _EVENT),
     ]

@@ -45,6 +45,7 @@ def step(row: Connection | None, observation: Observation) -> Step:
             "trigger": observation.trigger,
             "webhook_event_ids": observation.webhook_event_ids,
             "observation_id": observation.id,
+            "replay_id": observation.replay_id,
         }
     )
     return Step(mirror, events_of(mirror, changes, cause, observation.ended_at))

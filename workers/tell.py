@@ -59,12 +59,19 @@ def _observation(seen: Seen) -> dict[str, Any]:
         "found": is_found,
         "digest": seen.mirror.digest,
         "document": seen.mirror.document if is_found else {},
+        "replay_id": claim.replay_id,
     }
 
 
 def _events(seen: Seen, observation_id: int | None) -> tuple[Event, ...]:
     assert observation_id is not None
-    cause = Cause(trigger=seen.claim.cause, webhook_event_ids=seen.claim.event_ids, observation_id=observation_id)
+    claim = seen.claim
+    cause = Cause(
+        trigger=claim.cause,
+        webhook_event_ids=claim.event_ids,
+        observation_id=observation_id,
+        replay_id=claim.replay_id,
+    )
     return events_of(seen.mirror, seen.decision.changes, cause, seen.reading.ended_at)
 
 

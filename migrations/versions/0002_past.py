@@ -153,11 +153,13 @@ def _replay() -> None:
         sa.Column("who", sa.String(), nullable=False),
         sa.Column("is_attended", sa.Boolean(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
+        sa.Column("newest", BIG, nullable=False),
         sa.Column("after", KEY, nullable=False),
         sa.Column("total", sa.Integer()),
         sa.Column("done", sa.Integer(), nullable=False),
         sa.Column("stopped_at", TIME),
         sa.Column("finished_at", TIME),
+        sa.Column("error", sa.String()),
         sa.PrimaryKeyConstraint("id", name="pk_replay"),
     )
 

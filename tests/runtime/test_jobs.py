@@ -78,6 +78,18 @@ def test_each_job_is_raised_once(timed: Database) -> None:
     assert job(timed, "c2").requested == 1
 
 
+def test_a_replay_that_asks_is_remembered_until_another_does(timed: Database) -> None:
+    """A job tells the replay that asked last; whoever asks after it takes its place."""
+    with timed.write() as session:
+        jobs.raise_jobs(timed, session, ["c1", "c2"], "replay", replay_id="r1")
+        jobs.raise_jobs(timed, session, ["c2"], "replay", replay_id="r2")
+    told = [(each.trigger, each.replay_id) for each in (job(timed, "c1"), job(timed, "c2"))]
+    raised(timed, "c1", "c2", trigger="sibling")
+
+    assert told == [("replay", "r1"), ("replay", "r2")]
+    assert [job(timed, id_).replay_id for id_ in ("c1", "c2")] == [None, None]
+
+
 def test_a_second_hint_counts_and_calls_nobody(timed: Database, clock: HandClock) -> None:
     """A job that is owed is asked for once more, while the first call is still on its way."""
     raised(timed, "c1")

@@ -22,6 +22,7 @@ from service.app import create_app
 from service.feed import Feed
 from service.subscribe import Subscribe
 from tests.service.fakes import FakeBroker, HandClock
+from tests.service.playing import replays_on
 from tests.workers.pushlike import VAULT
 from workers.fold import views
 
@@ -79,6 +80,7 @@ class Parts:
             ping_broker=self.broker.ping,
             feed=feed,
             subscribe=self.subscribe(),
+            replay=replays_on(self.database),
             metrics=self.metrics,
             views=views,
         )

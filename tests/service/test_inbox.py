@@ -272,6 +272,7 @@ def raiser(request: pytest.FixtureRequest) -> Raiser:
 
 
 IDLE: dict[str, Any] = {"requested": 3, "completed": 3, "trigger": "operator", "attempts": 0, "rechecks": 0, "depth": 0}
+REPLAYED: dict[str, Any] = {"trigger": "replay", "replay_id": "r1"}
 OWED = {**IDLE, "requested": 4, "due_at": -1.0}
 JUST_NOW, LONG_AGO, SOON = -1.0, -jobs.WOKEN_SECONDS - 5.0, 20.0
 
@@ -298,6 +299,8 @@ CASES = [
     pytest.param({**OWED, "due_at": 900.0, "failed_at": -60.0, "attempts": 12}, True, id="given up, may heal"),
     pytest.param({**OWED, "due_at": -600.0, "woken_at": LONG_AGO}, True, id="overdue"),
     pytest.param({**OWED, "depth": 2, "trigger": "sibling"}, True, id="owed to a sibling"),
+    pytest.param({**OWED, **REPLAYED}, True, id="owed to a replay"),
+    pytest.param({**IDLE, **REPLAYED}, True, id="idle, replayed"),
 ]
 
 
@@ -332,7 +335,7 @@ def test_a_worker_is_called_where_nobody_is_at_work_and_no_call_is_on_its_way(
     job = all_jobs(database)["c1"]
     assert called == (["c1"] if is_called else [])
     assert (job.requested, job.completed, job.trigger) == (before["requested"] + 1, before["completed"], "webhook")
-    assert (job.attempts, job.rechecks, job.depth, job.failed_at) == (0, 0, 0, None)
+    assert (job.attempts, job.rechecks, job.depth, job.failed_at, job.replay_id) == (0, 0, 0, None, None)
     assert job.lease_token == before.get("lease_token")
     assert seconds_from_now(job.leased_until) == pytest.approx(before.get("leased_until"), abs=3)
     assert seconds_from_now(job.raised_at) == pytest.approx(0, abs=3)

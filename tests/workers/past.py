@@ -94,7 +94,8 @@ class Past:
             store(self.database, body(read.id))
         else:
             with self.database.write() as session:
-                jobs.raise_jobs(self.database, session, [read.id], read.trigger)
+                replay_id = "r1" if read.trigger == "replay" else None
+                jobs.raise_jobs(self.database, session, [read.id], read.trigger, replay_id=replay_id)
         with self.database.write() as session:
             claim = take(self.database, session, read.id, token=f"token {next(_NUMBERS)}", lease_seconds=30)
         assert claim is not None

@@ -74,6 +74,49 @@ def test_one_of_many_claimers_gets_the_claim(database: Database) -> None:
     assert winners == [1] * 10
 
 
+def ask_again(database: Database, connection_id: str = "c1") -> None:
+    """Ask for a read as a replay does."""
+    with database.write() as session:
+        jobs.raise_jobs(database, session, [connection_id], "replay", replay_id="r1")
+
+
+def fail_webhooks(database: Database) -> None:
+    """Give webhooks up, as the last attempt does."""
+    with database.write() as session:
+        session.exec(update(Webhook).values(failed_at=database.now(), error="Meld answered 500"))
+
+
+def hear(database: Database) -> None:
+    """Store a webhook."""
+    store(database, body("c1"))
+
+
+REASONS = {
+    "nobody else": ([ask_again], ("replay", "r1")),
+    "a webhook that waits": ([hear, ask_again], ("webhook", None)),
+    "a webhook that was given up": ([hear, fail_webhooks, ask_again], ("replay", "r1")),
+    "a webhook that comes later": ([ask_again, hear], ("webhook", None)),
+    "given up, and one that comes later": ([hear, fail_webhooks, ask_again, hear], ("webhook", None)),
+    "an operator later": ([ask_again, wish], ("operator", None)),
+    "an operator before": ([wish, ask_again], ("replay", "r1")),
+}
+
+
+@pytest.mark.parametrize("who", REASONS)
+def test_a_replay_is_the_cause_where_nobody_else_waits(database: Database, who: str) -> None:
+    """A replay is named where the read is owed to it: not where a webhook waits, or anybody has asked since."""
+    wishes, expected = REASONS[who]
+    for each in wishes:
+        each(database)
+
+    claim = claim_of(database)
+
+    assert claim is not None
+    assert (claim.cause, claim.replay_id) == expected
+    with database.read() as session:
+        assert claim.event_ids == list(session.exec(select(Webhook.event_id).order_by(Webhook.id)).all())
+
+
 def test_a_claim_says_what_is_owed(timed: Database) -> None:
     """It bears the number that the read will complete, and why it is owed."""
     wish(timed, "reconcile")

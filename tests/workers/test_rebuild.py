@@ -38,7 +38,7 @@ def eventful(past: Past) -> None:
     past.live(
         Read("a", document("a"), "webhook"),
         Read("a", document("a", "RECONNECT_REQUIRED", statusReason="LOGIN_REQUIRED"), "webhook"),
-        Read("a", document("a", "RECONNECT_REQUIRED", statusReason="OTHER"), "clock"),
+        Read("a", document("a", "RECONNECT_REQUIRED", statusReason="OTHER"), "replay"),
         Read("b", document("b", "ACTIVE", duplicateConnectionIds=["a"], activeDuplicateConnectionId="a"), "reconcile"),
         Read("a", document("a", "ACTIVE", **together, activeDuplicateConnectionId="a"), "webhook"),
         Read("a", document("a", "DEGRADED", **together, activeDuplicateConnectionId="b"), "webhook"),

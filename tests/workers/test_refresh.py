@@ -75,6 +75,22 @@ def test_a_webhook_leads_to_a_mirror_and_an_event(database: Database, refresh: R
     assert (connection.status, connection.sequence) == ("ACTIVE", 1)
 
 
+def test_what_a_replay_changes_bears_its_id(database: Database, refresh: Refresh, reader: ScriptedReader) -> None:
+    """An event of a read that a replay asked for tells so; of every other read nothing is said of replays."""
+    store(database, body("c1"))
+    refresh.refresh("c1")
+    reader.answers["c1"] = found("c1", "DEGRADED")
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["c1"], "replay", replay_id="r1")
+    refresh.refresh("c1")
+
+    first, second = (event.data["cause"] for event in events_of(database))
+    observed = [(each.trigger, each.replay_id) for each in all_rows(database, Observation)]
+    assert "replay_id" not in first
+    assert (second["trigger"], second["webhook_event_ids"], second["replay_id"]) == ("replay", [], "r1")
+    assert observed == [("webhook", None), ("replay", "r1")]
+
+
 def test_a_read_that_saw_nothing_new_only_notes_the_time(
     database: Database, refresh: Refresh, reader: ScriptedReader
 ) -> None:

@@ -48,6 +48,15 @@ def test_either_secret_verifies_while_they_are_rotated(secret: str) -> None:
     svix.Webhook(secret).verify(BODY.encode(), signed)
 
 
+def test_a_replay_is_told_beside_the_signature() -> None:
+    """One that is sent again bears its replay's id in a header more, and is signed as any other."""
+    now = datetime.now(UTC)
+    first = headers("event-1", BODY, secrets=[SECRET], now=now)
+    again = headers("event-1", BODY, secrets=[SECRET], now=now, replay_id="r1")
+
+    assert again == {**first, "meldwatch-replay": "r1"}
+
+
 def test_it_is_what_the_specification_says() -> None:
     """By hand, since both libraries are one inside: HMAC-SHA256 over id, time and body, each with a dot between."""
     signed = headers("event-1", BODY, secrets=[SECRET], now=datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=3))))

@@ -1,0 +1,43 @@
+"""Arrears: events of the past that are owed to a subscription, in the order of the feed."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, insert, literal
+from sqlmodel import Session, col, select
+
+from runtime.database import Database
+from schemas.columns import Document, Key
+from schemas.tables import Delivery, Event
+
+
+def owe_past(
+    database: Database,
+    session: Session,
+    subscription_id: str,
+    *wanted: ColumnElement[bool],
+    replay_id: str | None = None,
+) -> None:
+    """Owe events to a subscription, in one statement, behind all that it is owed already.
+
+    The caller holds the feed's counter, so that nothing is owed in between, and raises the lanes.
+
+    Args:
+        database: The database.
+        session: An open transaction that writes.
+        subscription_id: The subscription.
+        wanted: Which events.
+        replay_id: The replay that they are sent again by.
+    """
+    columns: dict[str, Any] = {
+        "subscription_id": literal(subscription_id),
+        "connection_id": Event.connection_id,
+        "position": Event.position,
+        "event_id": Event.id,
+        "type": Event.type,
+        "created_at": database.now(),
+        "attempts": literal(0),
+        "outcomes": literal([], Document),
+        "replay_id": literal(replay_id, Key),
+    }
+    owed = select(*columns.values()).where(*wanted).order_by(col(Event.position))
+    session.exec(insert(Delivery).from_select([*columns], owed))
