@@ -106,7 +106,7 @@ def _open_some(database: Database, vault: Vault) -> None:
     webhook = tables.Webhook
     newest = select(webhook.body, webhook.sealed_with).where(col(webhook.emptied_at).is_(None))
     with database.read() as session:
-        for secret in session.exec(select(tables.Subscription.secret)):
+        for secret in session.exec(select(tables.Subscription.secret).where(tables.Subscription.secret != "")):
             vault.open(secret)
         for body, sealed_with in session.exec(newest.order_by(col(webhook.id).desc()).limit(1)):
             vault.open_bytes(body, sealed_with)
