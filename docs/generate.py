@@ -46,6 +46,7 @@ Where both name a setting, the environment wins. An empty value is no value. `.e
 | `clock` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`), and `DATABASE_URL` and `BROKER_URL` of servers |
 | `reconcile` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`) |
 | `subscriptions add`, `subscriptions rotate` | `ENCRYPTION_KEYS`, as `web` and `worker`; beside `up`, what it keeps |
+| `keys rotate`, `webhooks show --body` | the same |
 | `simulate`, `trigger`, `webhooks reverify` | `WEBHOOK_URLS`, `WEBHOOK_SECRETS` |
 
 | setting | default | secret | meaning |

@@ -22,17 +22,18 @@ USE_COLUMNS = ("key", "place", "uses")
 
 @click.group()
 def keys() -> None:
-    """The keys that encrypt what is stored: MELDWATCH_ENCRYPTION_KEYS."""
+    """The keys that encrypt what is stored."""
 
 
 @keys.command("rotate")
 @json_option
 def rotate(*, as_json: bool) -> None:
-    """Encrypt webhook bodies and secrets anew that are not encrypted with the newest key.
+    """Encrypt with the newest key what is stored in clear or with another.
 
-    It may run beside the service, and may be interrupted: the next one goes on. Every process must know the new key
-    before, see docs/operations.md. Prints which keys are still in use, by their names. Exits with 1 where that is any
-    but the newest, as where no key opens what is stored.
+    That are webhook bodies, and secrets of subscriptions; the newest key is the first of MELDWATCH_ENCRYPTION_KEYS.
+    May run beside the service, whose processes must know that key before, see docs/operations.md. One that is
+    interrupted is gone on with. Prints which keys are in use now, by their names, and exits with 1 where that is any
+    but the newest.
     """
     settings = with_kept_encryption_key(settings_for())
     vault = Vault(settings.encryption_keys)

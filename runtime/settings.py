@@ -98,9 +98,10 @@ class Settings(Retention):
     )
     encryption_keys: Secrets = Field(
         default=(),
-        description="Fernet keys, newest first, comma separated: secrets of subscriptions are stored encrypted with the"
-        " first, and read with any. `up` makes one when none is set, and keeps it beside the database; without any, no"
-        " subscription can be made.",
+        description="Fernet keys, newest first, comma separated: raw webhook bodies and secrets of subscriptions are"
+        " stored encrypted with the first, and read with any; `meldwatch keys rotate` encrypts what is stored with the"
+        " first. `up` makes one when none is set, and keeps it beside the database; without any, bodies are stored in"
+        " clear, and no subscription can be made.",
     )
     push_allowed_networks: Texts = Field(
         default=(),

@@ -24,5 +24,5 @@ Beside it stands the API, which reads what was stored: ``app`` makes routes of o
 The same operations are told as OpenAPI by ``openapi``, the events as JSON Schema and AsyncAPI by ``kit``.
 
 ``feed`` wakes those who wait for the next event, by long poll (``events``) or on a ``stream``; ``listen`` hears of
-those that other processes commit.
+those that other processes commit. ``rotate`` seals anew what is stored, when the keys change.
 """

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, bindparam, func, update
+from sqlalchemy.orm import Mapped
 from sqlmodel import col, select
 
 from runtime.audit import note
@@ -37,11 +39,12 @@ REST_SECONDS = 0.02
 
 
 class _Body(NamedTuple):
-    """A body as it is stored."""
+    """A body as it is stored; ``turn`` is where its row stands in the order in which rows of its table are locked."""
 
     id: int
     stored: bytes
     sealed_with: str | None
+    turn: int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,11 @@ class _Span:
 
 @dataclass(frozen=True, slots=True)
 class _Shelf:
-    """A table of bodies, and which of its rows have one."""
+    """A table of bodies, the order in which everybody locks its rows, and which of them have a body."""
 
     kind: Kind
     table: type[Webhook | Rejection]
+    order: Mapped[Any]
     conditions: tuple[ColumnElement[bool], ...] = ()
 
     def within(self, span: _Span) -> tuple[ColumnElement[bool], ...]:
@@ -69,8 +73,8 @@ class _Shelf:
 
 SHELVES = (
     # A body that retention has removed must stay so.
-    _Shelf("webhook bodies", Webhook, (col(Webhook.emptied_at).is_(None),)),
-    _Shelf("rejection bodies", Rejection),
+    _Shelf("webhook bodies", Webhook, col(Webhook.id), (col(Webhook.emptied_at).is_(None),)),
+    _Shelf("rejection bodies", Rejection, col(Rejection.digest)),
 )
 
 
@@ -151,7 +155,7 @@ class Rotate:
     def _some_stale(self, shelf: _Shelf, span: _Span) -> Sequence[_Body]:
         table = shelf.table
         is_stale = col(table.sealed_with).is_distinct_from(self._vault.key_name)
-        stale = select(table.id, table.body, table.sealed_with).where(*shelf.within(span), is_stale)
+        stale = select(table.id, table.body, table.sealed_with, shelf.order).where(*shelf.within(span), is_stale)
         stale = stale.order_by(col(table.id)).limit(self._most_rows)
         rows, size = [], 0
         with self._database.read() as session:
@@ -163,13 +167,13 @@ class Rotate:
         return rows
 
     def _sealed_anew(self, rows: Iterable[_Body]) -> Iterator[dict[str, Any]]:
-        for row in rows:
+        for row in sorted(rows, key=attrgetter("turn")):
             with suppress(VaultError):
                 body = self._vault.seal_bytes(self._vault.open_bytes(row.stored, row.sealed_with))
                 yield {"row": row.id, "before": row.sealed_with, "anew": body, "newest": self._vault.key_name}
 
     def _write(self, shelf: _Shelf, sealed: Sequence[dict[str, Any]]) -> int:
-        """Write bodies, in the order of their rows as everybody does, where nobody has changed them meanwhile."""
+        """Write bodies where nobody has changed their rows meanwhile."""
         if not sealed:
             return 0
         table = shelf.table
@@ -189,10 +193,10 @@ class Rotate:
             return Counter({name or CLEAR: count for name, count in session.exec(counts)})
 
     def _secrets(self, newest: str) -> Rotation:
+        # A handler has none.
+        owners = select(Subscription.id).where(Subscription.secret != "").order_by(col(Subscription.id))
         with self._database.read() as session:
-            # A handler in Python has no secret.
-            sealed_ones = select(Subscription.id).where(Subscription.secret != "").order_by(col(Subscription.id))
-            ids = session.exec(sealed_ones).all()
+            ids = session.exec(owners).all()
         rotated = unreadable = 0
         for id_ in ids:
             sealed, unopened = self._seal_secrets(id_)

@@ -38,12 +38,13 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def offline(url: str, tmp_path: Path) -> Iterator[Deployment]:
-    """A set-up of which nothing runs, with one webhook under an older key, one in clear, and a subscription."""
+    """A set-up of which nothing runs: one webhook under an older key, one in clear, a subscription, a handler's."""
     with closing(Database(url)) as database:
         for vault, raw in ((Vault([OLD]), RAW), (Vault([]), b"junk")):
             with closing(table_for(database, vault)) as table:
                 table.insert([delivery(raw)])
         subscribe(database, secret=Vault([OLD]).seal(SECRET))
+        subscribe(database, "handler", url="python:ours.handle", secret="")
     with deployed(tmp_path, url, "memory://") as deployment:
         yield deployment
 

@@ -1,3 +1,5 @@
+import itertools
+import random
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,10 +15,11 @@ from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from runtime.database import Database
-from runtime.errors import VaultError
+from runtime.errors import OutOfReachError, VaultError
 from runtime.vault import Vault
 from schemas.rotation import Rotation
 from schemas.tables import Audit, Lane, Rejection, Subscription, Webhook
+from service.evidence import Evidence
 from service.inbox import table_for
 from service.rotate import MOST_BYTES, Rotate
 from tests.flow.timeless import empty
@@ -24,6 +27,7 @@ from tests.inbox import body, delivery
 from tests.keys import KEY, OLD, VAULT
 from tests.service import rows
 from tests.service.conftest import Parts
+from tests.service.refusing import refused, rejections
 from tests.workers.pushlike import SECRET, ScriptedConsumer, at_once, deliver_on, emit, subscribe, subscription
 
 LOST = SecretStr(Fernet.generate_key().decode())
@@ -43,17 +47,12 @@ def webhook(vault: Vault, raw: bytes = b"raw", **values: Any) -> Webhook:
 def rejection(vault: Vault, digest: str, raw: bytes = b"raw") -> Rejection:
     sealed = {"body": vault.seal_bytes(raw), "sealed_with": vault.key_name}
     times = {"first_at": rows.TIME, "received_at": rows.TIME}
-    return Rejection(digest=digest, reason="wrong", size=len(raw), headers={}, **times, **sealed)
+    return Rejection(digest=digest, reason="wrong", size=len(raw), headers={}, is_likely=True, **times, **sealed)
 
 
 def stored(database: Database) -> list[Webhook]:
     with database.read() as session:
         return list(session.exec(select(Webhook).order_by(col(Webhook.id))).all())
-
-
-def rejections(database: Database) -> list[Rejection]:
-    with database.read() as session:
-        return list(session.exec(select(Rejection).order_by(col(Rejection.id))).all())
 
 
 def opened(vault: Vault, found: Sequence[Webhook | Rejection]) -> list[bytes]:
@@ -73,6 +72,7 @@ def test_everything_is_sealed_with_the_newest_key(database: Database) -> None:
     rows.store(database, *(webhook(VAULTS[name], name.encode()) for name in ("clear", "old", "new")))
     rows.store(database, rejection(VAULTS["clear"], "1"), rejection(VAULTS["old"], "2"))
     subscribe(database, secret=VAULTS["old"].seal(SECRET), previous_secrets=[previous(VAULTS["old"], "before", 1)])
+    subscribe(database, "handler", url="python:ours.handle", secret="")
 
     rotations = rotate_on(database).run(who="alice")
 
@@ -88,6 +88,7 @@ def test_everything_is_sealed_with_the_newest_key(database: Database) -> None:
     assert {row.sealed_with for row in (*stored(database), *rejections(database))} == {name}
     row = subscription(database)
     assert [VAULT.open(row.secret), VAULT.open(row.previous_secrets[0]["sealed"])] == [SECRET, "before"]
+    assert subscription(database, "handler").secret == ""
 
 
 def test_a_second_run_leaves_bodies_as_they_are(database: Database) -> None:
@@ -336,6 +337,36 @@ def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
     assert old == 300
 
 
+def test_refused_webhooks_that_come_again_meanwhile_are_counted(database: Database) -> None:
+    """Whoever counts them locks many rows at once, as a rotation does, and in the same order."""
+    comings = [refused(body(f"c{number}", event_id=f"e{number}")) for number in range(120)]
+    chance = random.Random(5)
+    orders = [chance.sample(comings, len(comings)) for _ in range(40)]
+    vaults = itertools.cycle([BOTH, Vault([OLD, KEY])])
+    for coming in comings:
+        Evidence(database=database, vault=BOTH).keep([coming])
+    is_over = threading.Event()
+    errors: list[Exception] = []
+
+    def turn() -> None:
+        while not is_over.is_set():
+            try:
+                rotate_on(database, next(vaults)).run(who="alice")
+            except OutOfReachError as error:
+                errors.append(error)
+
+    turning = threading.Thread(target=turn)
+    turning.start()
+    for order in orders:
+        Evidence(database=database, vault=BOTH).keep(order)
+    is_over.set()
+    turning.join()
+
+    assert errors == []
+    assert [row.times for row in rejections(database)] == [41] * len(comings)
+    assert opened(BOTH, rejections(database)) == [each.body for each in comings]
+
+
 def test_a_secret_that_is_rotated_meanwhile_is_the_newer_one(database: Database) -> None:
     """A subscription's rotation and one of the keys lock its row: whichever comes last, the last secret signs."""
     keeper = Parts(database=database).subscribe(BOTH)
@@ -345,7 +376,7 @@ def test_a_secret_that_is_rotated_meanwhile_is_the_newer_one(database: Database)
 
     def renew() -> None:
         try:
-            secrets.extend(keeper.rotate("s1").secret for _ in range(12))
+            secrets.extend(keeper.rotate("s1", who="alice").secret for _ in range(12))
         finally:
             is_over.set()
 
