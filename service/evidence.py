@@ -133,6 +133,8 @@ class Evidence:
         for reason in sorted(reasons):
             mine = select(Rejection.id).where(Rejection.reason == reason, ~col(Rejection.is_likely))
             beyond = mine.order_by(col(Rejection.id).desc()).offset(self._most_unlikely)
+            # What another process is writing is not waited for: it locks in another order.
+            beyond = beyond.with_for_update(skip_locked=True)
             with self._database.write() as session:
                 session.exec(delete(Rejection).where(col(Rejection.id).in_(beyond)))
 

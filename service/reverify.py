@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, func, update
-from sqlmodel import Session, col, select
+from sqlalchemy import func, update
+from sqlmodel import col, select
 
 from runtime import audit
 from runtime.database import Database
@@ -59,7 +59,7 @@ class Reverified:
 class _Passed:
     """A refused webhook that passes now."""
 
-    id: int
+    digest: str
     delivery: Delivery
 
     @property
@@ -135,7 +135,6 @@ class Reverify:
             after = rows[-1].id or last
 
     def _passed(self, row: Rejection, came_to: Reverified) -> _Passed | None:
-        assert row.id is not None
         headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in row.headers.items()]
         try:
             body = self._vault.open_bytes(row.body, row.sealed_with)
@@ -149,7 +148,7 @@ class Reverify:
             came_to.is_suspicious |= row.is_likely
             return None
         delivery = Delivery(body, row.headers, verdict.url, verdict.signed_at, read_hint(body))
-        return _Passed(row.id, delivery)
+        return _Passed(row.digest, delivery)
 
     def _admit(self, passed: Sequence[_Passed], came_to: Reverified, *, who: str | None) -> None:
         """Store what passed, each once, and note it; only count it where nobody is named who does."""
@@ -190,11 +189,11 @@ class Reverify:
         if not passed:
             return
         with self._database.write() as session:
-            for each in passed:
-                self._mark(session, each, col(Rejection.admitted_at).is_(None))
+            # In the order in which those are locked that come again.
+            for each in sorted(passed, key=lambda each: each.digest):
+                mine = update(Rejection).where(
+                    col(Rejection.digest) == each.digest, col(Rejection.admitted_at).is_(None)
+                )
+                session.exec(mine.values(admitted_at=self._database.now(), event_id=each.event_id))
             details = {"admitted": admitted, "repeats": len(passed) - admitted}
             audit.note(self._database, session, who=who, act="webhooks.reverified", details=details)
-
-    def _mark(self, session: Session, each: _Passed, is_waiting: ColumnElement[bool]) -> None:
-        mine = update(Rejection).where(col(Rejection.id) == each.id, is_waiting)
-        session.exec(mine.values(admitted_at=self._database.now(), event_id=each.event_id))

@@ -12,9 +12,9 @@ from tests.eventually import eventually
 from tests.flow.deployment import Deployment, deployed
 from tests.flow.test_kills import is_all_there, is_gapless, storm
 from tests.inbox import body
+from tests.keys import KEY
 from tests.service.refusing import WRONG, evidence, refused
 from tests.service.signing import SECRET, URL
-from tests.workers.pushlike import KEY
 
 COUNT = 3_000
 

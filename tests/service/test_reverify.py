@@ -1,3 +1,5 @@
+import random
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
@@ -6,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
-from sqlalchemy import delete
+from sqlalchemy import delete, text
 from sqlmodel import SQLModel, select
 
 from runtime.clock import utcnow
@@ -278,3 +280,35 @@ def test_what_was_pruned_meanwhile_is_no_error(trial: Trial, database: Database)
             session.exec(delete(Rejection))
 
     assert trial.make().run(who="alice", is_dry=False, progress=progress).admitted == 2
+
+
+def test_retries_that_are_refused_meanwhile_block_nobody(trial: Trial, database: Database) -> None:
+    """A service that still has the wrong secret counts them, while a command that has the right one admits them."""
+    raws = [body(f"c{number}", event_id=f"e{number:02}") for number in range(40)]
+    kept, chance, is_over = evidence(database), random.Random(1), threading.Event()
+    kept.keep([refused(raw) for raw in raws])
+    errors: list[BaseException] = []
+
+    def repeat() -> None:
+        try:
+            while not is_over.is_set():
+                kept.keep([refused(raw) for raw in chance.sample(raws, 30)])
+        except BaseException as error:  # noqa: BLE001 - of whatever kind, it is what this looks for
+            errors.append(error)
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        for _ in range(8):
+            trial.run(chunk=40)
+            with database.write() as session:
+                session.connection().execute(text("UPDATE rejection SET admitted_at = NULL WHERE event_id = 'e00'"))
+    finally:
+        is_over.set()
+        thread.join()
+    trial.run()
+
+    assert errors == []
+    assert event_ids(database) == [f"e{number:02}" for number in range(40)]
+    assert {row.requested for row in all_of(database, Job)} == {1}
+    assert all(row.admitted_at for row in rejections(database))
