@@ -104,4 +104,5 @@ def _see(claim: Claim, reading: Reading, group: dict[str, State]) -> Seen:
     decision = decide(None, state, group, None)
     group[state.id] = state
     # Who is not known yet may be on its way: the list's other items are.
-    return Seen(claim, reading, mirror, replace(decision, siblings=decision.siblings & group.keys()))
+    known = replace(decision, siblings=decision.siblings & group.keys(), strangers=decision.strangers & group.keys())
+    return Seen(claim, reading, mirror, known)

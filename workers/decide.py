@@ -60,6 +60,7 @@ class Decision:
     Attributes:
         changes: What to tell, in order.
         siblings: Connections that were or are in its group, whose stored view does not fit what was read.
+        strangers: Those of them that do not name it, as stored: their own reads need not lead back to it.
         is_regrouped: Whether its group is another than was stored: then the siblings are behind; otherwise either side
             may be.
         is_contradicted: Whether the newest hint says another status than the read, or the read names somebody who has
@@ -68,6 +69,7 @@ class Decision:
 
     changes: tuple[Change, ...]
     siblings: frozenset[str]
+    strangers: frozenset[str]
     is_regrouped: bool
     is_contradicted: bool
 
@@ -93,9 +95,11 @@ def decide(
     others = named(before, after)
     # A member that Meld lists but does not have was asked for when the group was found; once is enough.
     known = others if is_regrouped else others & group.keys()
+    siblings = frozenset(id_ for id_ in known if not _agrees(group.get(id_), after))
     return Decision(
         changes=_changes(before, after),
-        siblings=frozenset(id_ for id_ in known if not _agrees(group.get(id_), after)),
+        siblings=siblings,
+        strangers=frozenset(id_ for id_ in siblings if id_ not in group or after.id not in group[id_].others),
         is_regrouped=is_regrouped,
         is_contradicted=(hint is not None and hint.contradicts(after))
         or _names_the_gone(after, group)

@@ -1,7 +1,8 @@
 """Follow: which reads a read leads to, its own connection's and its siblings'. Bounded, whatever Meld answers.
 
 A read that finds another group raises the members whose stored view does not fit. A read that finds the group it knew,
-but a member or the newest hint that does not fit, cannot tell who is behind: both are read again, some time later.
+but a member or the newest hint that does not fit, cannot tell who is behind: both are read again, some time later. So
+is one that finds members which do not name it: read too early, they would name nobody who has them read once more.
 And a read that comes close behind a webhook that names no status is followed by one more, for Meld's API may lag.
 
 The bound: a wish from outside has depth 0, one of a sibling is one deeper, and none goes deeper than ``MAX_DEPTH``;
@@ -47,10 +48,12 @@ def follow(
     """
     calls: list[str] = []
     may_raise = decision.is_regrouped and claim.depth < MAX_DEPTH
-    siblings = _not_about_to_be_read(database, session, decision.siblings)
+    strangers = set(decision.strangers)
+    siblings = _not_about_to_be_read(database, session, decision.siblings - strangers) | strangers
     if may_raise:
         calls += jobs.raise_jobs(database, session, siblings, "sibling", depth=claim.depth + 1)
-    unsettled = set() if may_raise else siblings
+    # Who names it looks at it when read. Of the others nothing may come back, should they be read too early.
+    unsettled = strangers if may_raise else siblings
     if is_owed:
         # Its next read finds the group as it is known by then, and has nothing to tell the others any more.
         if unsettled:

@@ -489,6 +489,47 @@ def test_a_member_read_too_early_is_read_again(
     assert sorted(roles) == ["became_primary", "followed", "lost_primary"]
 
 
+@pytest.mark.parametrize("is_known", [True, False], ids=["known alone", "never seen"])
+def test_a_member_that_names_nobody_yet_is_not_left_behind(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str], *, is_known: bool
+) -> None:
+    """A silent connection that is read before Meld shows its group there names nobody that could have it read again."""
+    reader.answers["b"] = alone = found("b")
+    calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in ("ab" if is_known else "a")))
+    settle(database, refresh, calls)
+    group_of(reader, "a", "ab")
+    fresh, early = reader.answers["b"], [alone, alone]
+    reader.answers["b"] = lambda: early.pop() if early else fresh  # type: ignore[return-value]
+
+    calls += store(database, body("a", newStatus="ACTIVE"))
+    settle(database, refresh, calls)
+
+    assert {row.id: row.primary_duplicate_id for row in all_rows(database, Connection)} == dict.fromkeys("ab", "a")
+
+
+def test_a_member_that_was_left_is_not_left_behind(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """It still names one that is alone by now, and that is about to be read: whose read does not lead back to it."""
+    group_of(reader, "a", "ab")
+    calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in "ab"))
+    settle(database, refresh, calls)
+    early = [reader.answers["a"]] * 2
+    reader.answers["b"] = found("b")
+
+    def a() -> Outcome:
+        # Somebody speaks of the other one during each read that is too early.
+        if early:
+            calls.extend(store(database, body("b", newStatus="ACTIVE")))
+        return early.pop() if early else found("a")  # type: ignore[return-value]
+
+    reader.answers["a"] = a
+    calls += store(database, body("b", newStatus="ACTIVE"))
+    settle(database, refresh, calls)
+
+    assert {row.id: row.primary_duplicate_id for row in all_rows(database, Connection)} == dict.fromkeys("ab")
+
+
 def test_reads_end_although_the_group_never_agrees(
     database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
 ) -> None:
