@@ -7,8 +7,8 @@ from types import FrameType
 import click
 
 from meldwatch import show
-from meldwatch.compose import holder_name
 from meldwatch.setup import caller_beside, operator_name
+from meldwatch.wiring import holder_name
 from runtime.database import Database
 from runtime.settings import Settings
 from schemas import tables

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from sqlmodel import col, select
 
-from meldwatch.compose import hosts_of
 from meldwatch.secrets import with_kept_encryption_key
+from meldwatch.wiring import hosts_of
 from migrations import run as migrations
 from runtime import broker as brokers
 from runtime.database import Database

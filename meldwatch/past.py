@@ -6,8 +6,8 @@ import threading
 import click
 
 from meldwatch import show
-from meldwatch.compose import holder_name
 from meldwatch.setup import open_database, operator_name, settings_for
+from meldwatch.wiring import holder_name
 from runtime.clock import utcnow
 from runtime.errors import UsageError
 from runtime.metrics import Metrics

@@ -7,9 +7,9 @@ import click
 
 from meldwatch import show
 from meldwatch.ask import after_option, json_option, limit_option, query_of, stored, tell_more
-from meldwatch.compose import reverify_of
 from meldwatch.secrets import with_kept_encryption_key
 from meldwatch.setup import caller_beside, open_database, operator_name, settings_for
+from meldwatch.wiring import reverify_of
 from schemas.api import RejectionState
 from schemas.queries import RejectionQuery
 from service.rejections import Rejections

@@ -12,8 +12,8 @@ from pydantic import ValidationError as InvalidError
 
 from meldwatch import attend, show
 from meldwatch.ask import json_option, limit_option
-from meldwatch.compose import foresee_of, replays_of
 from meldwatch.setup import open_database, operator_name, settings_for
+from meldwatch.wiring import foresee_of, replays_of
 from runtime.database import Database
 from runtime.errors import UsageError
 from runtime.settings import Settings

@@ -9,9 +9,9 @@ from pydantic import ValidationError as InvalidError
 
 from meldwatch import show
 from meldwatch.ask import json_option, limit_option
-from meldwatch.compose import subscribe_of
 from meldwatch.secrets import with_kept_encryption_key
 from meldwatch.setup import open_database, operator_name, settings_for
+from meldwatch.wiring import subscribe_of
 from runtime.errors import UsageError
 from schemas.changes import EventType
 from schemas.queries import SubscriptionQuery

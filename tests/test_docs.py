@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from docs import generate
 from meldwatch.cli import cli
-from meldwatch.compose import replays_of, subscribe_of
+from meldwatch.wiring import replays_of, subscribe_of
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.metrics import Metrics
