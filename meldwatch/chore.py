@@ -16,7 +16,7 @@ class Chore:
     """Does a thing whenever it is due.
 
     Args:
-        done: What was done then, for the log: ``reconciled``.
+        name: What it is called in the log: ``reconcile``.
         is_due: Returns whether it is time to.
         run: Does it, and returns what to say of it; whatever it waits with must be this part's ``is_stopping.wait``.
         every_seconds: How often it is due.
@@ -25,19 +25,19 @@ class Chore:
 
     def __init__(
         self,
-        done: str,
+        name: str,
         *,
         is_due: Callable[[float], bool],
         run: Callable[[], Mapping[str, Any]],
         every_seconds: float,
         is_stopping: threading.Event,
     ) -> None:
-        self._done, self._not_done = done, "not " + done
+        self._name = name
         self._is_due = is_due
         self._do = run
         self._every_seconds = every_seconds
         self._is_stopping = is_stopping
-        self._thread = threading.Thread(target=self._run, name=done, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -56,9 +56,9 @@ class Chore:
         while not self._is_stopping.wait(min(LOOK_SECONDS, self._every_seconds)):
             try:
                 if self._is_due(self._every_seconds):
-                    log.info(self._done, **self._do())
+                    log.info("chore done", chore=self._name, **self._do())
             except MeldwatchError as error:
-                log.warning(self._not_done, detail=str(error))
+                log.warning("chore not done", chore=self._name, detail=str(error))
             except Exception:
                 # Whatever it was, the next look may do better.
-                log.exception(self._not_done)
+                log.exception("chore not done", chore=self._name)

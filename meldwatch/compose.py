@@ -158,7 +158,7 @@ class Process:
             metrics=self.metrics,
         )
         chore = Chore(
-            "pruned",
+            "prune",
             is_due=prune.is_due,
             run=lambda: prune.run(who="clock"),
             every_seconds=PRUNE_SECONDS,
@@ -177,7 +177,7 @@ class Process:
             return {"listed": report.listed, **{str(kind): number for kind, number in report.drift.items()}}
 
         chore = Chore(
-            "reconciled", is_due=reconcile.is_due, run=run, every_seconds=every_seconds, is_stopping=is_stopping
+            "reconcile", is_due=reconcile.is_due, run=run, every_seconds=every_seconds, is_stopping=is_stopping
         )
         self.parts.append(chore)
 

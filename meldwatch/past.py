@@ -52,7 +52,7 @@ def rebuild(*, is_check: bool, is_apply: bool, as_json: bool) -> None:
 @click.option("--dry-run", "is_dry", is_flag=True, help="Count what would be removed, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def prune(*, is_dry: bool, as_json: bool) -> None:
-    """Remove what is older than the MELDWATCH_RETAIN_ settings say and owed to nobody any more.
+    """Remove what is older than the settings of retention say and owed to nobody any more.
 
     Prints how many rows, by kind; of bodies, how many were emptied. May run beside the service, which does the same
     once a day. Interrupted, it has removed what it has; run it again.

@@ -10,7 +10,7 @@ from tests.eventually import eventually
 @contextmanager
 def started(is_due: Callable[[float], bool], run: Callable[[], dict[str, int]]) -> Iterator[Chore]:
     """Run a chore that is looked at again and again."""
-    chore = Chore("done", is_due=is_due, run=run, every_seconds=0.01, is_stopping=threading.Event())
+    chore = Chore("reconcile", is_due=is_due, run=run, every_seconds=0.01, is_stopping=threading.Event())
     chore.start()
     yield chore
     chore.stop()
