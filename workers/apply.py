@@ -5,7 +5,7 @@ overwrite a newer one, and what is decided here cannot be outdated by the time i
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import Executable, bindparam, case, exists, insert, or_, update
@@ -56,6 +56,10 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     before = state_of(row) if row is not None else None
     account_id = account_of(session, claim.connection_id, row, reading)
     mirror = mirror_of(claim.connection_id, account_id, row, reading)
+    is_doubted = False
+    if row is not None and _is_end(row, reading) and mirror.status not in TERMINAL:
+        # Nothing comes back at Meld, so the answer is older than the end. Where it stays so, it is believed later.
+        mirror, is_doubted = row, True
     after = state_of(mirror)
     others = named(before, after)
     if others:
@@ -65,6 +69,8 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     siblings = _siblings(session, others)
     group = {sibling.id: state_of(sibling) for sibling in siblings}
     decision = decide(before, after, group, hint, gone_lately=_gone_lately(siblings, reading))
+    if is_doubted:
+        decision = replace(decision, is_contradicted=True)
     is_new = row is None or row.digest != mirror.digest
     told = Told()
     # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
@@ -172,8 +178,11 @@ def _checked(_database: Database) -> Executable:
 
 def _gone_lately(siblings: Iterable[Connection], reading: Reading) -> frozenset[str]:
     """Return who of the siblings had an end that was seen shortly before this read began, or since."""
-    latest = reading.began_at - timedelta(seconds=SETTLE_SECONDS)
-    return frozenset(row.id for row in siblings if row.status in TERMINAL and row.observed_at > latest)
+    return frozenset(row.id for row in siblings if _is_end(row, reading))
+
+
+def _is_end(row: Connection, reading: Reading) -> bool:
+    return row.status in TERMINAL and row.observed_at > reading.began_at - timedelta(seconds=SETTLE_SECONDS)
 
 
 def _siblings(session: Session, others: frozenset[str]) -> list[Connection]:

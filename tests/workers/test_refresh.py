@@ -321,6 +321,25 @@ def test_a_deleted_connection_that_is_gone_becomes_a_tombstone(
     assert states_of(database) == ["processed"] * 3
 
 
+def test_an_end_is_not_taken_back_by_an_answer_that_is_older(database: Database, reader: ScriptedReader) -> None:
+    """Close behind its deletion Meld may still show it: that is asked for again, and believed when it stays so."""
+    now = datetime.now(UTC)
+    refresh = refresh_on(database, reader, clock=lambda: now)
+    statuses = []
+    for hint, answer in ((DELETED, Absent()), (DELETED, found("c1")), (DELETED, Absent()), ("OTHER", found("c1"))):
+        store(database, body("c1", hint))
+        reader.answers["c1"] = answer
+        refresh.refresh("c1")
+        statuses.append((mirror_of(database, "c1").status, job_of(database, "c1").trigger))
+    now += timedelta(seconds=SETTLE_SECONDS + 1)
+    make_due(database)
+    refresh.refresh("c1")
+
+    assert statuses == [("DELETED", "webhook"), ("DELETED", "recheck"), ("DELETED", "webhook"), ("DELETED", "recheck")]
+    assert mirror_of(database, "c1").status == "ACTIVE"
+    assert [event.data["current"]["status"] for event in events_of(database)] == ["DELETED", "ACTIVE"]
+
+
 def test_a_deleted_connection_never_seen_becomes_a_tombstone(
     database: Database, refresh: Refresh, reader: ScriptedReader
 ) -> None:
