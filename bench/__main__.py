@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from bench import backfill, burst, feed, histories, ingest, latency, move, push, race, rebuild, timeline, worker
+from bench import backfill, beside, burst, feed, histories, ingest, latency, move, push, race, rebuild, timeline, worker
 from bench.report import machine
 from bench.stack import BenchError, Stack
 from tests.servers import Run
@@ -15,6 +15,7 @@ FIGURES = {
     "latency": latency.measure,
     "feed": feed.measure,
     "push": push.measure,
+    "beside": beside.measure,
     "worker": worker.measure,
     "move": move.measure,
     "backfill": backfill.measure,

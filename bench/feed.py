@@ -1,16 +1,19 @@
-"""Feed: from the commit of an event until a reader of the feed has it, by long poll and by stream."""
+"""Feed: from the commit of an event until who wants it has it: by long poll, by stream, by push, in a handler."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from statistics import median, quantiles
 
+from bench import handled
 from bench.client import Client
+from bench.consumed import consumer
 from bench.report import Figure
 from bench.simulated import Simulated
-from bench.stack import DESCRIPTIONS, SETUPS, TOKEN, Service, Setup, Stack, until
+from bench.stack import DESCRIPTIONS, SETUPS, TOKEN, Env, Service, Setup, Stack, until
 from bench.webhooks import make
 from tests.servers import free_ports
 from tests.sse import Reader
@@ -19,15 +22,18 @@ SAMPLES = 100
 CROWD = 50
 """Readers of the stream at once, beside the one whose times are taken."""
 
+Way = Callable[[Service, Simulated, int], list[float]]
+"""Waits for so many events, one after the other; returns how long each took, in milliseconds."""
+
 Times = dict[int, float]
 """When each event was there, by its position, in seconds of the epoch."""
 
 
 def measure(stack: Stack) -> Figure:
-    """Measure both ways on both set-ups."""
+    """Measure all ways on both set-ups."""
     figure = Figure(
         "feed",
-        "one event at a time: milliseconds from Meld's answer, over the commit, until a reader of the feed has it",
+        "one event at a time: milliseconds from Meld's answer, over the commit, until who waits for it has it",
         ["set-up", "reader", "samples", "median", "p95", "most"],
     )
     for setup in SETUPS:
@@ -40,13 +46,26 @@ def measure(stack: Stack) -> Figure:
 
 
 def _measure(figure: Figure, stack: Stack, setup: Setup) -> None:
+    _measure_ways(
+        figure,
+        stack,
+        setup,
+        {
+            "long poll": _by_long_poll,
+            "stream": partial(_by_stream, crowd=0),
+            f"stream, one of {CROWD + 1}": partial(_by_stream, crowd=CROWD),
+            "push": partial(_by_push, stack),
+        },
+    )
+    # In a service of its own: the handler would be called beside the other ways, too.
+    came = stack.folder() / "came"
+    env = {"MELDWATCH_HANDLERS": handled.__name__, handled.PATH: str(came)}
+    _measure_ways(figure, stack, setup, {"handler": partial(_by_handler, came)}, env)
+
+
+def _measure_ways(figure: Figure, stack: Stack, setup: Setup, ways: Mapping[str, Way], env: Env = None) -> None:
     (port,) = free_ports(1)
-    ways: dict[str, Callable[[Service, Simulated, int], list[float]]] = {
-        "long poll": _by_long_poll,
-        "stream": partial(_by_stream, crowd=0),
-        f"stream, one of {CROWD + 1}": partial(_by_stream, crowd=CROWD),
-    }
-    with stack.simulated_meld(port, 0) as meld, setup(stack, port=port, meld=meld.url) as service:
+    with stack.simulated_meld(port, 0) as meld, setup(stack, port=port, meld=meld.url, env=env) as service:
         for way, samples in ways.items():
             values = samples(service, meld, 10 if stack.is_quick else SAMPLES)
             figure.rows.append(
@@ -89,6 +108,24 @@ def _by_stream(service: Service, meld: Simulated, count: int, *, crowd: int) -> 
     finally:
         for reader in readers:
             reader.close()
+
+
+def _by_push(stack: Stack, service: Service, meld: Simulated, count: int) -> list[float]:
+    client = Client(service.port)
+    with consumer(stack, 0) as consumed:
+        id_ = client.subscribe("bench", consumed.url)
+        values = _samples(service, meld, count, consumed.received)
+        client.act("DELETE", f"/api/subscriptions/{id_}")
+        return values
+
+
+def _by_handler(path: Path, service: Service, meld: Simulated, count: int) -> list[float]:
+    def received(position: int) -> float | None:
+        lines = path.read_text().splitlines() if path.exists() else []
+        times = dict(line.split(" ") for line in lines)
+        return float(times[str(position)]) if str(position) in times else None
+
+    return _samples(service, meld, count, received)
 
 
 def _samples(service: Service, meld: Simulated, count: int, received: Callable[[int], float | None]) -> list[float]:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -179,6 +179,9 @@ class Stack:
             yield Simulated(port)
 
 
+Env = Mapping[str, str] | None
+
+
 class Service:
     """Our processes over one database and one broker, beside one Meld.
 
@@ -189,7 +192,7 @@ class Service:
     """
 
     def __init__(
-        self, stack: Stack, *, name: str, port: int, meld: str, database: str, broker: str, timeout: float = 20
+        self, stack: Stack, *, name: str, port: int, meld: str, database: str, broker: str, timeout: float, env: Env
     ) -> None:
         self.name = name
         self.port = port
@@ -209,6 +212,7 @@ class Service:
             "MELDWATCH_PUSH_ALLOWED_NETWORKS": "127.0.0.0/8",
             "MELDWATCH_PORT": str(port),
             "MELDWATCH_LOG_FORMAT": "json",
+            **(env or {}),
         }
 
     @property
@@ -245,22 +249,23 @@ Setup = Callable[..., contextlib.AbstractContextManager[Service]]
 
 
 @contextlib.contextmanager
-def embedded(stack: Stack, *, port: int, meld: str, threads: int = 8, timeout: float = 20) -> Iterator[Service]:
+def embedded(
+    stack: Stack, *, port: int, meld: str, threads: int = 8, timeout: float = 20, env: Env = None
+) -> Iterator[Service]:
     """Run everything in one process, ``up``, over SQLite and the broker inside it."""
-    service = Service(
-        stack, name="embedded", port=port, meld=meld, database=stack.new_sqlite(), broker="memory://", timeout=timeout
-    )
+    own = {"name": "embedded", "database": stack.new_sqlite(), "broker": "memory://"}
+    service = Service(stack, port=port, meld=meld, timeout=timeout, env=env, **own)
     with contextlib.closing(service.database), service.running("up", "--threads", str(threads)):
         yield service
 
 
 @contextlib.contextmanager
 def spread(
-    stack: Stack, *, port: int, meld: str, threads: int = 8, timeout: float = 20, workers: int = 1
+    stack: Stack, *, port: int, meld: str, threads: int = 8, timeout: float = 20, workers: int = 1, env: Env = None
 ) -> Iterator[Service]:
     """Run ``web``, ``worker`` and ``clock`` as processes of their own, over PostgreSQL and Valkey."""
     with contextlib.ExitStack() as running:
-        service = running.enter_context(web(stack, port=port, meld=meld, timeout=timeout))
+        service = running.enter_context(web(stack, port=port, meld=meld, timeout=timeout, env=env))
         for number in range(workers):
             running.enter_context(service.running("worker", "--threads", str(threads), name=f"worker-{number}"))
         running.enter_context(service.running("clock"))
@@ -269,10 +274,10 @@ def spread(
 
 
 @contextlib.contextmanager
-def web(stack: Stack, *, port: int, meld: str, timeout: float = 20) -> Iterator[Service]:
+def web(stack: Stack, *, port: int, meld: str, timeout: float = 20, env: Env = None) -> Iterator[Service]:
     """Run ``web`` alone, over PostgreSQL and Valkey; the caller may run more beside it."""
-    database, broker = stack.new_postgres(), stack.new_broker()
-    service = Service(stack, name="spread", port=port, meld=meld, database=database, broker=broker, timeout=timeout)
+    own = {"name": "spread", "database": stack.new_postgres(), "broker": stack.new_broker()}
+    service = Service(stack, port=port, meld=meld, timeout=timeout, env=env, **own)
     with contextlib.closing(service.database), service.running("web"):
         yield service
 
