@@ -45,6 +45,7 @@ Where both name a setting, the environment wins. An empty value is no value. `.e
 | `worker` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`), and `DATABASE_URL` and `BROKER_URL` of servers |
 | `clock` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`), and `DATABASE_URL` and `BROKER_URL` of servers |
 | `reconcile` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`) |
+| `replay webhooks --dry-run` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`) |
 | `subscriptions add`, `subscriptions rotate` | `ENCRYPTION_KEYS`, as `web` and `worker`; beside `up`, what it keeps |
 | `keys rotate`, `webhooks show --body` | the same |
 | `simulate`, `trigger`, `webhooks reverify` | `WEBHOOK_URLS`, `WEBHOOK_SECRETS` |
@@ -59,9 +60,9 @@ COMMANDS = """\
 Generated from the commands' own help by `python -m docs.generate`; do not edit.
 
 Exit codes: 0 done; 1 done, and something is wrong (a check failed, a webhook was not taken, a reconcile found drift, a
-rebuild a difference, a reverify a webhook that looks like Meld's and does not pass, a part of a process died); 2 bad
-usage or settings, or another reconcile is running; 3 a dependency is out of reach. What is listed is a table, or JSON
-Lines with `--json`.
+rebuild a difference, a dry run what would change, a reverify a webhook that looks like Meld's and does not pass, a
+replay was stopped, a part of a process died); 2 bad usage or settings, or another reconcile is running; 3 a dependency
+is out of reach. What is listed is a table, or JSON Lines with `--json`.
 Every command reads the [settings](settings.md).
 """
 
