@@ -164,9 +164,10 @@ class Player:
             if step.is_last or step.error is not None:
                 row.finished_at = self._now(session)
                 turn.forget(session)
-        # The clock calls for those that the broker does not take.
-        with suppress(OutOfReachError):
-            self._call(step.calls)
+        if step.calls:
+            # The clock calls for those that the broker does not take.
+            with suppress(OutOfReachError):
+                self._call(step.calls)
         return row, step
 
     def _rest(self, turn: Turn, replay_id: str, seconds: float) -> bool:

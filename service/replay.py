@@ -141,7 +141,8 @@ class Replays:
 
     def _told(self, session: Session, rows: Sequence[tables.Replay]) -> list[Replay]:
         held = held_of(self._database, session, [row.id for row in rows])
-        return [Replay.from_row(row, is_held=row.id in held, pending=_pending(session, row)) for row in rows]
+        pending = {**_owed(session, rows), **_unsent(session, rows)}
+        return [Replay.from_row(row, is_held=row.id in held, pending=pending.get(row.id, 0)) for row in rows]
 
     def _now(self, session: Session) -> datetime:
         return session.exec(select(self._database.now())).one()
@@ -172,15 +173,20 @@ def _must_last(row: tables.Replay) -> None:
         raise ConflictError("This replay has ended. Start another one.")
 
 
-def _pending(session: Session, row: tables.Replay) -> int:
-    """Count what a replay has asked for and is still owed, and what nobody else has asked for since."""
-    if row.kind == "webhooks":
-        owed = select(func.count()).select_from(Job).where(Job.replay_id == row.id, Job.requested > Job.completed)
-        return session.exec(owed).one()
-    sent = select(func.count()).where(
-        Delivery.subscription_id == row.subscription_id,
-        Delivery.replay_id == row.id,
+def _owed(session: Session, rows: Sequence[tables.Replay]) -> dict[str | None, int]:
+    """Count the reads that replays have asked for and that are still owed, by replay; not what others ask for since."""
+    ids = [row.id for row in rows if row.kind == "webhooks"]
+    owed = select(Job.replay_id, func.count()).where(col(Job.replay_id).in_(ids), Job.requested > Job.completed)
+    return dict(session.exec(owed.group_by(col(Job.replay_id))).all()) if ids else {}
+
+
+def _unsent(session: Session, rows: Sequence[tables.Replay]) -> dict[str | None, int]:
+    """Count the events of replays that their subscribers have not taken yet, by replay; those that died are no more."""
+    events = [row for row in rows if row.kind == "events"]
+    unsent = select(Delivery.replay_id, func.count()).where(
+        col(Delivery.subscription_id).in_({row.subscription_id for row in events}),
+        col(Delivery.replay_id).in_([row.id for row in events]),
         col(Delivery.delivered_at).is_(None),
         col(Delivery.dead_at).is_(None),
     )
-    return session.exec(sent).one()
+    return dict(session.exec(unsent.group_by(col(Delivery.replay_id))).all()) if events else {}

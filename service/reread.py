@@ -4,8 +4,6 @@ It asks for reads as everybody does, and writes nothing else: the truth is read 
 it was. It adds to what is due only as long as that is little: who hears of live webhooks has to wait behind it.
 """
 
-from itertools import islice
-
 from sqlalchemy import func, or_
 from sqlmodel import Session, col, select
 
@@ -31,7 +29,7 @@ def reread(database: Database, session: Session, row: Replay) -> Step:
     rate = row.rate or DEFAULT_RATE
     ahead = selection_of(session, row).ahead(session, row.after)
     chosen = [each.connection_id for each in ahead if each.amount]
-    taken = list(islice(chosen, min(room, max(int(rate), 1))))
+    taken = chosen[: min(room, max(int(rate), 1))]
     is_cut = len(taken) < len(chosen)
     passed = taken if is_cut else [each.connection_id for each in ahead]
     return Step(
