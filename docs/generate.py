@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from meldwatch.cli import cli
+from runtime.retention import Retention
 from runtime.settings import PREFIX, Settings
 from schemas.events import EVENTS, VERSION
 from service import kit
@@ -66,7 +67,9 @@ Every command reads the [settings](settings.md).
 
 def settings() -> str:
     """Return ``settings.md``."""
-    return SETTINGS + "".join(_setting(name, field) for name, field in Settings.model_fields.items())
+    # Those that are a part of their own come last, not first as what is inherited does.
+    fields = sorted(Settings.model_fields.items(), key=lambda field: field[0] in Retention.model_fields)
+    return SETTINGS + "".join(_setting(name, field) for name, field in fields)
 
 
 def _setting(name: str, field: FieldInfo) -> str:

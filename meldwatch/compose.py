@@ -5,16 +5,15 @@ import os
 import random
 import socket
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 
+from meldwatch.chores import pruning, reconciling
 from meldwatch.enlisting import Enlisting
 from meldwatch.process import Part
 from meldwatch.server import Server
-from meldwatch.sweeping import Sweeping
 from meldwatch.working import Workers
 from runtime import broker as brokers
 from runtime import jobs, lanes, logs
@@ -37,7 +36,6 @@ from service.feed import Feed
 from service.inbox import table_for
 from service.listen import Listen
 from service.receive import Receive
-from service.reconcile import Reconcile
 from service.reject import Reject
 from service.reverify import Reverify
 from service.store import Inbox
@@ -46,7 +44,6 @@ from service.subscribe import Subscribe
 from service.verify import Verifier, Window
 from service.wake import Wake
 from workers.actors import declare
-from workers.adopt import Adopt
 from workers.deliver import Deliver
 from workers.enlist import enlist
 from workers.fold import views
@@ -62,7 +59,7 @@ SPARE_SECONDS = 10.0
 SECRET_BYTES = 32
 """Of a subscription's secret: as long as the digest that it makes."""
 
-SPARE_CONNECTIONS = 7
+SPARE_CONNECTIONS = 8
 """Connections to the database beside those of the API's and the workers' threads: for the other parts.
 
 The one that listens is none of the pool's.
@@ -141,25 +138,18 @@ class Process:
         )
 
     def add_clock(self) -> None:
-        """Add the clock, and the reconcile that it keeps the time of."""
+        """Add the clock, and what it keeps the time of: prune, and reconcile."""
         holder = holder_name()
         fresh_seconds = self.settings.reread_after_seconds
         clock = ClockWork(
             database=self.database, call=self._call, push=self._push, holder=holder, fresh_seconds=fresh_seconds
         )
         self.parts.append(clock)
-        every_seconds = self.settings.reconcile_every_seconds
-        if every_seconds:
-            is_stopping = threading.Event()
-            reconcile = reconcile_of(
-                self.settings,
-                self.database,
-                call=self._call,
-                holder=holder,
-                wait=is_stopping.wait,
-                notify=self._notify,
+        self.parts.append(pruning(self.settings, self.database, holder=holder, metrics=self.metrics))
+        if self.settings.reconcile_every_seconds:
+            self.parts.append(
+                reconciling(self.settings, self.database, call=self._call, holder=holder, notify=self._notify)
             )
-            self.parts.append(Sweeping(reconcile, every_seconds=every_seconds, is_stopping=is_stopping))
 
     def add_web(self, *, host: str, port: int) -> Server:
         """Add the server, with the inbox and the calls to workers behind it; return it.
@@ -212,29 +202,6 @@ class Process:
         self.feed.notify()
         for listener in self.listeners:
             listener()
-
-
-def reconcile_of(
-    settings: Settings,
-    database: Database,
-    *,
-    call: Callable[[Collection[str]], None],
-    holder: str,
-    wait: Callable[[float], bool],
-    notify: Callable[[], None] = lambda: None,
-) -> Reconcile:
-    """Return what runs a reconcile; ``require`` has seen to the credentials."""
-    return Reconcile(
-        database=database,
-        lister=Meld.from_settings(settings, connections=1),
-        adopt=Adopt(database=database),
-        call=call,
-        clock=utcnow,
-        holder=holder,
-        lease_seconds=settings.lease_seconds,
-        wait=wait,
-        notify=notify,
-    )
 
 
 def subscribe_of(settings: Settings, database: Database) -> Subscribe:

@@ -11,7 +11,8 @@ import httpx2
 
 from meldwatch import doctor as checks
 from meldwatch import show
-from meldwatch.compose import holder_name, reconcile_of
+from meldwatch.chores import reconcile_of
+from meldwatch.compose import holder_name
 from meldwatch.setup import caller_beside, open_database, operator_name, own_url, settings_for
 from migrations import run as migrations
 from runtime.clock import utcnow

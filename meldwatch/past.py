@@ -1,13 +1,17 @@
-"""The commands that go over the past: rebuild."""
+"""The commands that go over the past: rebuild, prune."""
 
 import sys
+import threading
 
 import click
 
 from meldwatch import show
+from meldwatch.compose import holder_name
 from meldwatch.setup import open_database, operator_name, settings_for
 from runtime.clock import utcnow
 from runtime.errors import UsageError
+from runtime.metrics import Metrics
+from workers.prune import Prune
 from workers.rebuild import Rebuild
 
 
@@ -44,4 +48,31 @@ def rebuild(*, is_check: bool, is_apply: bool, as_json: bool) -> None:
     sys.exit(0 if found == mended else 1)
 
 
-COMMANDS = (rebuild,)
+@click.command()
+@click.option("--dry-run", "is_dry", is_flag=True, help="Count what would be removed, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def prune(*, is_dry: bool, as_json: bool) -> None:
+    """Remove what is older than the MELDWATCH_RETAIN_ settings say and owed to nobody any more.
+
+    Prints how many rows, by kind; of bodies, how many were emptied. May run beside the service, which does the same
+    once a day. Interrupted, it has removed what it has; run it again.
+    """
+    settings = settings_for()
+    database = open_database(settings)
+    try:
+        retention = Prune(
+            database=database,
+            settings=settings,
+            holder=holder_name(),
+            # Nobody sets it: Ctrl-C ends the command.
+            wait=threading.Event().wait,
+            metrics=Metrics(),
+        )
+        with show.progress("rows to remove" if is_dry else "rows removed") as progress:
+            counts = retention.preview(progress) if is_dry else retention.run(progress, who=operator_name())
+    finally:
+        database.close()
+    show.counts("rows to remove" if is_dry else "rows removed", counts, as_json=as_json)
+
+
+COMMANDS = (rebuild, prune)

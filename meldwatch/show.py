@@ -1,7 +1,7 @@
 """How things look on a terminal: a table; and JSON Lines for everybody else."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,17 @@ def reverified(came_to: Reverified, *, as_json: bool) -> None:
     table = Table("result", "count", box=None, pad_edge=False)
     for name, count in {**said, **{f"still refused: {reason}": count for reason, count in refused.items()}}.items():
         table.add_row(name, str(count))
+    _console().print(table)
+
+
+def counts(what: str, numbers: Mapping[str, int], *, as_json: bool) -> None:
+    """Print numbers by kind."""
+    if as_json:
+        click.echo(json.dumps(numbers))
+        return
+    table = Table("kind", what, box=None, pad_edge=False)
+    for kind, number in numbers.items():
+        table.add_row(kind, str(number))
     _console().print(table)
 
 

@@ -18,8 +18,8 @@ def note(
     subject: str | None = None,
     connection_id: str | None = None,
     details: Mapping[str, Any] | None = None,
-) -> None:
-    """Write down what an operator does.
+) -> Audit:
+    """Write down what an operator does; return the row, for an act whose details are known only by and by.
 
     Args:
         database: The database.
@@ -33,3 +33,4 @@ def note(
     at = session.exec(select(database.now())).one()
     row = Audit(at=at, who=who, act=act, subject=subject, connection_id=connection_id, details=dict(details or {}))
     session.add(row)
+    return row

@@ -64,3 +64,9 @@ class Metrics:
             "Pushes whose lease had ended: what came of them was thrown away.",
             registry=self.registry,
         )
+        self.pruned = Counter(
+            "meldwatch_rows_pruned",
+            "Rows that retention has removed, by the setting that kept them; of bodies, those emptied.",
+            ["kind"],
+            registry=self.registry,
+        )

@@ -1,7 +1,4 @@
-"""What an operator sets: read once, from the environment and a ``.env`` file, with ``_FILE`` forms for secrets.
-
-``docs/settings.md`` is generated from the descriptions here.
-"""
+"""What an operator sets: read once, from the environment and a ``.env`` file. ``docs/settings.md`` is made of this."""
 
 import json
 from collections.abc import Mapping
@@ -13,11 +10,12 @@ from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from runtime.errors import SettingsError
+from runtime.retention import Retention
 
 PREFIX = "MELDWATCH_"
 
@@ -45,7 +43,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_several)]
 
 
-class Settings(BaseModel):
+class Settings(Retention):
     """All settings. Secrets are ``SecretStr``: they are never printed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)

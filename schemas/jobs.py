@@ -1,4 +1,4 @@
-"""The names that the web side and the workers share: queues, actors, triggers, channels. Messages carry ids only."""
+"""The names that the web side and the workers share: queues, actors, triggers, leases. Messages carry ids only."""
 
 from typing import Literal
 
@@ -10,6 +10,9 @@ DELIVER = "deliver"
 
 FEED_CHANNEL = "meldwatch_feed"
 """Where PostgreSQL tells, with each commit of events, that the feed has grown; without a word about how far."""
+
+PRUNE = "prune"
+"""The lease under which retention removes rows; its row says when that was last done."""
 
 Trigger = Literal["webhook", "sibling", "recheck", "reconcile", "replay", "operator", "clock"]
 """Why a read was asked for; an event's ``cause.trigger``."""

@@ -3,7 +3,8 @@
 These classes are rows and nothing else: they are never parsed into (``table=True`` does not validate) and never sent
 out. Steps are nullable timestamps, so that no status column can contradict them. No foreign keys: retention removes
 old rows of one table while others keep naming them. The rows about subscriptions are in ``outbox.py``, those of
-operators and refusals in ``records.py``; they are here for whoever asks.
+operators and refusals in ``records.py``, those that stand for what was removed in ``remains.py``; they are here for
+whoever asks.
 """
 
 from datetime import datetime
@@ -15,14 +16,17 @@ from sqlmodel import Field, SQLModel
 from schemas.columns import METADATA, Big, Document, Key
 from schemas.outbox import Delivery, Lane, Subscription
 from schemas.records import Audit, Rejection, Replay
+from schemas.remains import Baseline, Floor
 
 __all__ = [
     "METADATA",
     "Audit",
+    "Baseline",
     "Connection",
     "Counter",
     "Delivery",
     "Event",
+    "Floor",
     "Gate",
     "Job",
     "Lane",
@@ -195,21 +199,6 @@ class Observation(SQLModel, table=True):
     digest: str
     document: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
     replay_id: str | None = Field(default=None, sa_type=Key)
-
-
-class Baseline(SQLModel, table=True):
-    """What a connection's oldest observations amounted to, up to and including ``observation_id``: a fold begins here.
-
-    What lies before may be removed: neither its observations nor their events are looked for any more. ``mirror`` is
-    the row of ``connection`` as it was then; its ``sequence`` is the highest that events up to there have.
-    """
-
-    __tablename__ = "baseline"
-
-    connection_id: str = Field(sa_type=Key, primary_key=True)
-    observation_id: int = Field(sa_column=Column(Big, nullable=False))
-    ended_at: datetime
-    mirror: dict[str, Any] = Field(sa_column=Column(Document, nullable=False))
 
 
 class Event(SQLModel, table=True):

@@ -12,10 +12,10 @@ from sqlmodel import Session, col, select
 from runtime import gate, jobs, logs
 from runtime.database import Database
 from runtime.errors import OutOfReachError
+from runtime.turn import Turn
 from schemas.tables import Job
 from service.outbox import due_pushes
 from service.overdue import raise_overdue
-from service.turn import Turn
 
 log = logs.get(__name__)
 

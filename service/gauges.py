@@ -18,7 +18,8 @@ from runtime.clock import Clock
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.tables import Job, Sweep, Webhook
+from schemas.jobs import PRUNE
+from schemas.tables import Job, Lease, Sweep, Webhook
 from service import backlog, duplicates, feed, outbox
 from service.drift import KINDS
 from service.operation import Answer, Operation
@@ -45,6 +46,7 @@ NAMES: dict[str, str] = {
     "meldwatch_drift_unseen": "Connections of Meld's list that the mirror lacked, by the last finished reconcile.",
     "meldwatch_drift_changed": "Connections that the mirror had otherwise than Meld's list.",
     "meldwatch_drift_missing": "Living connections of the mirror that Meld's list lacked.",
+    "meldwatch_pruned_seconds": "How long ago the last prune ended; before the first, since when it is waited for.",
 }
 """Every gauge, and what it says."""
 
@@ -72,6 +74,7 @@ def _measure(database: Database, session: Session) -> dict[str, float]:
         "meldwatch_groups_not_converged": duplicates.count_not_converged(session),
         "meldwatch_reads_paused": int(gate.current(session) is not None),
         **_drift(database, session),
+        **_pruned(database, session),
     }
 
 
@@ -93,6 +96,14 @@ def _drift(database: Database, session: Session) -> dict[str, float]:
     sweep, now = row
     drift = {f"meldwatch_drift_{kind}": float(getattr(sweep, kind)) for kind in KINDS}
     return {"meldwatch_reconciled_seconds": (now - sweep.started_at).total_seconds(), **drift}
+
+
+def _pruned(database: Database, session: Session) -> dict[str, float]:
+    row = session.exec(select(Lease.ran_at, database.now()).where(Lease.name == PRUNE)).one_or_none()
+    if row is None or row[0] is None:
+        return {}
+    ran_at, now = row
+    return {"meldwatch_pruned_seconds": (now - ran_at).total_seconds()}
 
 
 class Gauges(Collector):

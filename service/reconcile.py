@@ -16,11 +16,11 @@ from runtime import audit, gate, jobs, logs
 from runtime.clock import Clock
 from runtime.database import Database
 from runtime.errors import MeldwatchError, OutOfReachError
+from runtime.turn import Turn
 from schemas.meld import TERMINAL, Page, PageOutcome, Refused, Snapshot, Throttled, Unavailable, Unreadable
 from schemas.tables import Connection, Job, Lease, Sweep
 from service.drift import compare
 from service.report import Report, count, report_of
-from service.turn import Turn
 
 log = logs.get(__name__)
 

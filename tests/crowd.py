@@ -74,6 +74,17 @@ ROWS = {
         "attempts": "1",
         "outcomes": "'[]'",
     },
+    "rejection": {
+        "digest": "'d' || n",
+        "reason": "'r'",
+        "first_at": "CURRENT_TIMESTAMP",
+        "received_at": "CURRENT_TIMESTAMP",
+        "times": "1",
+        "size": "0",
+        "headers": "'{}'",
+        "body": "''",
+        "is_likely": "true",
+    },
     "audit": {"at": "CURRENT_TIMESTAMP", "who": "'w'", "act": "'a'", "connection_id": OWNER, "details": "'{}'"},
     "job": {
         "connection_id": "'c' || n",
@@ -114,12 +125,14 @@ def recording(database: Database) -> Iterator[list[tuple[str, Any]]]:
         sent.append((statement, parameters))
 
     with database.read() as session:
-        engine = session.get_bind()
-    event.listen(engine, "before_cursor_execute", note)
+        engines = {session.get_bind(), database.engine}
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
     try:
         yield sent
     finally:
-        event.remove(engine, "before_cursor_execute", note)
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", note)
 
 
 def plans_of(database: Database, sent: Iterable[tuple[str, Any]]) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError as InvalidError
 
 from runtime.compare import differences
 from schemas.finding import Finding, Kind
-from schemas.tables import Baseline, Connection, Event, Observation
+from schemas.tables import Baseline, Connection, Event, Floor, Observation
 from workers import fold
 
 
@@ -23,6 +23,7 @@ class History:
 
     connection_id: str
     baseline: Baseline | None
+    floor: Floor | None
     live: Connection | None
     observations: Iterator[Observation]
     events: Iterator[Event]
@@ -72,11 +73,14 @@ class _Comparison:
     """The fold of one history, and what became of each event on the way."""
 
     def __init__(self, history: History) -> None:
-        baseline = history.baseline
+        baseline, floor = history.baseline, history.floor
         self.verdict = Verdict(mirror=fold.row_of(baseline) if baseline is not None else None)
         self._history = history
         self._covered = baseline.observation_id if baseline is not None else 0
+        # Up to here no event is looked for.
+        self._silent = max(self._covered, floor.observation_id if floor is not None else 0)
         self._base = self.verdict.mirror.sequence if self.verdict.mirror is not None else 0
+        self._base = max(self._base, floor.sequence if floor is not None else 0)
         self._told = 0
         self._top = self._base
         self._is_whole = True
@@ -97,7 +101,8 @@ class _Comparison:
                 step = fold.step(self.verdict.mirror, observation)
                 self.verdict.mirror = step.mirror
                 self.verdict.observations += 1
-                self._match(step.events, rows.before(observation.id + 1))
+                told = step.events if observation.id > self._silent else ()
+                self._match(told, rows.before(observation.id + 1))
         self._orphans += rows.rest()
 
     def reunite(self) -> None:
@@ -122,7 +127,7 @@ class _Comparison:
                 "event", "sequence", stored=row.sequence, folded=event.sequence, event_id=event.id, mendable=is_free
             )
             if is_free:
-                self.verdict.altered[row.position] = _as_rebuilt(event, _rebuilt_at(row))
+                self.verdict.altered[row.position] = _as_rebuilt(event, rebuilt_at(row))
             self._sequences.append(event.sequence if is_free else row.sequence)
             self._order.append((place, self._sequences[-1], row.position))
         used = sorted({self._base, *(number for number in self._sequences if number > self._base)})
@@ -165,7 +170,7 @@ class _Comparison:
         return self.verdict
 
     def _is_covered(self, row: Event) -> bool:
-        return row.observation_id <= self._covered and row.sequence <= self._base
+        return row.observation_id <= self._silent and row.sequence <= self._base
 
     def _match(self, events: Iterable[Event], rows: list[Event]) -> None:
         for event in events:
@@ -184,9 +189,9 @@ class _Comparison:
             self._renumbered.append((place, event, row))
             return
         self._sequences.append(row.sequence)
-        if _rebuilt_at(row) is None:
+        if rebuilt_at(row) is None:
             self._order.append((place, row.sequence, row.position))
-        right = _as_rebuilt(_placed(event, row.sequence), _rebuilt_at(row))
+        right = _as_rebuilt(_placed(event, row.sequence), rebuilt_at(row))
         found = list(differences(_facts(row), _facts(right)))
         for each in found:
             self._note("event", each.field, stored=each.before, folded=each.after, event_id=event.id)
@@ -233,7 +238,8 @@ def _as_rebuilt(event: Event, at: Any) -> Event:  # noqa: ANN401 - as stored
     return _copy(event, data={**event.data, "cause": cause})
 
 
-def _rebuilt_at(row: Event) -> Any:  # noqa: ANN401 - a row's data, which may be anything
+def rebuilt_at(row: Event) -> Any:  # noqa: ANN401 - a row's data, which may be anything
+    """Return the mark that an event bears which was appended long after its read; None without one."""
     return _part(row, "cause").get("rebuilt_at")
 
 

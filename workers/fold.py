@@ -65,7 +65,7 @@ def row_of(baseline: Baseline) -> Connection:
 
 
 def advanced(
-    connection_id: str, baseline: Baseline | None, observations: Iterable[Observation], sequence: int
+    connection_id: str, baseline: Baseline | None, observations: Iterable[Observation], sequence: int | None
 ) -> Baseline | None:
     """Return the baseline that takes a connection's oldest observations in; then they may be removed.
 
@@ -73,7 +73,8 @@ def advanced(
         connection_id: The connection.
         baseline: What it has so far.
         observations: Those that follow it, in order.
-        sequence: The highest that the events of these observations have.
+        sequence: The highest that the events of these observations have; None where that is no longer known, since
+            they were removed along with later ones.
     """
     row = row_of(baseline) if baseline is not None else None
     used = row.sequence if row is not None else 0
@@ -82,7 +83,8 @@ def advanced(
         row = step(row, last).mirror
     if last is None or last.id is None or row is None:
         return baseline
-    row.sequence = max(used, sequence)
+    if sequence is not None:
+        row.sequence = max(used, sequence)
     return Baseline(
         connection_id=connection_id,
         observation_id=last.id,

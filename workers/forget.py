@@ -4,18 +4,17 @@ From the baseline on a fold is as exact as before. The newest observation always
 """
 
 from datetime import datetime
-from itertools import takewhile
 
-from sqlalchemy import delete
-from sqlmodel import Session, col, func, select
+from sqlalchemy import ColumnElement, delete
+from sqlmodel import Session, col, func, or_, select
 
 from runtime import jobs
 from runtime.database import Database
-from schemas.tables import Baseline, Event, Observation
+from schemas.tables import Baseline, Event, Floor, Observation
 from workers.fold import advanced
 
-MOST = 500
-"""Observations of one connection that one commit takes in: what keeps it short."""
+MOST = 100
+"""Observations of one connection that one commit takes in: what keeps it short, since its webhooks wait for it."""
 
 
 def forget(database: Database, session: Session, connection_id: str, before: datetime) -> int:
@@ -26,7 +25,8 @@ def forget(database: Database, session: Session, connection_id: str, before: dat
     """
     jobs.lock(database, session, [connection_id])
     baseline = session.get(Baseline, connection_id)
-    old = _oldest(session, connection_id, before)
+    rows = select(Observation).where(*_is_old(connection_id, before)).order_by(col(Observation.id))
+    old = session.exec(rows.limit(MOST)).all()
     if not old:
         return 0
     after = advanced(connection_id, baseline, old, _sequence(session, connection_id, old[-1]))
@@ -37,16 +37,29 @@ def forget(database: Database, session: Session, connection_id: str, before: dat
     return len(old)
 
 
-def _oldest(session: Session, connection_id: str, before: datetime) -> list[Observation]:
-    mine = select(Observation).where(Observation.connection_id == connection_id).order_by(col(Observation.id))
-    newest = select(func.max(Observation.id)).where(Observation.connection_id == connection_id).scalar_subquery()
-    rows = session.exec(mine.where(col(Observation.id) < newest).limit(MOST)).all()
-    return list(takewhile(lambda row: row.ended_at < before, rows))
+def forgettable(session: Session, connection_id: str, before: datetime) -> int:
+    """Return how many observations ``forget`` would remove, again and again."""
+    old = select(func.count()).select_from(Observation).where(*_is_old(connection_id, before))
+    return session.exec(old).one()
 
 
-def _sequence(session: Session, connection_id: str, last: Observation) -> int:
-    """Return the highest number that the events have of all that is taken in."""
+def _is_old(connection_id: str, before: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that an observation of a connection stands before the first one that stays."""
+    mine = col(Observation.connection_id) == connection_id
+    newest = select(func.max(Observation.id)).where(mine).scalar_subquery()
+    stays = or_(col(Observation.ended_at) >= before, col(Observation.id) == newest)
+    first = select(Observation.id).where(mine, stays).order_by(col(Observation.id)).limit(1).scalar_subquery()
+    return mine, col(Observation.id) < first
+
+
+def _sequence(session: Session, connection_id: str, last: Observation) -> int | None:
+    """Return the highest number that the events have, or had, of all that is taken in; None where nobody knows."""
     highest = select(func.max(Event.sequence)).where(
         Event.connection_id == connection_id, col(Event.observation_id) <= last.id
     )
-    return session.exec(highest).one() or 0
+    known = session.exec(highest).one() or 0
+    floor = session.get(Floor, connection_id)
+    if floor is None:
+        return known
+    assert last.id is not None
+    return max(known, floor.sequence) if floor.observation_id <= last.id else None

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped
 from sqlmodel import Session, SQLModel, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from schemas.tables import Baseline, Connection, Event, Observation
+from schemas.tables import Baseline, Connection, Event, Floor, Observation
 from workers.check import History
 
 ROWS = 100
@@ -42,13 +42,19 @@ def histories(session: Session, condition: Condition) -> Iterator[History]:
     or it holds the locks of the jobs.
     """
     baselines = _Stream(session, baselines_of(condition), lambda row: row.connection_id)
+    floors = _Stream(session, floors_of(condition), lambda row: row.connection_id)
     mirrors = _Stream(session, mirrors_of(condition), lambda row: row.id)
     observations = _Stream(session, observations_of(condition), lambda row: row.connection_id)
     events = _Stream(session, events_of(condition), lambda row: row.connection_id)
-    while ids := [each.id for each in (baselines, mirrors, observations, events) if each.id is not None]:
+    while ids := [each.id for each in (baselines, floors, mirrors, observations, events) if each.id is not None]:
         id_ = min(ids)
         yield History(
-            id_, next(baselines.of(id_), None), next(mirrors.of(id_), None), observations.of(id_), events.of(id_)
+            connection_id=id_,
+            baseline=next(baselines.of(id_), None),
+            floor=next(floors.of(id_), None),
+            live=next(mirrors.of(id_), None),
+            observations=observations.of(id_),
+            events=events.of(id_),
         )
         for rest in (observations.of(id_), events.of(id_)):
             for _row in rest:
@@ -59,6 +65,12 @@ def baselines_of(condition: Condition) -> SelectOfScalar[Baseline]:
     """Return the query for the connections' baselines."""
     ids = col(Baseline.connection_id)
     return select(Baseline).where(condition(ids)).order_by(ids)
+
+
+def floors_of(condition: Condition) -> SelectOfScalar[Floor]:
+    """Return the query for where the connections' events begin."""
+    ids = col(Floor.connection_id)
+    return select(Floor).where(condition(ids)).order_by(ids)
 
 
 def mirrors_of(condition: Condition) -> SelectOfScalar[Connection]:

@@ -31,11 +31,12 @@ def upgrade() -> None:
     _rejection()
     _replay()
     _audit()
+    _floor()
 
 
 def downgrade() -> None:
     """Remove them. What was owed by replays is forgotten, and bodies that are sealed stay so."""
-    for table in ("audit", "replay", "rejection"):
+    for table in ("floor", "audit", "replay", "rejection"):
         op.drop_table(table)
     _let_deliveries_be_once()
     op.drop_column("observation", "replay_id")
@@ -176,6 +177,16 @@ def _audit() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_audit_connection_id_id", "audit", ["connection_id", "id"])
+
+
+def _floor() -> None:
+    op.create_table(
+        "floor",
+        sa.Column("connection_id", KEY, nullable=False),
+        sa.Column("observation_id", BIG, nullable=False),
+        sa.Column("sequence", BIG, nullable=False),
+        sa.PrimaryKeyConstraint("connection_id", name="pk_floor"),
+    )
 
 
 def _index(name: str, columns: list[str], *, where: str, unique: bool = False) -> None:

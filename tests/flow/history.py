@@ -19,6 +19,7 @@ from runtime.database import Database
 from runtime.metrics import Metrics
 from runtime.parse import parse
 from runtime.redact import redact
+from runtime.settings import Settings
 from schemas.meld import Absent, Found, Outcome, Page, PageOutcome, Refused, Snapshot, Throttled, Unavailable
 from schemas.tables import Job
 from schemas.webhook import CONNECTION_DELETED, Delivery
@@ -40,12 +41,17 @@ from tests.flow.timeless import Clock, empty
 from tests.flow.truth import differences
 from tests.keys import VAULT
 from workers.adopt import Adopt
+from workers.fates import KINDS
+from workers.prune import Prune
 from workers.refresh import Refresh
 
 FAULTS = Faults(
     slow="0.1:40", stale="0.25:20", throttled="0.05:3", failing=0.05, hanging=0.03, cut=0.03, refused=0.01, shifted=0.2
 )
 """How reads go wrong. Some take longer than a lease; what is stale is so by less than the last recheck makes up for."""
+
+FRESH_FAULTS = FAULTS.model_copy(update={"stale": NO_FAULTS.stale})
+"""The same, but for stale reads."""
 
 DEATHS = 0.03
 """Workers that are killed while they read."""
@@ -77,6 +83,7 @@ class History:
         clock: The time of everybody in it.
         seed: Decides everything.
         is_heard: Whether at least one webhook of each act arrives, sooner or later.
+        is_pruned: Whether weeks go by in between, and everything is removed that may be.
         reads: How many reads of Meld there were.
         acts: How many things happened at Meld.
         faults: What goes wrong at present.
@@ -86,6 +93,7 @@ class History:
     clock: Clock
     seed: int
     is_heard: bool
+    is_pruned: bool = False
     reads: int = 0
     acts: int = 0
     faults: Faults = FAULTS
@@ -119,6 +127,8 @@ class History:
             self._soon(self.random.uniform(0, 60), self._link)
         for _ in range(self.random.randint(5, 25)):
             self._soon(self._pause(), self._act)
+            if self.is_pruned:
+                self._soon(self._pause(), self._prune)
         self._settle()
         self.faults = NO_FAULTS
         for hours in range(int(QUIET_SECONDS / LOOK_SECONDS)):
@@ -229,6 +239,15 @@ class History:
         )  # fmt: skip
         self._call(self.table.insert([delivery]))
 
+    def _prune(self) -> None:
+        Prune(
+            database=self.database,
+            settings=Settings.model_validate({f"retain_{kind}_days": 0 for kind in KINDS}),
+            holder="history",
+            wait=lambda _seconds: False,
+            metrics=Metrics(),
+        ).run(who="clock")
+
     def _look(self) -> None:
         self.world.expire_due()
         for _ in range(10):
@@ -246,7 +265,8 @@ class History:
 
     def _pause(self) -> float:
         """Return when an act happens: acts come in flurries, and long after one another."""
-        return self.random.choice((0.0, 30.0, 3600.0, 20_000.0)) + self.random.uniform(0, 5)
+        weeks = (20 * 86400.0, 40 * 86400.0) if self.is_pruned else ()
+        return self.random.choice((0.0, 30.0, 3600.0, 20_000.0, *weeks)) + self.random.uniform(0, 5)
 
     def _delay(self) -> float:
         return self.random.choice((0.0, 0.0, self.random.uniform(0, 5), self.random.uniform(0, 90), 3000.0))

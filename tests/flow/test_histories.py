@@ -1,11 +1,15 @@
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
+from sqlmodel import select
 
 from runtime.database import Database
-from tests.flow.history import History
+from schemas.tables import Audit
+from tests.flow.history import FRESH_FAULTS, History
 from tests.flow.timeless import Clock, timeless
+from workers.rebuild import Rebuild
 
 SEEDS = {"sqlite": 24, "postgres": 8}
 """How many histories of each kind; ``python -m bench histories`` lives through a thousand."""
@@ -41,3 +45,31 @@ def test_the_mirror_is_right_after_one_reconcile(world: tuple[str, Database, Clo
             wrong[seed] = history.differences()
 
     assert not any(wrong.values()), wrong
+
+
+@pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "reconciled"])
+def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clock], *, is_heard: bool) -> None:
+    """Weeks go by and all goes that may, also while reads are under way: no decision is another, and the fold is exact.
+
+    No read is stale here: what one hides that came between two quick changes of one connection, a reconcile mends.
+    """
+    kind, database, clock = world
+    wrong: dict[int, list[Any]] = {}
+    gone = 0
+    for seed in range(SEEDS[kind] // 4):
+        with closing(History(database, clock, seed, is_heard=is_heard, is_pruned=True, faults=FRESH_FAULTS)) as history:
+            history.run()
+            if not is_heard:
+                history.reconcile()
+            rebuild = Rebuild(database=database, clock=clock)
+            wrong[seed] = [*history.differences(), *rebuild.check(lambda _count: None)]
+        gone += removed(database)
+
+    assert not any(wrong.values()), wrong
+    assert gone > 0
+
+
+def removed(database: Database) -> int:
+    """Return how many rows the prunes of a history have removed."""
+    with database.read() as session:
+        return sum(sum(act.details.values()) for act in session.exec(select(Audit)).all())

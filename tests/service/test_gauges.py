@@ -1,14 +1,16 @@
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from runtime import gate
 from runtime.clock import utcnow
 from runtime.database import Database
-from schemas.tables import Delivery, Lane, Sweep
+from schemas.tables import Delivery, Lane, Lease, Sweep
 from service.feed import Feed
 from service.gauges import NAMES
 from tests.service import rows
@@ -76,10 +78,10 @@ def owed(position: int, **steps: Any) -> Delivery:
 
 
 def test_every_gauge_is_there_from_the_beginning(api: Api) -> None:
-    """An alarm needs a 0 to compare with; only what a reconcile counts is not known before the first one."""
+    """An alarm needs a 0 to compare with; only what a reconcile or a prune tells is not known before the first one."""
     values = shown(api.reader.get("/metrics").text)
 
-    known = [name for name in NAMES if "drift" not in name and "reconciled" not in name]
+    known = [name for name in NAMES if not re.search("drift|reconciled|pruned", name)]
     assert {**dict.fromkeys(known, 0), "meldwatch_database_up": 1} == values
 
 
@@ -94,6 +96,18 @@ def test_the_drift_of_the_last_finished_reconcile_is_shown(api: Api) -> None:
     drift = {kind: values[f"meldwatch_drift_{kind}"] for kind in ("unseen", "changed", "missing")}
     assert drift == {"unseen": 3, "changed": 2, "missing": 1}
     assert values["meldwatch_reconciled_seconds"] >= 300
+
+
+def test_how_long_ago_the_last_prune_was_is_shown(api: Api) -> None:
+    """By its lease; one that was begun and never ended says nothing."""
+    ended = utcnow() - timedelta(minutes=5)
+    rows.store(api.database, Lease(name="prune", holder="x", until=ended, ran_at=ended))
+
+    assert shown(api.reader.get("/metrics").text)["meldwatch_pruned_seconds"] >= 300
+    with api.database.write() as session:
+        session.exec(update(Lease).values(ran_at=None))
+    api.clock.move(10)
+    assert "meldwatch_pruned_seconds" not in shown(api.reader.get("/metrics").text)
 
 
 def test_the_counts_of_the_process_are_there_too(api: Api) -> None:

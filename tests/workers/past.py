@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlmodel import col, select
 from runtime import jobs
 from runtime.clock import utcnow
 from runtime.database import Database
+from runtime.settings import Settings
 from schemas import tables
 from schemas.finding import Finding
 from schemas.jobs import Trigger
@@ -22,13 +23,23 @@ from tests.workers.meldlike import document
 from workers.adopt import Adopt
 from workers.apply import apply
 from workers.claim import Claim, take
+from workers.drop import drop
 from workers.forget import forget
+from workers.keep import bounds_of
 from workers.mirror import Reading
 from workers.rebuild import Rebuild
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 IDS = ("a", "b", "c")
-TABLES = (tables.Webhook, tables.Job, tables.Connection, tables.Observation, tables.Baseline, tables.Event)
+TABLES = (
+    tables.Webhook,
+    tables.Job,
+    tables.Connection,
+    tables.Observation,
+    tables.Baseline,
+    tables.Event,
+    tables.Floor,
+)
 _NUMBERS = itertools.count(1)
 
 
@@ -124,6 +135,12 @@ class Past:
         """Have connections' oldest observations removed, by default all that may be; return how many were."""
         with self.database.write() as session:
             return sum(forget(self.database, session, id_, before or self.tick()) for id_ in ids)
+
+    def drop(self, *ids: str, before: datetime | None = None) -> int:
+        """Have connections' oldest events removed, by default all that may be; return how many were."""
+        bounds = replace(bounds_of(Settings(), utcnow()), events=before or self.tick())
+        with self.database.write() as session:
+            return sum(drop(self.database, session, id_, bounds) for id_ in ids)
 
 
 # Numbers that a database may write otherwise than Meld did, and everything else that makes an answer another.

@@ -95,6 +95,18 @@ def test_events_of_what_is_forgotten_may_go_or_stay(past: Past) -> None:
     assert past.check() == []
 
 
+@pytest.mark.parametrize(("dropped", "forgotten"), [(3, 3), (4, 2), (2, 3), (1, 1)])
+def test_the_number_of_events_is_known_although_they_are_gone(past: Past, dropped: int, forgotten: int) -> None:
+    """Whichever went first, or further: the mirror of any time that is left has the number that it had."""
+    statuses(past, "A", "B", "C", "D", "E")
+    past.drop("a", before=BEGAN + timedelta(minutes=dropped))
+    past.forget("a", before=BEGAN + timedelta(minutes=forgotten))
+
+    (baseline,) = past.rows(Baseline)
+    assert (baseline["observation_id"], baseline["mirror"]["sequence"]) == (forgotten, forgotten)
+    assert past.check() == []
+
+
 def test_a_mirror_that_is_lost_comes_back_from_the_baseline(past: Past) -> None:
     """All that is left of the past is enough for the whole row."""
     past.live(Read("a", document("a", duplicateConnectionIds=["b"], institutionName="Bank")), Read("a", None))
