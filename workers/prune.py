@@ -1,8 +1,8 @@
 """Prune: the conductor of retention. What is no longer owed to anybody and older than its setting is removed.
 
-It goes through the tables in small batches, each a transaction of its own, and rests between them as long as they took:
-whoever receives and works meanwhile waits for one batch at most. It remembers nothing but when it was last done, so
-one that was interrupted is simply done again.
+It goes through the tables in small batches, each a transaction of its own, and rests between them at least as long as
+they took: whoever receives and works meanwhile waits for one batch at most. It remembers nothing but when it was last
+done, so one that was interrupted is simply done again.
 """
 
 from collections import Counter
@@ -34,6 +34,9 @@ MOST = 500
 
 BATCH_SECONDS = 0.1
 """A batch that takes longer is followed by one of half as many rows."""
+
+SHORTEST_REST = 0.02
+"""After a commit: who waits for SQLite's lock looks for it now and then, and must find it free."""
 
 LONGEST_REST = 1.0
 
@@ -180,7 +183,7 @@ class Prune:
         counts[kind] += removed
         self._metrics.pruned.labels(kind).inc(removed)
         self._adapt(took)
-        self._rest(took)
+        self._rest(max(took, SHORTEST_REST))
         return removed
 
     def _adapt(self, took: float) -> None:

@@ -57,7 +57,15 @@ class Estate:
         for number, age in enumerate(self.rejections, start=1):
             at = self.at(age)
             yield tables.Rejection(
-                id=number, digest=f"{number}", reason="r", first_at=at, received_at=at, size=0, headers={}, body=b""
+                id=number,
+                digest=f"{number}",
+                reason="r",
+                first_at=at,
+                received_at=at,
+                size=0,
+                headers={},
+                body=b"",
+                is_likely=True,
             )
 
     def at(self, age: float | None) -> datetime | None:
