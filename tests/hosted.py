@@ -9,8 +9,10 @@ from typing import Any
 
 from runtime.hosts import Hosts
 from schemas.events import Event
+from schemas.push import Receipt
 from tests.service import rows
 
+TAKEN = Receipt()
 IN_FOLDER = (
     "import os, runpy, sys; os.chdir(sys.argv.pop()); runpy.run_module('meldwatch.hosting', run_name='__main__')"
 )
@@ -19,6 +21,20 @@ IN_FOLDER = (
 def command_in(folder: Path) -> list[str]:
     """Return what starts a host as a worker would whose working directory is this one."""
     return [sys.executable, "-P", "-u", "-c", IN_FOLDER, str(folder)]
+
+
+class ScriptedHandlers:
+    """Handlers that keep what they are called with, and of which comes what was scripted; without a process."""
+
+    def __init__(self, receipt: Receipt = TAKEN, *, only_for: str = "") -> None:
+        self.calls: list[tuple[str, bytes]] = []
+        self._receipt = receipt
+        self._only_for = only_for.encode()
+
+    def run(self, name: str, body: bytes) -> Receipt:
+        """Keep it, and let come of it what was told."""
+        self.calls.append((name, body))
+        return self._receipt if self._only_for in body else Receipt()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from runtime.vault import Vault
 from schemas.push import Receipt
 from schemas.tables import Delivery, Lane, Subscription
 from tests.eventually import eventually
+from tests.hosted import ScriptedHandlers
 from tests.inbox import body, store
 from tests.workers.meldlike import ScriptedReader, found, refresh_on
 from tests.workers.pushlike import (
@@ -31,6 +32,7 @@ from tests.workers.pushlike import (
 )
 from workers.deliver import Deliver
 from workers.schedule import GIVE_UP_SECONDS, RETRY_SECONDS
+from workers.send import Send
 
 FAILED = Receipt(500, "the consumer answered 500", "sorry")
 
@@ -384,13 +386,13 @@ def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consu
 
 
 def test_nothing_is_opened_for_a_handler(database: Database, consumer: ScriptedConsumer) -> None:
-    """It has no secret, so a process without keys calls it as well; and nothing is signed."""
+    """It has no secret, so a process without keys calls it as well."""
     subscribe(database, url="python:mine.f", secret="")
     emit(database, "c1")
-    deliver_on(database, consumer, vault=Vault([])).deliver("s1")
+    handlers = ScriptedHandlers()
+    deliver_on(database, Send(push=consumer, run=handlers), vault=Vault([])).deliver("s1")
 
-    (pushed,) = consumer.pushes
-    assert (pushed.url, pushed.headers["webhook-signature"]) == ("python:mine.f", "")
+    assert ([name for name, _body in handlers.calls], consumer.pushes) == (["mine.f"], [])
     assert deliveries(database)[0].delivered_at is not None
 
 

@@ -1,4 +1,5 @@
 import itertools
+import json
 import threading
 
 import pytest
@@ -8,8 +9,10 @@ from runtime.database import Database
 from runtime.errors import SettingsError
 from schemas.handler import Handler
 from schemas.tables import Audit, Subscription
+from tests.hosted import ScriptedHandlers
 from tests.workers.pushlike import ScriptedConsumer, at_once, deliver_on, deliveries, emit, subscribe
 from workers.enlist import enlist
+from workers.send import Send
 
 NUMBERS = itertools.count(1)
 NOTE = Handler(name="mine.note", types=("connection.status_changed",), seconds=20)
@@ -119,7 +122,7 @@ def test_a_handler_is_called_like_any_subscription(database: Database) -> None:
     """By the worker, in the order of its connection."""
     (row,) = enlisted(database, ALL)
     events = emit(database, "c1", "c1")
-    consumer = ScriptedConsumer()
-    deliver_on(database, consumer).deliver(row.id)
+    handlers = ScriptedHandlers()
+    deliver_on(database, Send(push=ScriptedConsumer(), run=handlers)).deliver(row.id)
 
-    assert [(pushed.url, pushed.event_id) for pushed in consumer.pushes] == [("python:mine.all", id_) for id_ in events]
+    assert [(name, json.loads(body)["id"]) for name, body in handlers.calls] == [("mine.all", id_) for id_ in events]

@@ -7,23 +7,10 @@ from sqlmodel import col
 from runtime.database import Database
 from schemas.push import Receipt
 from schemas.tables import Delivery, Lane
+from tests.hosted import ScriptedHandlers
 from tests.workers.pushlike import ScriptedConsumer, deliver_on, deliveries, emit, subscribe
 from workers.schedule import GIVE_UP_SECONDS
 from workers.send import Send
-
-
-class Handlers:
-    """Handlers that keep what they are called with."""
-
-    def __init__(self, receipt: Receipt, *, only_for: str = "") -> None:
-        self.calls: list[tuple[str, bytes]] = []
-        self._receipt = receipt
-        self._only_for = only_for.encode()
-
-    def run(self, name: str, body: bytes) -> Receipt:
-        """Keep it, and let come of it what was told."""
-        self.calls.append((name, body))
-        return self._receipt if self._only_for in body else Receipt()
 
 
 @pytest.mark.parametrize(
@@ -38,7 +25,7 @@ class Handlers:
 )
 def test_each_goes_its_way(url: str, name: str | None) -> None:
     """A handler by its name, and whatever is no handler's to where its form is looked at."""
-    push, run = ScriptedConsumer(), Handlers(Receipt(detail="called"))
+    push, run = ScriptedConsumer(), ScriptedHandlers(Receipt(detail="called"))
 
     receipt = Send(push=push, run=run).send(url, {"webhook-id": "e1"}, b"{}")
 
@@ -51,7 +38,7 @@ def test_a_handler_that_raises_for_three_days_is_given_up(database: Database) ->
     """As a consumer is: the event is dead and stays, and the next one is handled."""
     subscribe(database, url="python:mine.f", secret="")
     dead, behind = emit(database, "c1", "c1")
-    run = Handlers(Receipt(detail="the handler raised KeyError", response="'x'"), only_for=f'"{dead}"')
+    run = ScriptedHandlers(Receipt(detail="the handler raised KeyError", response="'x'"), only_for=f'"{dead}"')
     deliver = deliver_on(database, Send(push=ScriptedConsumer(), run=run))
     deliver.deliver("s1")
     now = datetime.now(UTC)
