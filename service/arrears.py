@@ -16,8 +16,8 @@ def owe_past(
     subscription_id: str,
     *wanted: ColumnElement[bool],
     replay_id: str | None = None,
-) -> None:
-    """Owe events to a subscription, in one statement, behind all that it is owed already.
+) -> int:
+    """Owe events to a subscription, in one statement, behind all that it is owed already; return how many.
 
     The caller holds the feed's counter, so that nothing is owed in between, and raises the lanes.
 
@@ -40,4 +40,4 @@ def owe_past(
         "replay_id": literal(replay_id, Key),
     }
     owed = select(*columns.values()).where(*wanted).order_by(col(Event.position))
-    session.exec(insert(Delivery).from_select([*columns], owed))
+    return session.exec(insert(Delivery).from_select([*columns], owed)).rowcount

@@ -26,28 +26,28 @@ def resend(database: Database, session: Session, row: Replay, most_events: int =
     assert row.subscription_id is not None
     selection = selection_of(session, row)
     ahead = selection.ahead(session, row.after)
-    count = 0
+    room = most_events
     taken: list[str] = []
     passed = row.after
     for connection_id, amount in ahead:
-        if taken and count + amount > most_events:
+        if taken and amount > room:
             break
         passed = connection_id
-        count += amount
+        room -= amount
         if amount:
             taken.append(connection_id)
     # It is removed under the same lock.
     hold_feed(session)
     if session.exec(select(Subscription.id).where(Subscription.id == row.subscription_id)).first() is None:
         return Step(after=row.after, error="The subscription was removed.")
-    if taken:
-        _owe(database, session, row, taken, selection.which)
+    # Fewer than were seen, where retention has come in between.
+    count = _owe(database, session, row, taken, selection.which) if taken else 0
     is_last = len(ahead) < LOOK and (not ahead or passed == ahead[-1].connection_id)
     return Step(after=passed, count=count, is_last=is_last, rest=REST_SECONDS if taken else 0)
 
 
-def _owe(database: Database, session: Session, row: Replay, ids: list[str], which: ColumnElement[bool]) -> None:
+def _owe(database: Database, session: Session, row: Replay, ids: list[str], which: ColumnElement[bool]) -> int:
     assert row.subscription_id is not None
     raise_lanes(database, session, {(row.subscription_id, id_) for id_ in ids})
     wanted = and_(col(Event.connection_id).in_(ids), which)
-    owe_past(database, session, row.subscription_id, wanted, replay_id=row.id)
+    return owe_past(database, session, row.subscription_id, wanted, replay_id=row.id)
