@@ -182,7 +182,7 @@ def test_what_can_be_ended_is_ended_before_it_is_given_back(
     brokers.call(broker, ["s1"], DELIVER)
     eventually(lambda: said, message="the push under way")
     workers.stop()
-    eventually(lambda: not workers.is_alive())
+    eventually(lambda: not workers.is_alive() and len(said) == 3)
 
     assert said == ["runs", "cut, the lane is held", "ends"]
     assert lanes(database)[0].lease_token is None
