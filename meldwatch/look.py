@@ -203,7 +203,9 @@ def tail_events(*, url: str | None, as_json: bool, **filters: Any) -> None:  # n
         echo=lambda event: _print([event], as_json=as_json),
         say=lambda words: click.echo(words, err=True),
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        # A shell has what it starts in the background ignore SIGINT.
+        signal.signal(signum, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         tail.run()
 
