@@ -3,7 +3,22 @@
 import argparse
 import sys
 
-from bench import backfill, beside, burst, feed, histories, ingest, latency, move, push, race, rebuild, timeline, worker
+from bench import (
+    backfill,
+    beside,
+    burst,
+    feed,
+    histories,
+    ingest,
+    latency,
+    move,
+    prune,
+    push,
+    race,
+    rebuild,
+    timeline,
+    worker,
+)
 from bench.report import machine
 from bench.stack import BenchError, Stack
 from tests.servers import Run
@@ -22,6 +37,7 @@ FIGURES = {
     "histories": histories.measure,
     "rebuild": rebuild.measure,
     "timeline": timeline.measure,
+    "prune": prune.measure,
 }
 
 

@@ -64,14 +64,15 @@ def send_at_once(port: int, webhooks: Sequence[Signed]) -> Counter[int]:
 async def _send_at_once(port: int, webhooks: Sequence[Signed]) -> Counter[int]:
     streams = [await asyncio.open_connection("127.0.0.1", port) for _ in webhooks]
     for (_, writer), webhook in zip(streams, webhooks, strict=True):
-        writer.write(_request(webhook))
+        writer.write(request(webhook))
     lines = await asyncio.gather(*(reader.readline() for reader, _ in streams))
     for _, writer in streams:
         writer.close()
     return Counter(int(line.split()[1]) if line else 0 for line in lines)
 
 
-def _request(webhook: Signed) -> bytes:
+def request(webhook: Signed) -> bytes:
+    """Return a webhook as the bytes of an HTTP request."""
     lines = [
         f"POST {PATH} HTTP/1.1",
         "Host: 127.0.0.1",
