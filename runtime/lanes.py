@@ -1,7 +1,8 @@
 """What is owed to subscriptions: how lanes are raised, by whoever writes deliveries.
 
 Locks are taken in one order: the feed's counter, then subscriptions, then lanes, then deliveries. Who touches many
-lanes at once holds the counter; who sends touches one lane, and no counter. So none can deadlock another.
+lanes at once holds the counter. Who sends holds no counter, and waits for one lane, the one that is settled; the next
+is leased in the same transaction, but passed over where somebody has it locked. So none can deadlock another.
 """
 
 from collections.abc import Collection

@@ -2,11 +2,12 @@ import itertools
 import json
 import threading
 from collections import defaultdict
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
-from sqlmodel import col
+from sqlalchemy import event, update
+from sqlmodel import col, select
 
 from runtime.database import Database
 from runtime.errors import OutOfReachError
@@ -627,6 +628,39 @@ def test_a_broker_that_is_away_is_left_to_the_clock(database: Database, consumer
     deliver_on(database, consumer, metrics=metrics, call=away, round_seconds=0.0).deliver("s1")
 
     assert metrics.registry.get_sample_value("meldwatch_worker_calls_lost_total") == 1
+
+
+def test_a_push_costs_one_commit(database: Database, deliver: Deliver) -> None:
+    """What came of one is written down, and the next one taken, at once: commits are what takes the time."""
+    subscribe(database)
+    emit(database, *(f"c{number}" for number in range(10)))
+    commits: list[object] = []
+    event.listen(database.engine, "commit", commits.append)
+
+    deliver.deliver("s1")
+
+    assert len(commits) == 10 + 2  # the first is taken by itself, and at the end there is nothing
+
+
+def test_a_lane_that_is_locked_is_passed_over(postgres_url: str, consumer: ScriptedConsumer) -> None:
+    """Whoever settles one lane waits for no other: who holds that may be waiting for this one."""
+    database = Database(postgres_url)
+    subscribe(database)
+    first, second = emit(database, "c1", "c2")
+    with ExitStack() as other:
+
+        def lock() -> Receipt:
+            session = other.enter_context(database.write())
+            session.exec(select(Lane).where(Lane.connection_id == "c2").with_for_update()).one()
+            return Receipt(200)
+
+        consumer.answers[first] = lock
+        deliver_on(database, consumer).deliver("s1")
+        during = list(consumer.event_ids)
+    deliver_on(database, consumer).deliver("s1")
+    database.close()
+
+    assert (during, consumer.event_ids) == ([first], [first, second])
 
 
 def test_two_secrets_sign_while_they_are_rotated(
