@@ -16,8 +16,9 @@ from runtime.database import Database
 from schemas.tables import Audit, Job, Replay
 from tests.eventually import eventually
 from tests.flow.deployment import COMMAND, Deployment, deployed, end
+from tests.keys import KEY
 from tests.untouched import untouched
-from tests.workers.pushlike import KEY, Consumer, emit, subscribe
+from tests.workers.pushlike import Consumer, emit, subscribe
 
 COUNT = 3
 
