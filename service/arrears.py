@@ -40,4 +40,5 @@ def owe_past(
         "replay_id": literal(replay_id, Key),
     }
     owed = select(*columns.values()).where(*wanted).order_by(col(Event.position))
-    return session.exec(insert(Delivery).from_select([*columns], owed)).rowcount
+    owing = insert(Delivery).from_select([*columns], owed).execution_options(preserve_rowcount=True)
+    return session.connection().execute(owing).rowcount

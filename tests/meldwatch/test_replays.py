@@ -16,8 +16,9 @@ from runtime.database import Database
 from schemas.tables import Audit, Job, Replay
 from tests.eventually import eventually
 from tests.flow.deployment import COMMAND, Deployment, deployed, end
+from tests.keys import KEY
 from tests.untouched import untouched
-from tests.workers.pushlike import KEY, Consumer, emit, subscribe
+from tests.workers.pushlike import SECRET, Consumer, emit, subscribe
 
 COUNT = 3
 
@@ -180,6 +181,7 @@ def test_one_that_is_stopped_elsewhere_ends(quiet: Deployment, url: str) -> None
 def test_events_are_sent_again_from_the_command_line(quiet: Deployment, url: str) -> None:
     """The dry run counts and writes nothing; the real run has the service push them, with their header."""
     with Consumer() as consumer:
+        consumer.secrets.append(SECRET)
         with closing(Database(url)) as database:
             subscribe(database, "s1", name="crm", url=consumer.url)
             emit(database, "a", "a", "b")

@@ -42,7 +42,8 @@ def go_on(database: Database, replay_id: str, most_events: int) -> Step:
 def whole(database: Database, **wish: Any) -> list[tuple[int, str | None]]:
     """Replay events in one process; return what is owed then: position and replay, in the order of sending."""
     replay_id = replay(database, **wish)
-    player_on(database).play(replay_id)
+    row = player_on(database).play(replay_id)
+    assert row.done == row.total
     return [(row.position, "again" if row.replay_id == replay_id else row.replay_id) for row in deliveries(database)]
 
 
