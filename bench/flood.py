@@ -2,8 +2,8 @@
 
     python -m bench.flood PORT RATE
 
-Until it is told to stop (SIGTERM); then it prints, as one line of JSON, how long the answers took. The time of each is
-counted from when it was due, so a server that stalls is charged for all that it keeps waiting.
+It says ``began``, and sends until it is told to stop (SIGTERM); then it prints, as a line of JSON, how long the answers
+took. The time of each is counted from when it was due, so a server that stalls is charged for all that it keeps waiting.
 """
 
 import asyncio
@@ -76,6 +76,7 @@ async def main(port: int, rate: float) -> None:
     is_over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_over.set)
     flood = Flood(port, rate)
+    print("began", flush=True)
     await flood.run(is_over)
     percentiles = quantiles(flood.milliseconds, n=1000)
     told = {"p50": percentiles[499], "p99": percentiles[989], "p999": percentiles[998], "max": max(flood.milliseconds)}

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from bench.report import Figure
-from bench.stack import Service, Stack, until, web
+from bench.stack import START_SECONDS, Service, Stack, until, web
 from tests.servers import free_ports
 
 ROWS = 1_000_000
@@ -65,6 +65,7 @@ def measure(stack: Stack) -> Figure:
 
 def _measure(stack: Stack, figure: Figure, service: Service, fate: str, rows: int) -> None:
     seconds = 3 if stack.is_quick else QUIET_SECONDS
+    _flood(stack, service, lambda: time.sleep(seconds / 6))  # the first are slower
     before = _flood(stack, service, lambda: time.sleep(seconds))
     took: list[float] = []
     during = _flood(stack, service, lambda: took.append(_prune(service, rows)))
@@ -87,6 +88,7 @@ def _measure(stack: Stack, figure: Figure, service: Service, fate: str, rows: in
 
 def _flood(stack: Stack, service: Service, do: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever takes the time
     with stack.child("flood", "-m", "bench.flood", str(service.port), str(RATE)) as flood:
+        until(flood.output.read_text, START_SECONDS, "the flood")
         do()
     told: dict[str, Any] = json.loads(flood.output.read_text().splitlines()[-1])
     return told
