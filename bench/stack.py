@@ -192,7 +192,16 @@ class Service:
     """
 
     def __init__(
-        self, stack: Stack, *, name: str, port: int, meld: str, database: str, broker: str, timeout: float, env: Env
+        self,
+        stack: Stack,
+        *,
+        name: str,
+        port: int,
+        meld: str,
+        database: str,
+        broker: str,
+        timeout: float = 20,
+        env: Env = None,
     ) -> None:
         self.name = name
         self.port = port

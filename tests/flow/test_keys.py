@@ -15,9 +15,10 @@ from runtime.database import Database
 from runtime.vault import Vault
 from schemas.tables import Webhook
 from service.inbox import table_for
+from tests.accept import accept
 from tests.eventually import eventually
 from tests.flow.deployment import Deployment, deployed, end
-from tests.flow.test_push import accept, allow, got, subscribe
+from tests.flow.test_push import allow, got, subscribe
 from tests.inbox import body, delivery
 from tests.keys import KEY, OLD
 from tests.workers.pushlike import Consumer
@@ -37,13 +38,13 @@ def bodies(deployment: Deployment, *keys: SecretStr) -> dict[str, Any]:
     return {row.event_id: json.loads(vault.open_bytes(row.body, row.sealed_with)) for row in found}
 
 
-def change(deployment: Deployment, consumer: Consumer, secret: str) -> None:
-    """Have a connection change, and wait until the consumer has taken the push of it."""
+def change(deployment: Deployment, consumer: Consumer) -> None:
+    """Have a connection change, and wait until the consumer has taken the push of it, signed with its last secret."""
     before = len(got(consumer))
     world = deployment.meld.world
     deployment.meld.tell(world.complete(world.start().id))
     eventually(lambda: len(got(consumer)) == before + 1, 20, message=f"the push; {deployment.logs()}")
-    accept(consumer.pushes[-1], secret)
+    accept(consumer.pushes[-1].headers, consumer.pushes[-1].body, consumer.secrets[-1:])
 
 
 class Fleet:
@@ -68,22 +69,23 @@ def test_keys_rotate_without_downtime(many: Deployment, consumer: Consumer) -> N
     for name in ("web", "worker", "clock"):
         fleet.restart(name, OLD)
     many.wait_until_ready()
-    secret = subscribe(many, consumer.url)["secret"]
-    change(many, consumer, secret)
+    subscribe(many, consumer)
+    change(many, consumer)
     for keys in ((OLD, KEY), (KEY, OLD)):
         for name in ("web", "worker"):
             fleet.restart(name, *keys)
             many.wait_until_ready()
-            change(many, consumer, secret)
+            change(many, consumer)
         # Sealed by a web that is ahead of its worker, or not.
-        secret = json.loads(many.run("subscriptions", "rotate", "crm", "--json").stdout)["secret"]
-        change(many, consumer, secret)
+        rotated = many.run("subscriptions", "rotate", "crm", "--json")
+        consumer.secrets.append(json.loads(rotated.stdout)["secret"])
+        change(many, consumer)
 
     rotated = many.run("keys", "rotate", "--json")
     for name in ("web", "worker"):
         fleet.restart(name, KEY)
         many.wait_until_ready()
-        change(many, consumer, secret)
+        change(many, consumer)
 
     assert rotated.returncode == 0, rotated.stderr
     assert [set(json.loads(line)["keys"]) for line in rotated.stdout.splitlines()] == [{NEW_NAME}, set(), {NEW_NAME}]
@@ -98,20 +100,20 @@ def test_a_service_on_its_own_key_gets_another(embedded: Deployment, consumer: C
     allow(embedded)
     del embedded.environment["MELDWATCH_ENCRYPTION_KEYS"]
     process = embedded.start_all()[0]
-    secret = subscribe(embedded, consumer.url)["secret"]
-    change(embedded, consumer, secret)
+    subscribe(embedded, consumer)
+    change(embedded, consumer)
     (kept,) = embedded.folder.rglob("*.encryption-key")
     embedded.environment["MELDWATCH_ENCRYPTION_KEYS"] = f"{KEY.get_secret_value()},{kept.read_text().strip()}"
     end(process, signal.SIGTERM)
     process = embedded.start_all()[0]
-    change(embedded, consumer, secret)
+    change(embedded, consumer)
 
     rotated = embedded.run("keys", "rotate")
     kept.unlink()
     embedded.environment["MELDWATCH_ENCRYPTION_KEYS"] = KEY.get_secret_value()
     end(process, signal.SIGTERM)
     embedded.start_all()
-    change(embedded, consumer, secret)
+    change(embedded, consumer)
 
     assert rotated.returncode == 0, rotated.stderr
     stored = bodies(embedded, KEY)
