@@ -43,6 +43,14 @@ class Vault:
         """
         return self._open(sealed.encode(), "").decode()
 
+    def opens(self, sealed: str) -> bool:
+        """Return whether there is a key that fits."""
+        try:
+            self.open(sealed)
+        except VaultError:
+            return False
+        return True
+
     def seal_bytes(self, content: bytes) -> bytes:
         """Return bytes encrypted; as they are where there is no key: ``key_name`` tells which.
 

@@ -173,7 +173,9 @@ class Subscribe:
             now = self._now(session)
             before = {"sealed": row.secret, "until": (now + OVERLAP).isoformat()}
             lasting = [old for old in row.previous_secrets if datetime.fromisoformat(old["until"]) > now]
-            row.previous_secrets = [before, *lasting][:MOST_PREVIOUS]
+            # One whose key is lost can sign nothing, and would hold up every push for as long as it should.
+            usable = [old for old in (before, *lasting) if self._vault.opens(old["sealed"])]
+            row.previous_secrets = usable[:MOST_PREVIOUS]
             row.secret = sealed
             session.flush()
             self._note(session, row, who, "subscription.rotated")

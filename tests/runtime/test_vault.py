@@ -24,6 +24,7 @@ def test_keys_rotate() -> None:
     sealed = Vault([OLD]).seal("secret")
 
     assert Vault([NEW, OLD]).open(sealed) == "secret"
+    assert [vault.opens(sealed) for vault in (Vault([NEW, OLD]), Vault([NEW]), Vault([]))] == [True, False, False]
     assert Vault([NEW]).open(Vault([NEW, OLD]).seal("secret")) == "secret"
     with pytest.raises(VaultError, match="lacks the key"):
         Vault([NEW]).open(sealed)

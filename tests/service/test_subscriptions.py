@@ -19,6 +19,7 @@ from service.errors import BodyError
 from service.outbox import due_pushes
 from service.subscribe import Subscribe
 from tests.eventually import eventually
+from tests.keys import OLD
 from tests.service.conftest import Api, Parts
 from tests.workers.pushlike import (
     VAULT,
@@ -308,6 +309,22 @@ def test_a_rotation_overlaps(api: Api) -> None:
     for old in row.previous_secrets:
         left = datetime.fromisoformat(old["until"]) - datetime.now(UTC)
         assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24, seconds=1)
+
+
+def test_a_rotation_leaves_a_secret_behind_that_no_key_opens(api: Api) -> None:
+    """Its key is lost, and it would hold up every push: the new secret alone signs from now on."""
+    first = made(api)
+    lost = Vault([OLD]).seal("whsec_lost")
+    with api.database.write() as session:
+        session.exec(update(Subscription).values(secret=lost))
+    emit(api.database, "c1")
+
+    new = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()["secret"]
+    consumer = ScriptedConsumer(new)
+    deliver_on(api.database, consumer).deliver(first["id"])
+
+    assert subscription(api.database, first["id"]).previous_secrets == []
+    assert len(consumer.pushes) == 1
 
 
 def test_the_dead_are_redriven(api: Api) -> None:
