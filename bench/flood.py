@@ -3,7 +3,7 @@
     python -m bench.flood PORT RATE
 
 It says ``began``, and sends until it is told to stop (SIGTERM); then it prints, as a line of JSON, how long the answers
-took. The time of each is counted from when it was due, so a server that stalls is charged for all that it keeps waiting.
+took. The time of each is counted from when it was due, so who stalls is charged for all that waits.
 """
 
 import asyncio
