@@ -3,7 +3,8 @@
 A read that finds another group raises the members whose stored view does not fit. A read that finds the group it knew,
 but a member or the newest hint that does not fit, cannot tell who is behind: both are read again, some time later. So
 is one that finds members which do not name it: read too early, they would name nobody who has them read once more.
-And a read that comes close behind a webhook that names no status is followed by one more, for Meld's API may lag.
+And a read that comes close behind webhooks which it cannot be checked against is followed by one more, for Meld's API
+may lag: behind one that names no status, or several that name different ones.
 
 The bound: a wish from outside has depth 0, one of a sibling is one deeper, and none goes deeper than ``MAX_DEPTH``;
 each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 2 + that number, a wish in a group of n
@@ -30,7 +31,8 @@ REST_SECONDS = 2 * sum(RECHECK_SECONDS)
 
 SETTLE_SECONDS = 30.0
 """How long after a webhook Meld's API may still be behind it. One that names no status cannot be checked against the
-read; a read that comes sooner than this is followed by one that does not."""
+read. Nor can the newest of two that name different ones: what it names may be how it was before both, and the read as
+old. A read that comes sooner than this is followed by one that does not."""
 
 
 def follow(
@@ -70,18 +72,18 @@ def follow(
 
 
 def _is_early(database: Database, session: Session, claim: Claim, took: float) -> bool:
-    """Return whether a webhook that names no status came so lately that the read may not have seen its cause."""
+    """Return whether webhooks came so lately that the read may not have seen their cause, and does not show it."""
     # In whole seconds, so that few statements are kept, and downwards: the read that settles this one is not early.
-    return database.run(session, _late_news, int(took), connection=claim.connection_id).first() is not None
+    named = database.run(session, _late_news, int(took), connection=claim.connection_id).all()
+    return len(named) > 1 or any(status is None for status, _ in named)
 
 
 def _late_news(database: Database, took: int) -> Executable:
-    late = select(Webhook.id).where(
+    late = select(Webhook.hint_status, Webhook.hint_reason).where(
         col(Webhook.connection_id) == bindparam("connection"),
-        col(Webhook.hint_status).is_(None),
         col(Webhook.received_at) > database.now(-SETTLE_SECONDS - took),
     )
-    return late.order_by(col(Webhook.id).desc()).limit(1)
+    return late.distinct().limit(2)
 
 
 def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:

@@ -410,6 +410,7 @@ def test_an_old_hint_that_comes_late_is_not_held_against_a_read(
     old, new = body("c1", newStatus="RECONNECT_REQUIRED"), body("c1", newStatus="ACTIVE")
     store(database, new)
     refresh.refresh("c1")
+    make_due(database)
 
     store(database, old)
     refresh.refresh("c1")
@@ -786,6 +787,26 @@ def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database
 
     job = job_of(database, "c1")
     assert (job.requested > job.completed, job.trigger) == (True, "recheck")
+
+
+@pytest.mark.parametrize(("between", "is_owed"), [("ACTIVE", False), ("RECONNECT_REQUIRED", True)])
+def test_a_change_there_and_back_is_settled(
+    database: Database, refresh: Refresh, between: str, *, is_owed: bool
+) -> None:
+    """What the newest webhook names may be how it was before the others; and an answer that shows it may be as old."""
+    store(database, body("c1", newStatus="ACTIVE"))
+    refresh.refresh("c1")
+    make_due(database)
+    store(database, body("c1", newStatus=between), body("c1", newStatus="ACTIVE"))
+
+    refresh.refresh("c1")
+    job = job_of(database, "c1")
+    make_due(database)
+    refresh.refresh("c1")
+    settled = job_of(database, "c1")
+
+    assert (job.requested > job.completed, job.trigger) == (is_owed, "recheck" if is_owed else "webhook")
+    assert settled.requested == settled.completed
 
 
 def test_a_deletion_seen_by_a_read_that_settles_reaches_the_others(
