@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.eventually import eventually
 from tests.examples.receiving import Receiver
 from tests.flow.deployment import Deployment, free_port
-from tests.workers.pushlike import KEY
+from tests.keys import KEY
 
 
 def test_a_receiver_takes_all_through_a_rotation(
