@@ -17,13 +17,11 @@ from schemas.meld import TERMINAL
 from schemas.tables import Connection, Job, Webhook
 from schemas.webhook import DELETED
 from workers.claim import Claim, mark_processed
-from workers.decide import Announced, decide, named
-from workers.follow import RECHECK_SECONDS, SETTLE_SECONDS, follow
+from workers.decide import State, decide, named
+from workers.follow import SETTLE_SECONDS, follow
 from workers.mirror import Reading, mirror_of, state_of
+from workers.news import News, news_of
 from workers.tell import Seen, Told, tell
-
-HINT_SECONDS = sum(RECHECK_SECONDS) + 180
-"""How long a hint is held against reads: as long as its rechecks take, with some room."""
 
 
 class OutrunError(Exception):
@@ -65,10 +63,11 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     if others:
         jobs.lock(database, session, {claim.connection_id, *others})
     is_owed = _complete(database, session, claim)
-    hint = _newest_hint(database, session, claim)
+    took = (reading.ended_at - reading.began_at).total_seconds()
+    news = news_of(database, session, claim, took=max(took, 0))
     siblings = _siblings(session, others)
     group = {sibling.id: state_of(sibling) for sibling in siblings}
-    decision = decide(before, after, group, hint, gone_lately=_gone_lately(siblings, reading))
+    decision = decide(before, after, group, news.hint, gone_lately=_gone_lately(siblings, reading))
     if is_doubted:
         decision = replace(decision, is_contradicted=True)
     is_new = row is None or row.digest != mirror.digest
@@ -76,8 +75,8 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
     gate.open_(session)
     mark_processed(database, session, claim)
-    took = (reading.ended_at - reading.began_at).total_seconds()
-    calls = follow(database, session, claim, decision, is_owed=is_owed, took=max(took, 0))
+    behind = _behind(news, before, after, siblings) if not decision.is_contradicted else frozenset()
+    calls = follow(database, session, claim, decision, is_owed=is_owed, is_early=news.is_early, behind=behind)
     if is_new:
         told = tell(database, session, [Seen(claim, reading, mirror, decision)])
         _write(session, row, mirror)
@@ -123,19 +122,6 @@ def _complete(database: Database, session: Session, claim: Claim) -> bool:
     return bool(row[0])
 
 
-def _newest_hint(database: Database, session: Session, claim: Claim) -> Announced | None:
-    """Return what the newest hint announced, if it is recent or one that this read covers.
-
-    Newest by when Meld says that it happened: an old hint that comes late says nothing about now.
-    """
-    newest = database.run(session, _newest, connection=claim.connection_id).first()
-    if newest is None:
-        return None
-    id_, status, reason, is_recent = newest
-    is_due = is_recent or any(webhook.id == id_ for webhook in claim.webhooks)
-    return Announced(status, reason) if is_due else None
-
-
 def _write(session: Session, row: Connection | None, mirror: Connection) -> None:
     if row is None:
         session.connection().execute(_FIRST, mirror.model_dump())
@@ -163,14 +149,6 @@ def _completion(_database: Database) -> Executable:
     return completion.returning(is_owed)
 
 
-def _newest(database: Database) -> Executable:
-    is_recent = col(Webhook.received_at) > database.now(-HINT_SECONDS)
-    hints = select(Webhook.id, Webhook.hint_status, Webhook.hint_reason, is_recent).where(
-        Webhook.connection_id == bindparam("connection"), col(Webhook.hint_status).is_not(None)
-    )
-    return hints.order_by(col(Webhook.occurred_at).desc().nulls_last(), col(Webhook.id).desc()).limit(1)
-
-
 def _checked(_database: Database) -> Executable:
     mine = update(Connection).where(col(Connection.id) == bindparam("connection"))
     return mine.values(checked_at=bindparam("began_at"))
@@ -183,6 +161,18 @@ def _gone_lately(siblings: Iterable[Connection], reading: Reading) -> frozenset[
 
 def _is_end(row: Connection, reading: Reading) -> bool:
     return row.status in TERMINAL and row.observed_at > reading.began_at - timedelta(seconds=SETTLE_SECONDS)
+
+
+def _behind(news: News, before: State | None, after: State, siblings: Iterable[Connection]) -> frozenset[str]:
+    """Return who of the siblings was not read since the connection's own reads have passed over what it went through.
+
+    What that was may have changed them too, and been undone without a trace here: a primary that moved and came back.
+    """
+    since = news.passed_over(before, after) if before is not None else None
+    if since is None:
+        return frozenset()
+    settled_at = since + timedelta(seconds=SETTLE_SECONDS)
+    return frozenset(row.id for row in siblings if row.status not in TERMINAL and row.checked_at < settled_at)
 
 
 def _siblings(session: Session, others: frozenset[str]) -> list[Connection]:

@@ -4,19 +4,20 @@ A read that finds another group raises the members whose stored view does not fi
 but a member or the newest hint that does not fit, cannot tell who is behind: both are read again, some time later. So
 is one that finds members which do not name it: read too early, they would name nobody who has them read once more.
 And a read that comes close behind webhooks which it cannot be checked against is followed by one more, for Meld's API
-may lag: behind one that names no status, or several that name different ones.
+may lag: behind one that names no status, or several that name different ones. Where one of them names a status that no
+read has shown, the members are read too: what it was about may have been undone here, and not there.
 
 The bound: a wish from outside has depth 0, one of a sibling is one deeper, and none goes deeper than ``MAX_DEPTH``;
 each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 2 + that number, a wish in a group of n
 costs at most R * sum of (R * (n - 1)) ** depth reads for depth 0 to MAX_DEPTH; usually one for each member.
 """
 
-from sqlalchemy import Executable, and_, bindparam, not_, or_, update
+from sqlalchemy import and_, not_, or_, update
 from sqlmodel import Session, col, select
 
 from runtime import jobs
 from runtime.database import Database
-from schemas.tables import Job, Webhook
+from schemas.tables import Job
 from workers.claim import Claim
 from workers.decide import Decision
 
@@ -36,7 +37,14 @@ old. A read that comes sooner than this is followed by one that does not."""
 
 
 def follow(
-    database: Database, session: Session, claim: Claim, decision: Decision, *, is_owed: bool, took: float = 0
+    database: Database,
+    session: Session,
+    claim: Claim,
+    decision: Decision,
+    *,
+    is_owed: bool,
+    is_early: bool = False,
+    behind: frozenset[str] = frozenset(),
 ) -> list[str]:
     """Raise what a read leads to, and return the connections whose workers should be called after the commit.
 
@@ -46,7 +54,8 @@ def follow(
         claim: The claim of the read; its job is completed already.
         decision: What the read means.
         is_owed: Whether the connection's next read is owed already.
-        took: The seconds from the read's beginning to its answer, which may be as old as that.
+        is_early: Whether the read may have missed what webhooks speak of, though it does not contradict the newest.
+        behind: Members of the group that may have changed since they were last read, though nothing here shows it.
     """
     calls: list[str] = []
     may_raise = decision.is_regrouped and claim.depth < MAX_DEPTH
@@ -54,6 +63,8 @@ def follow(
     siblings = _not_about_to_be_read(database, session, decision.siblings - strangers) | strangers
     if may_raise:
         calls += jobs.raise_jobs(database, session, siblings, "sibling", depth=claim.depth + 1)
+    if claim.depth < MAX_DEPTH:
+        jobs.raise_jobs(database, session, behind, "sibling", due_in=SETTLE_SECONDS, depth=claim.depth + 1)
     # Who names it looks at it when read. Of the others nothing may come back, should they be read too early.
     unsettled = strangers if may_raise else siblings
     if is_owed:
@@ -64,26 +75,11 @@ def follow(
         return [*calls, claim.connection_id]
     if decision.is_contradicted or unsettled:
         _recheck(database, session, claim, unsettled)
-    elif _is_early(database, session, claim, took):
+    elif is_early:
         # At the deepest level, for a job that waits keeps its depth: reads that siblings wish for meanwhile would share
         # it, and begin at the top each time.
         jobs.raise_jobs(database, session, [claim.connection_id], "recheck", due_in=SETTLE_SECONDS, depth=MAX_DEPTH)
     return calls
-
-
-def _is_early(database: Database, session: Session, claim: Claim, took: float) -> bool:
-    """Return whether webhooks came so lately that the read may not have seen their cause, and does not show it."""
-    # In whole seconds, so that few statements are kept, and downwards: the read that settles this one is not early.
-    named = database.run(session, _late_news, int(took), connection=claim.connection_id).all()
-    return len(named) > 1 or any(status is None for status, _ in named)
-
-
-def _late_news(database: Database, took: int) -> Executable:
-    late = select(Webhook.hint_status, Webhook.hint_reason).where(
-        col(Webhook.connection_id) == bindparam("connection"),
-        col(Webhook.received_at) > database.now(-SETTLE_SECONDS - took),
-    )
-    return late.distinct().limit(2)
 
 
 def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:

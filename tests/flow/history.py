@@ -50,9 +50,6 @@ FAULTS = Faults(
 )
 """How reads go wrong. Some take longer than a lease; what is stale is so by less than the last recheck makes up for."""
 
-FRESH_FAULTS = FAULTS.model_copy(update={"stale": NO_FAULTS.stale})
-"""The same, but for stale reads."""
-
 DEATHS = 0.03
 """Workers that are killed while they read."""
 

@@ -7,7 +7,7 @@ from sqlmodel import select
 
 from runtime.database import Database
 from schemas.tables import Audit
-from tests.flow.history import FRESH_FAULTS, History
+from tests.flow.history import History
 from tests.flow.timeless import Clock, timeless
 from workers.rebuild import Rebuild
 
@@ -49,15 +49,12 @@ def test_the_mirror_is_right_after_one_reconcile(world: tuple[str, Database, Clo
 
 @pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "reconciled"])
 def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clock], *, is_heard: bool) -> None:
-    """Weeks go by and all goes that may, also while reads are under way: no decision is another, and the fold is exact.
-
-    No read is stale here: what one hides that came between two quick changes of one connection, a reconcile mends.
-    """
+    """Weeks go by and all goes that may, also while reads are under way: no decision differs, and the fold is exact."""
     kind, database, clock = world
     wrong: dict[int, list[Any]] = {}
     gone = 0
     for seed in range(SEEDS[kind] // 6):
-        with closing(History(database, clock, seed, is_heard=is_heard, is_pruned=True, faults=FRESH_FAULTS)) as history:
+        with closing(History(database, clock, seed, is_heard=is_heard, is_pruned=True)) as history:
             history.run()
             if not is_heard:
                 history.reconcile()

@@ -1,4 +1,5 @@
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -773,6 +774,49 @@ def test_a_member_that_rested_has_its_rechecks_anew(
     settle(database, refresh, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, Connection)} == dict.fromkeys("abc", "b")
+
+
+def test_what_was_passed_over_may_have_changed_the_others(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """A primary that moved and came back shows nowhere but in a webhook; what it left behind is found, at one read."""
+    group_of(reader, "a", "abc")
+    calls += store(database, *(body(id_) for id_ in "abc"))
+    settle(database, refresh, calls)
+    reads = Counter(reader.reads)
+    reader.answers["b"] = found(
+        "b", "RECONNECT_REQUIRED", activeDuplicateConnectionId="a", duplicateConnectionIds=["a", "c"]
+    )
+    calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
+    settle(database, refresh, calls)
+
+    assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
+    assert Counter(reader.reads) - reads == {"a": 2, "b": 1, "c": 1}
+
+
+def test_a_late_webhook_has_the_others_read_once(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """Whoever was read since then is not read again for it."""
+    group_of(reader, "a", "ab")
+    calls += store(database, *(body(id_) for id_ in "ab"))
+    settle(database, refresh, calls)
+    late, newest = body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE")
+    calls += store(database, newest)
+    settle(database, refresh, calls)
+    before = reader.reads["b"]
+
+    calls += store(database, late)
+    settle(database, refresh, calls)
+    reads = Counter(reader.reads)
+
+    for _ in range(3):
+        with database.write() as session:
+            calls += jobs.raise_jobs(database, session, ["a"], "operator")
+        settle(database, refresh, calls)
+
+    assert reads["b"] - before == 1
+    assert Counter(reader.reads) - reads == {"a": 3}
 
 
 def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database, reader: ScriptedReader) -> None:

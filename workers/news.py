@@ -1,0 +1,115 @@
+"""News: what webhooks have lately said of a connection, and what a read may have missed of it.
+
+The newest that names a status is held against the read. The others tell of what came before, which the read need not
+show: where something changed there and back, nothing else does.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Executable, and_, bindparam, func, or_
+from sqlmodel import Session, col, select
+
+from runtime.database import Database
+from schemas.tables import Webhook
+from workers.claim import Claim
+from workers.decide import Announced, State
+from workers.follow import RECHECK_SECONDS, SETTLE_SECONDS
+
+HINT_SECONDS = sum(RECHECK_SECONDS) + 180
+"""How long a hint is held against reads: as long as its rechecks take, with some room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What one or more webhooks say.
+
+    Attributes:
+        announced: The status that they name; None where they name none.
+        received_at: When the last of them came.
+        is_late: Whether that was so lately that the read may not have seen its cause.
+    """
+
+    announced: Announced | None
+    received_at: datetime
+    is_late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What was lately said of a connection.
+
+    Attributes:
+        hint: What the newest hint announced, if it is recent or one that the read covers. Newest by when Meld says that
+            it happened: an old hint that comes late says nothing about now.
+        words: Everything that was said since rechecks of it may be owed, or that the read is owed to.
+    """
+
+    hint: Announced | None
+    words: tuple[Word, ...]
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the read may have missed what webhooks speak of, though it does not contradict the newest.
+
+        They name no status, or different ones: what the newest names may be how it was before all of them.
+        """
+        late = [word for word in self.words if word.is_late]
+        return len(late) > 1 or any(word.announced is None for word in late)
+
+    def passed_over(self, before: State, after: State) -> datetime | None:
+        """Return when the last webhook came that names a status which no read has shown; None where there is none.
+
+        Args:
+            before: The connection as stored.
+            after: The connection as read.
+        """
+        return max((word.received_at for word in self.words if _is_unseen(word.announced, before, after)), default=None)
+
+
+def news_of(database: Database, session: Session, claim: Claim, *, took: float) -> News:
+    """Return what was lately said of a connection.
+
+    Args:
+        database: The database.
+        session: An open transaction, in which the claim's webhooks are not marked yet.
+        claim: The claim of the read.
+        took: The seconds from the read's beginning to its answer, which may be as old as that.
+    """
+    newest = database.run(session, _newest, connection=claim.connection_id).first()
+    # In whole seconds, so that few statements are kept, and downwards: the read that settles this one is not early.
+    rows = database.run(session, _said, int(took), connection=claim.connection_id).all()
+    words = (Word(_announced(status, reason), received_at, is_late) for status, reason, received_at, is_late in rows)
+    return News(_hint(newest, claim) if newest is not None else None, tuple(words))
+
+
+def _is_unseen(announced: Announced | None, before: State, after: State) -> bool:
+    return announced is not None and announced.contradicts(before) and announced.contradicts(after)
+
+
+def _hint(newest: tuple[int, str, str | None, bool], claim: Claim) -> Announced | None:
+    id_, status, reason, is_recent = newest
+    is_due = is_recent or any(webhook.id == id_ for webhook in claim.webhooks)
+    return Announced(status, reason) if is_due else None
+
+
+def _announced(status: str | None, reason: str | None) -> Announced | None:
+    return Announced(status, reason) if status is not None else None
+
+
+def _newest(database: Database) -> Executable:
+    is_recent = col(Webhook.received_at) > database.now(-HINT_SECONDS)
+    hints = select(Webhook.id, Webhook.hint_status, Webhook.hint_reason, is_recent).where(
+        Webhook.connection_id == bindparam("connection"), col(Webhook.hint_status).is_not(None)
+    )
+    return hints.order_by(col(Webhook.occurred_at).desc().nulls_last(), col(Webhook.id).desc()).limit(1)
+
+
+def _said(database: Database, took: int) -> Executable:
+    last = func.max(col(Webhook.received_at))
+    is_pending = and_(col(Webhook.processed_at).is_(None), col(Webhook.ignored_at).is_(None))
+    said = select(Webhook.hint_status, Webhook.hint_reason, last, last > database.now(-SETTLE_SECONDS - took)).where(
+        Webhook.connection_id == bindparam("connection"),
+        or_(is_pending, col(Webhook.received_at) > database.now(-HINT_SECONDS)),
+    )
+    return said.group_by(col(Webhook.hint_status), col(Webhook.hint_reason))
