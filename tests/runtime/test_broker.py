@@ -2,6 +2,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 import dramatiq
 import pytest
@@ -137,7 +138,7 @@ def test_a_broker_that_comes_back_is_used_again(test_run: servers.Run) -> None:
 
 def test_dead_letters_are_not_kept_in_memory() -> None:
     """The broker inside the process forgets what failed for good: the rows remember it."""
-    made = broker.connect("memory://")
+    made: Any = broker.connect("memory://")
     made.declare_queue(REFRESH)
     message: dramatiq.Message[None] = dramatiq.Message(REFRESH, REFRESH, ("c1",), {}, {})
     made.enqueue(message)

@@ -85,7 +85,8 @@ def test_everything_is_sealed_with_the_newest_key(database: Database) -> None:
     assert {each.newest for each in rotations} == {name}
     assert opened(VAULT, stored(database)) == [b"clear", b"old", b"new"]
     assert opened(VAULT, rejections(database)) == [b"raw", b"raw"]
-    assert {row.sealed_with for row in (*stored(database), *rejections(database))} == {name}
+    bodies: list[Any] = [*stored(database), *rejections(database)]
+    assert {each.sealed_with for each in bodies} == {name}
     row = subscription(database)
     assert [VAULT.open(row.secret), VAULT.open(row.previous_secrets[0]["sealed"])] == [SECRET, "before"]
     assert subscription(database, "handler").secret == ""

@@ -355,7 +355,8 @@ def test_what_is_removed_leaves_nothing(api: Api) -> None:
 
     assert (answer.status_code, answer.content) == (204, b"")
     assert api.admin.get(f"/api/subscriptions/{gone}").status_code == 404
-    assert {row.subscription_id for row in (*deliveries(api.database), *lanes(api.database))} == {stays}
+    left: list[Any] = [*deliveries(api.database), *lanes(api.database)]
+    assert {row.subscription_id for row in left} == {stays}
 
 
 def test_a_push_under_way_finds_its_subscription_gone(api: Api) -> None:

@@ -378,8 +378,8 @@ def test_a_tombstone_keeps_what_was_known(database: Database) -> None:
     read(database, found("c1", institutionName="Chase", products=["BALANCES"], **group))
     with database.write() as session:
         # What the reads above led to is done.
-        for row in session.exec(select(Job)).all():
-            row.completed, row.due_at, row.woken_at = row.requested, None, None
+        for job in session.exec(select(Job)).all():
+            job.completed, job.due_at, job.woken_at = job.requested, None, None
 
     outcome = applied(database, None, BEGAN + timedelta(minutes=1))
 

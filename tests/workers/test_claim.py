@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -91,7 +92,7 @@ def hear(database: Database) -> None:
     store(database, body("c1"))
 
 
-REASONS = {
+REASONS: dict[str, tuple[list[Any], Any]] = {
     "nobody else": ([ask_again], ("replay", "r1")),
     "a webhook that waits": ([hear, ask_again], ("webhook", None)),
     "a webhook that was given up": ([hear, fail_webhooks, ask_again], ("replay", "r1")),

@@ -1,5 +1,6 @@
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text, update
@@ -17,7 +18,7 @@ from workers.fates import KINDS
 LARGE = "webhook|delivery|rejection|observation|event|job|connection"
 """The tables that grow. The lease, the acts and the subscriptions are few."""
 
-KEYS = tuple(
+KEYS: tuple[Any, ...] = tuple(
     col(key)
     for key in (
         tables.Webhook.id, tables.Observation.id, tables.Delivery.id, tables.Rejection.id, tables.Event.position,

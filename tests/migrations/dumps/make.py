@@ -55,9 +55,9 @@ def main(version: str, folder: Path) -> None:
             names = live(url, Path(directory))
             binaries, _user = servers._postgres_binaries(run)
             options = ("--rows-per-insert=1", "--column-inserts", "--no-owner", "--no-privileges")
-            dump = subprocess.run([binaries / "pg_dump", *options, url], check=True, capture_output=True, text=True)
+            made = subprocess.run([binaries / "pg_dump", *options, url], check=True, capture_output=True, text=True)
             # Its comments name versions, and what begins with a backslash is for psql alone.
-            lines = [line for line in dump.stdout.splitlines() if line and not line.startswith(("--", "\\"))]
+            lines = [line for line in made.stdout.splitlines() if line and not line.startswith(("--", "\\"))]
             write(folder / f"{version}.postgres.sql", "\n".join(lines), names)
     finally:
         run.end()
