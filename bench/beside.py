@@ -108,7 +108,7 @@ def _round(service: Service, source: _Source, consumed: Consumed) -> list[float]
     for number in range(EVENTS):
         time.sleep(max(began + number * EVERY_SECONDS - time.monotonic(), 0))
         source.change()
-    service.wait_until_quiet()
+    until(service.is_read, 30, "the end of the reads")
     # Two changes of a connection that are read at once are one event, so what has come is held against the feed.
     owed = client.end_of_feed() - CONNECTIONS
     until(lambda: consumed.count() >= owed, 30, "the pushes to the healthy one")

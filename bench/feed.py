@@ -143,5 +143,5 @@ def _samples(service: Service, meld: Simulated, count: int, received: Callable[[
         at = received(after + 1)
         assert at is not None
         values.append(1000 * (at - datetime.fromisoformat(events[0]["time"]).timestamp()))
-        service.wait_until_quiet()
+        until(service.is_read, 30, "the end of the reads")
     return values[1:]

@@ -46,7 +46,7 @@ def _measure(figure: Figure, stack: Stack, setup: Setup) -> None:
             meld.act(primary, "aggregate")
             until(lambda primary=primary: _agree(service, primary), 30, "agreement")  # type: ignore[misc]
             times.append(1000 * (time.monotonic() - began))
-            until(lambda: _is_idle(service), 30, "the end of the reads")
+            until(service.is_read, 30, "the end of the reads")
             reads.append(meld.reads() - before)
         before = meld.reads()
         if not stack.is_quick:
@@ -64,9 +64,3 @@ def _agree(service: Service, primary: str) -> bool:
     wrong = text("SELECT count(*) FROM connection WHERE primary_duplicate_id IS DISTINCT FROM :primary")
     with service.database.read() as session:
         return int(session.connection().execute(wrong, {"primary": primary}).scalar_one()) == 0
-
-
-def _is_idle(service: Service) -> bool:
-    due = text("SELECT count(*) FROM job WHERE requested > completed AND trigger <> 'recheck'")
-    with service.database.read() as session:
-        return int(session.connection().execute(due).scalar_one()) == 0

@@ -239,19 +239,23 @@ class Service:
 
     def owed(self) -> int:
         """Return how many connections a read is owed to."""
-        with self.database.read() as session:
-            return int(
-                session.connection().execute(text("SELECT count(*) FROM job WHERE requested > completed")).scalar_one()
-            )
+        return self._count("job WHERE requested > completed")
+
+    def is_read(self) -> bool:
+        """Return whether no read is owed but some that wait, to confirm what was seen."""
+        return not self._count("job WHERE requested > completed AND trigger <> 'recheck'")
 
     def rows(self, table: str) -> int:
         """Return how many rows a table has."""
-        with self.database.read() as session:
-            return int(session.connection().execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
+        return self._count(table)
 
     def wait_until_quiet(self, seconds: float = 120) -> None:
         """Wait until no read is owed to any connection."""
         until(lambda: self.owed() == 0, seconds, "the end of all work")
+
+    def _count(self, rows: str) -> int:
+        with self.database.read() as session:
+            return int(session.connection().execute(text(f"SELECT count(*) FROM {rows}")).scalar_one())
 
 
 Setup = Callable[..., contextlib.AbstractContextManager[Service]]
