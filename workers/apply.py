@@ -6,7 +6,7 @@ overwrite a newer one, and what is decided here cannot be outdated by the time i
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Executable, bindparam, case, exists, insert, or_, update
 from sqlmodel import Session, col, select
@@ -17,10 +17,10 @@ from schemas.meld import TERMINAL
 from schemas.tables import Connection, Job, Webhook
 from schemas.webhook import DELETED
 from workers.claim import Claim, mark_processed
-from workers.decide import State, decide, named
+from workers.decide import decide, named
 from workers.follow import SETTLE_SECONDS, follow
 from workers.mirror import Reading, mirror_of, state_of
-from workers.news import News, news_of
+from workers.news import news_of, passed_over
 from workers.tell import Seen, Told, tell
 
 
@@ -75,7 +75,10 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
     gate.open_(session)
     mark_processed(database, session, claim)
-    behind = _behind(news, before, after, siblings) if not decision.is_contradicted else frozenset()
+    since = None
+    if before is not None and siblings and not decision.is_contradicted:
+        since = passed_over(database, session, claim.connection_id, news.unlike(before, after))
+    behind = _behind(siblings, since) if since is not None else frozenset()
     calls = follow(database, session, claim, decision, is_owed=is_owed, is_early=news.is_early, behind=behind)
     if is_new:
         told = tell(database, session, [Seen(claim, reading, mirror, decision)])
@@ -163,14 +166,11 @@ def _is_end(row: Connection, reading: Reading) -> bool:
     return row.status in TERMINAL and row.observed_at > reading.began_at - timedelta(seconds=SETTLE_SECONDS)
 
 
-def _behind(news: News, before: State | None, after: State, siblings: Iterable[Connection]) -> frozenset[str]:
+def _behind(siblings: Iterable[Connection], since: datetime) -> frozenset[str]:
     """Return who of the siblings was not read since the connection's own reads have passed over what it went through.
 
     What that was may have changed them too, and been undone without a trace here: a primary that moved and came back.
     """
-    since = news.passed_over(before, after) if before is not None else None
-    if since is None:
-        return frozenset()
     settled_at = since + timedelta(seconds=SETTLE_SECONDS)
     return frozenset(row.id for row in siblings if row.status not in TERMINAL and row.checked_at < settled_at)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.changes import Change, PrimaryDuplicateMoved, Role, Status, StatusChanged, StatusReasonChanged
-from schemas.meld import TERMINAL
+from schemas.meld import TERMINAL, Snapshot
 from schemas.webhook import DELETED
 
 
@@ -48,7 +48,7 @@ class Announced:
     status: str
     reason: str | None
 
-    def contradicts(self, state: State) -> bool:
+    def contradicts(self, state: State | Snapshot) -> bool:
         """Return whether a read saw something else."""
         return self.status != state.status or self.reason not in {None, state.status_reason or ""}
 

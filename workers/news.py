@@ -4,6 +4,7 @@ The newest that names a status is held against the read. The others tell of what
 show: where something changed there and back, nothing else does.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,13 +12,17 @@ from sqlalchemy import Executable, and_, bindparam, func, or_
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
-from schemas.tables import Webhook
+from schemas.meld import Snapshot
+from schemas.tables import Observation, Webhook
 from workers.claim import Claim
 from workers.decide import Announced, State
 from workers.follow import RECHECK_SECONDS, SETTLE_SECONDS
 
 HINT_SECONDS = sum(RECHECK_SECONDS) + 180
 """How long a hint is held against reads: as long as its rechecks take, with some room."""
+
+MOST_SHOWN = 100
+"""Observations that are searched for a status, the newest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +31,13 @@ class Word:
 
     Attributes:
         announced: The status that they name; None where they name none.
+        occurred_at: When the last of what they are about happened, as Meld says.
         received_at: When the last of them came.
         is_late: Whether that was so lately that the read may not have seen its cause.
     """
 
     announced: Announced | None
+    occurred_at: datetime
     received_at: datetime
     is_late: bool
 
@@ -57,14 +64,14 @@ class News:
         late = [word for word in self.words if word.is_late]
         return len(late) > 1 or any(word.announced is None for word in late)
 
-    def passed_over(self, before: State, after: State) -> datetime | None:
-        """Return when the last webhook came that names a status which no read has shown; None where there is none.
+    def unlike(self, before: State, after: State) -> tuple[Word, ...]:
+        """Return what names another status than both.
 
         Args:
             before: The connection as stored.
             after: The connection as read.
         """
-        return max((word.received_at for word in self.words if _is_unseen(word.announced, before, after)), default=None)
+        return tuple(word for word in self.words if _is_unlike(word.announced, before, after))
 
 
 def news_of(database: Database, session: Session, claim: Claim, *, took: float) -> News:
@@ -79,12 +86,36 @@ def news_of(database: Database, session: Session, claim: Claim, *, took: float) 
     newest = database.run(session, _newest, connection=claim.connection_id).first()
     # In whole seconds, so that few statements are kept, and downwards: the read that settles this one is not early.
     rows = database.run(session, _said, int(took), connection=claim.connection_id).all()
-    words = (Word(_announced(status, reason), received_at, is_late) for status, reason, received_at, is_late in rows)
+    words = (Word(_announced(status, reason), *rest) for status, reason, *rest in rows)
     return News(_hint(newest, claim) if newest is not None else None, tuple(words))
 
 
-def _is_unseen(announced: Announced | None, before: State, after: State) -> bool:
+def passed_over(database: Database, session: Session, connection_id: str, words: Collection[Word]) -> datetime | None:
+    """Return when the last webhook came that names a status which no read has shown since; None where there is none.
+
+    Args:
+        database: The database.
+        session: An open transaction.
+        connection_id: The connection.
+        words: What its mirror and its latest read do not show.
+    """
+    if not words:
+        return None
+    since = min(word.occurred_at for word in words)
+    shown = database.run(session, _shown, connection=connection_id, since=since).all()
+    seen = [(began_at, Snapshot.from_document(document)) for began_at, document in shown]
+    return max((word.received_at for word in words if not _is_shown(word, seen)), default=None)
+
+
+def _is_unlike(announced: Announced | None, before: State, after: State) -> bool:
     return announced is not None and announced.contradicts(before) and announced.contradicts(after)
+
+
+def _is_shown(word: Word, seen: Iterable[tuple[datetime, Snapshot]]) -> bool:
+    return any(
+        began_at >= word.occurred_at and word.announced is not None and not word.announced.contradicts(snapshot)
+        for began_at, snapshot in seen
+    )
 
 
 def _hint(newest: tuple[int, str, str | None, bool], claim: Claim) -> Announced | None:
@@ -107,9 +138,21 @@ def _newest(database: Database) -> Executable:
 
 def _said(database: Database, took: int) -> Executable:
     last = func.max(col(Webhook.received_at))
+    happened = func.max(func.coalesce(col(Webhook.occurred_at), col(Webhook.received_at)))
+    is_late = last > database.now(-SETTLE_SECONDS - took)
     is_pending = and_(col(Webhook.processed_at).is_(None), col(Webhook.ignored_at).is_(None))
-    said = select(Webhook.hint_status, Webhook.hint_reason, last, last > database.now(-SETTLE_SECONDS - took)).where(
-        Webhook.connection_id == bindparam("connection"),
+    said = select(Webhook.hint_status, Webhook.hint_reason, happened, last).add_columns(is_late)
+    said = said.where(
+        col(Webhook.connection_id) == bindparam("connection"),
         or_(is_pending, col(Webhook.received_at) > database.now(-HINT_SECONDS)),
     )
     return said.group_by(col(Webhook.hint_status), col(Webhook.hint_reason))
+
+
+def _shown(_database: Database) -> Executable:
+    shown = select(Observation.began_at, Observation.document).where(
+        Observation.connection_id == bindparam("connection"),
+        col(Observation.began_at) >= bindparam("since"),
+        col(Observation.found),
+    )
+    return shown.order_by(col(Observation.id).desc()).limit(MOST_SHOWN)

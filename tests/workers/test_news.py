@@ -12,16 +12,15 @@ ACTIVE, BROKEN, OTHER = Announced("ACTIVE", ""), Announced("RECONNECT_REQUIRED",
 SILENT = None
 
 announcements = st.sampled_from([ACTIVE, BROKEN, OTHER, SILENT])
-words = st.builds(
-    Word, announcements, st.integers(0, 900).map(lambda seconds: NOW - timedelta(seconds=seconds)), st.booleans()
-)
+times = st.integers(0, 900).map(lambda seconds: NOW - timedelta(seconds=seconds))
+words = st.builds(Word, announcements, times, times, st.booleans())
 states = st.sampled_from(["ACTIVE", "RECONNECT_REQUIRED", "DEGRADED"]).map(
     lambda status: State("a", status, "OTHER" if status == "RECONNECT_REQUIRED" else None, "a", ())
 )
 
 
 def late(*announced: Announced | None) -> News:
-    return News(None, tuple(Word(each, NOW, is_late=True) for each in announced))
+    return News(None, tuple(Word(each, NOW, NOW, is_late=True) for each in announced))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,7 @@ def late(*announced: Announced | None) -> News:
         (late(ACTIVE), False),
         (late(SILENT), True),
         (late(ACTIVE, BROKEN), True),
-        (News(ACTIVE, (Word(SILENT, NOW, is_late=False), Word(ACTIVE, NOW, is_late=True))), False),
+        (News(ACTIVE, (Word(SILENT, NOW, NOW, is_late=False), Word(ACTIVE, NOW, NOW, is_late=True))), False),
     ],
 )
 def test_what_a_read_may_have_missed(news: News, *, is_early: bool) -> None:
@@ -40,10 +39,9 @@ def test_what_a_read_may_have_missed(news: News, *, is_early: bool) -> None:
 
 
 @given(st.lists(words, max_size=5), states, states)
-def test_what_was_passed_over_fits_no_read(said: list[Word], before: State, after: State) -> None:
-    """Neither the state before nor the one after is what was announced; the last such webhook counts."""
-    since = News(None, tuple(said)).passed_over(before, after)
+def test_what_is_unlike_fits_neither_state(said: list[Word], before: State, after: State) -> None:
+    """Neither the state before the read nor the one after it is what was announced."""
+    unlike = News(None, tuple(said)).unlike(before, after)
 
     shown = {before.status, after.status}
-    unseen = [word.received_at for word in said if word.announced and word.announced.status not in shown]
-    assert since == max(unseen, default=None)
+    assert unlike == tuple(word for word in said if word.announced and word.announced.status not in shown)

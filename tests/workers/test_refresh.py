@@ -2,6 +2,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -477,6 +478,14 @@ def group_of(reader: ScriptedReader, primary: str, members: str) -> None:
         reader.answers[id_] = found(id_, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
 
 
+def group_with_statuses(reader: ScriptedReader, primary: str, members: str) -> None:
+    """The same, with the status that Meld gives to the others."""
+    for id_ in members:
+        others = [other for other in members if other != id_]
+        status = "ACTIVE" if id_ == primary else "PARTIALLY_ACTIVE"
+        reader.answers[id_] = found(id_, status, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
+
+
 def settle(database: Database, refresh: Refresh, calls: list[str]) -> None:
     """Work until nothing is owed, letting the time pass that is waited for."""
     for _ in range(200):
@@ -792,6 +801,25 @@ def test_what_was_passed_over_may_have_changed_the_others(
 
     assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
     assert Counter(reader.reads) - reads == {"a": 2, "b": 1, "c": 1}
+
+
+def test_what_was_seen_was_not_passed_over(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """Moves that follow close upon each other cost one read for each member, where every one of them was seen."""
+    group_with_statuses(reader, "a", "abc")
+    calls += store(database, *(body(id_) for id_ in "abc"))
+    settle(database, refresh, calls)
+    before = Counter(reader.reads)
+
+    for old, new in pairwise("abcab"):
+        group_with_statuses(reader, new, "abc")
+        calls += store(database, body(new, newStatus="ACTIVE"), body(old, newStatus="PARTIALLY_ACTIVE"))
+        while calls:
+            refresh.refresh(calls.pop(0))
+
+    assert Counter(reader.reads) - before == dict.fromkeys("abc", 4)
+    assert all(job.trigger == "recheck" for job in all_rows(database, Job) if job.requested > job.completed)
 
 
 def test_a_late_webhook_has_the_others_read_once(
