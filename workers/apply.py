@@ -75,10 +75,8 @@ def apply(database: Database, session: Session, claim: Claim, reading: Reading) 
     # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
     gate.open_(session)
     mark_processed(database, session, claim)
-    since = None
-    if before is not None and siblings and not decision.is_contradicted:
-        since = passed_over(database, session, claim.connection_id, news.unlike(before, after))
-    behind = _behind(siblings, since) if since is not None else frozenset()
+    unlike = news.unlike(before, after) if siblings and not decision.is_contradicted else ()
+    behind = _behind(siblings, passed_over(database, session, claim.connection_id, unlike))
     calls = follow(database, session, claim, decision, is_owed=is_owed, is_early=news.is_early, behind=behind)
     if is_new:
         told = tell(database, session, [Seen(claim, reading, mirror, decision)])
@@ -166,11 +164,13 @@ def _is_end(row: Connection, reading: Reading) -> bool:
     return row.status in TERMINAL and row.observed_at > reading.began_at - timedelta(seconds=SETTLE_SECONDS)
 
 
-def _behind(siblings: Iterable[Connection], since: datetime) -> frozenset[str]:
+def _behind(siblings: Iterable[Connection], since: datetime | None) -> frozenset[str]:
     """Return who of the siblings was not read since the connection's own reads have passed over what it went through.
 
     What that was may have changed them too, and been undone without a trace here: a primary that moved and came back.
     """
+    if since is None:
+        return frozenset()
     settled_at = since + timedelta(seconds=SETTLE_SECONDS)
     return frozenset(row.id for row in siblings if row.status not in TERMINAL and row.checked_at < settled_at)
 

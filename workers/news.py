@@ -64,13 +64,15 @@ class News:
         late = [word for word in self.words if word.is_late]
         return len(late) > 1 or any(word.announced is None for word in late)
 
-    def unlike(self, before: State, after: State) -> tuple[Word, ...]:
-        """Return what names another status than both.
+    def unlike(self, before: State | None, after: State) -> tuple[Word, ...]:
+        """Return what names another status than both; nothing at first sight, which its group is looked at for anyway.
 
         Args:
-            before: The connection as stored.
+            before: The connection as stored; None at first sight.
             after: The connection as read.
         """
+        if before is None:
+            return ()
         return tuple(word for word in self.words if _is_unlike(word.announced, before, after))
 
 
