@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.changes import Change, PrimaryDuplicateMoved, Role, Status, StatusChanged, StatusReasonChanged
-from schemas.meld import TERMINAL, Snapshot
+from schemas.meld import TERMINAL
 from schemas.webhook import DELETED
 
 
@@ -48,9 +48,13 @@ class Announced:
     status: str
     reason: str | None
 
-    def contradicts(self, state: State | Snapshot) -> bool:
+    def contradicts(self, state: State) -> bool:
         """Return whether a read saw something else."""
-        return self.status != state.status or self.reason not in {None, state.status_reason or ""}
+        return not self.fits(state.status, state.status_reason)
+
+    def fits(self, status: str, reason: str | None) -> bool:
+        """Return whether that is what was announced."""
+        return self.status == status and self.reason in {None, reason or ""}
 
 
 @dataclass(frozen=True, slots=True)

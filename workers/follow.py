@@ -5,7 +5,8 @@ but a member or the newest hint that does not fit, cannot tell who is behind: bo
 is one that finds members which do not name it: read too early, they would name nobody who has them read once more.
 And a read that comes close behind webhooks which it cannot be checked against is followed by one more, for Meld's API
 may lag: behind one that names no status, or several that name different ones. Where one of them names a status that no
-read has shown, the members are read too: what it was about may have been undone here, and not there.
+read has shown, the members are read too: what it was about may have been undone here, and not there. Those that owe
+nothing are raised, one level deeper as siblings are; for the others the connection is rechecked, and looks again.
 
 The bound: a wish from outside has depth 0, one of a sibling is one deeper, and none goes deeper than ``MAX_DEPTH``;
 each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 2 + that number, a wish in a group of n
@@ -63,8 +64,9 @@ def follow(
     siblings = _not_about_to_be_read(database, session, decision.siblings - strangers) | strangers
     if may_raise:
         calls += jobs.raise_jobs(database, session, siblings, "sibling", depth=claim.depth + 1)
+    idle, busy = _idle_and_busy(session, behind)
     if claim.depth < MAX_DEPTH:
-        jobs.raise_jobs(database, session, behind, "sibling", due_in=SETTLE_SECONDS, depth=claim.depth + 1)
+        jobs.raise_jobs(database, session, idle, "sibling", due_in=SETTLE_SECONDS, depth=claim.depth + 1)
     # Who names it looks at it when read. Of the others nothing may come back, should they be read too early.
     unsettled = strangers if may_raise else siblings
     if is_owed:
@@ -73,13 +75,28 @@ def follow(
             _recheck(database, session, claim, unsettled)
         session.exec(update(Job).where(col(Job.connection_id) == claim.connection_id).values(woken_at=database.now()))
         return [*calls, claim.connection_id]
-    if decision.is_contradicted or unsettled:
+    if decision.is_contradicted or unsettled or busy:
         _recheck(database, session, claim, unsettled)
     elif is_early:
         # At the deepest level, for a job that waits keeps its depth: reads that siblings wish for meanwhile would share
         # it, and begin at the top each time.
         jobs.raise_jobs(database, session, [claim.connection_id], "recheck", due_in=SETTLE_SECONDS, depth=MAX_DEPTH)
     return calls
+
+
+def _idle_and_busy(session: Session, ids: frozenset[str]) -> tuple[set[str], set[str]]:
+    """Return those whose next read may be put off, and those that are owed one already, perhaps too early.
+
+    Whoever has wished for that is still told as its cause; whether it was enough is looked at later. Those that were
+    given up stay so, for all to see, until something is heard of them.
+    """
+    if not ids:
+        return set(), set()
+    alive = select(Job.connection_id, col(Job.requested) > col(Job.completed)).where(
+        col(Job.connection_id).in_(ids), col(Job.failed_at).is_(None)
+    )
+    owed = dict(session.exec(alive).all())
+    return {id_ for id_ in owed if not owed[id_]}, {id_ for id_ in owed if owed[id_]}
 
 
 def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:

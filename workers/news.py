@@ -4,7 +4,7 @@ The newest that names a status is held against the read. The others tell of what
 show: where something changed there and back, nothing else does.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +12,6 @@ from sqlalchemy import Executable, and_, bindparam, func, or_
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
-from schemas.meld import Snapshot
 from schemas.tables import Observation, Webhook
 from workers.claim import Claim
 from workers.decide import Announced, State
@@ -21,8 +20,8 @@ from workers.follow import RECHECK_SECONDS, SETTLE_SECONDS
 HINT_SECONDS = sum(RECHECK_SECONDS) + 180
 """How long a hint is held against reads: as long as its rechecks take, with some room."""
 
-MOST_SHOWN = 100
-"""Observations that are searched for a status, the newest ones."""
+MOST_SHOWN = 20
+"""Observations that are searched for a status, the newest ones. Meld's connections change a few times a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,9 @@ def news_of(database: Database, session: Session, claim: Claim, *, took: float) 
 
 
 def passed_over(database: Database, session: Session, connection_id: str, words: Collection[Word]) -> datetime | None:
-    """Return when the last webhook came that names a status which no read has shown since; None where there is none.
+    """Return when the last webhook came that names a status which no observation has shown; None where there is none.
+
+    One that was made before what the webhook is about does not count.
 
     Args:
         database: The database.
@@ -103,21 +104,19 @@ def passed_over(database: Database, session: Session, connection_id: str, words:
     """
     if not words:
         return None
-    since = min(word.occurred_at for word in words)
-    shown = database.run(session, _shown, connection=connection_id, since=since).all()
-    seen = [(began_at, Snapshot.from_document(document)) for began_at, document in shown]
-    return max((word.received_at for word in words if not _is_shown(word, seen)), default=None)
+    seen = database.run(session, _shown, connection=connection_id).all()
+    return max((word.received_at for word in words if not any(_is_in(word, *each) for each in seen)), default=None)
 
 
 def _is_unlike(announced: Announced | None, before: State, after: State) -> bool:
     return announced is not None and announced.contradicts(before) and announced.contradicts(after)
 
 
-def _is_shown(word: Word, seen: Iterable[tuple[datetime, Snapshot]]) -> bool:
-    return any(
-        began_at >= word.occurred_at and word.announced is not None and not word.announced.contradicts(snapshot)
-        for began_at, snapshot in seen
-    )
+def _is_in(word: Word, began_at: datetime, status: str | None, reason: str | None) -> bool:
+    """Return whether an observation shows what was announced."""
+    if word.announced is None or status is None or began_at < word.occurred_at:
+        return False
+    return word.announced.fits(status, reason)
 
 
 def _hint(newest: tuple[int, str, str | None, bool], claim: Claim) -> Announced | None:
@@ -152,9 +151,9 @@ def _said(database: Database, took: int) -> Executable:
 
 
 def _shown(_database: Database) -> Executable:
-    shown = select(Observation.began_at, Observation.document).where(
-        Observation.connection_id == bindparam("connection"),
-        col(Observation.began_at) >= bindparam("since"),
-        col(Observation.found),
+    document = col(Observation.document)
+    status, reason = document["status"].as_string(), document["statusReason"].as_string()
+    shown = select(Observation.began_at, status, reason).where(
+        col(Observation.connection_id) == bindparam("connection")
     )
     return shown.order_by(col(Observation.id).desc()).limit(MOST_SHOWN)

@@ -803,6 +803,50 @@ def test_what_was_passed_over_may_have_changed_the_others(
     assert Counter(reader.reads) - reads == {"a": 2, "b": 1, "c": 1}
 
 
+def test_a_member_that_is_read_too_early_is_looked_at_again(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """What was passed over has changed a member that is just being read, of which Meld still shows the state before."""
+    group_of(reader, "a", "ab")
+    calls += store(database, *(body(id_) for id_ in "ab"))
+    settle(database, refresh, calls)
+    early = reader.answers["b"]
+    damaged = found("b", "RECONNECT_REQUIRED", activeDuplicateConnectionId="a", duplicateConnectionIds=["a"])
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["b"], "replay", replay_id="r1")
+    calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
+    refresh.refresh(calls.pop())
+    wish = job_of(database, "b")
+    reader.answers["b"] = early
+    refresh.refresh("b")
+    with database.write() as session:
+        # That was as long ago as the webhooks are going to be.
+        past = datetime.now(UTC) - timedelta(seconds=SETTLE_SECONDS + 1)
+        session.exec(update(Connection).where(col(Connection.id) == "b").values(checked_at=past))
+    reader.answers["b"] = damaged
+    settle(database, refresh, calls)
+
+    assert (wish.trigger, wish.replay_id) == ("replay", "r1")
+    assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
+
+
+def test_a_member_that_was_given_up_stays_so(
+    database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """What was passed over has nobody read who cannot be read."""
+    group_of(reader, "a", "ab")
+    calls += store(database, *(body(id_) for id_ in "ab"))
+    settle(database, refresh, calls)
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["b"], "operator")
+        session.exec(update(Job).where(col(Job.connection_id) == "b").values(failed_at=datetime.now(UTC)))
+    calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
+    refresh.refresh(calls.pop())
+
+    job = job_of(database, "b")
+    assert (job.trigger, job.failed_at is not None) == ("operator", True)
+
+
 def test_what_was_seen_was_not_passed_over(
     database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str]
 ) -> None:
