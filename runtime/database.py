@@ -5,6 +5,7 @@ SQLite and PostgreSQL run the same statements. What differs is here, and in the 
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
@@ -41,6 +42,9 @@ from runtime.errors import OutOfReachError
 
 BUSY_SECONDS = 8
 """How long SQLite waits for its write lock: far longer than any transaction here takes."""
+
+BUSY_LOOK_SECONDS = 0.02
+"""How often is looked where SQLite itself does not wait."""
 
 STATEMENT_SECONDS = 8
 """How long PostgreSQL may take over one statement: a webhook must be answered within Meld's 10 s."""
@@ -248,7 +252,7 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _entry: ConnectionPoolEntry) -> None:  # noqa: ANN401 - sqlite3's, untyped here
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         # NORMAL may lose commits that were already answered with 200 when the power fails.
         connection.execute("PRAGMA synchronous = FULL")
 
@@ -257,3 +261,17 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Have a file written ahead. Where another process is just making the file, SQLite does not wait, but refuses."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_LOOK_SECONDS)
+        else:
+            return

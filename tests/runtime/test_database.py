@@ -1,6 +1,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -205,6 +206,28 @@ def test_another_process_on_sqlite_is_waited_for(sqlite: Database, sqlite_url: s
         writer.join()
 
     assert value(sqlite) == 7
+
+
+def test_who_just_makes_the_file_is_waited_for(tmp_path: Path) -> None:
+    """Two processes that begin at once on a new file: SQLite refuses the one, and does not wait by itself."""
+    path = tmp_path / "new.db"
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        closing(Database(f"sqlite:///{path}")) as database,
+        ThreadPoolExecutor() as threads,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE first (id INTEGER)")
+        opening = threads.submit(tables_of, database)
+        refused, _ = wait([opening], timeout=0.3)
+        other.execute("COMMIT")
+
+        assert (refused, opening.result(10)) == (set(), ["first"])
+
+
+def tables_of(database: Database) -> list[str]:
+    with database.read() as session:
+        return list(session.connection().execute(text("SELECT name FROM sqlite_master")).scalars())
 
 
 def test_postgres_is_set_so_that_nothing_hangs(postgres: Database) -> None:
