@@ -154,6 +154,6 @@ def _shown(_database: Database) -> Executable:
     document = col(Observation.document)
     status, reason = document["status"].as_string(), document["statusReason"].as_string()
     shown = select(Observation.began_at, status, reason).where(
-        col(Observation.connection_id) == bindparam("connection")
+        col(Observation.connection_id) == bindparam("connection"), col(Observation.found)
     )
     return shown.order_by(col(Observation.id).desc()).limit(MOST_SHOWN)
