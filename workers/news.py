@@ -8,8 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Executable, and_, bindparam, func, or_
-from sqlmodel import Session, col, select
+from sqlalchemy import Executable, and_, bindparam, func, or_, select
+from sqlmodel import Session, col
 
 from runtime.database import Database
 from schemas.tables import Observation, Webhook
@@ -19,6 +19,9 @@ from workers.follow import RECHECK_SECONDS, SETTLE_SECONDS
 
 HINT_SECONDS = sum(RECHECK_SECONDS) + 180
 """How long a hint is held against reads: as long as its rechecks take, with some room."""
+
+MOST_SAID = 500
+"""Webhooks that are looked at, the newest ones of the connection: many more than come in that time."""
 
 MOST_SHOWN = 20
 """Observations that are searched for a status, the newest ones. Meld's connections change a few times a day."""
@@ -131,29 +134,33 @@ def _announced(status: str | None, reason: str | None) -> Announced | None:
 
 def _newest(database: Database) -> Executable:
     is_recent = col(Webhook.received_at) > database.now(-HINT_SECONDS)
-    hints = select(Webhook.id, Webhook.hint_status, Webhook.hint_reason, is_recent).where(
-        Webhook.connection_id == bindparam("connection"), col(Webhook.hint_status).is_not(None)
+    hints = select(col(Webhook.id), col(Webhook.hint_status), col(Webhook.hint_reason), is_recent).where(
+        col(Webhook.connection_id) == bindparam("connection"), col(Webhook.hint_status).is_not(None)
     )
     return hints.order_by(col(Webhook.occurred_at).desc().nulls_last(), col(Webhook.id).desc()).limit(1)
 
 
 def _said(database: Database, took: int) -> Executable:
-    last = func.max(col(Webhook.received_at))
-    happened = func.max(func.coalesce(col(Webhook.occurred_at), col(Webhook.received_at)))
-    is_late = last > database.now(-SETTLE_SECONDS - took)
+    # The connection's newest, and of those the ones of that time: asked for the time, a database would look at
+    # everybody's.
+    columns = map(col, (Webhook.hint_status, Webhook.hint_reason, Webhook.occurred_at, Webhook.received_at))
     is_pending = and_(col(Webhook.processed_at).is_(None), col(Webhook.ignored_at).is_(None))
-    said = select(Webhook.hint_status, Webhook.hint_reason, happened, last).add_columns(is_late)
-    said = said.where(
-        col(Webhook.connection_id) == bindparam("connection"),
-        or_(is_pending, col(Webhook.received_at) > database.now(-HINT_SECONDS)),
+    newest = select(*columns, is_pending.label("is_pending")).where(
+        col(Webhook.connection_id) == bindparam("connection")
     )
-    return said.group_by(col(Webhook.hint_status), col(Webhook.hint_reason))
+    said = newest.order_by(col(Webhook.id).desc()).limit(MOST_SAID).subquery().c
+    happened, last = func.max(func.coalesce(said.occurred_at, said.received_at)), func.max(said.received_at)
+    is_late = last > database.now(-SETTLE_SECONDS - took)
+    words = select(said.hint_status, said.hint_reason, happened, last, is_late).where(
+        or_(said.is_pending, said.received_at > database.now(-HINT_SECONDS))
+    )
+    return words.group_by(said.hint_status, said.hint_reason)
 
 
 def _shown(_database: Database) -> Executable:
     document = col(Observation.document)
     status, reason = document["status"].as_string(), document["statusReason"].as_string()
-    shown = select(Observation.began_at, status, reason).where(
+    shown = select(col(Observation.began_at), status, reason).where(
         col(Observation.connection_id) == bindparam("connection"), col(Observation.found)
     )
     return shown.order_by(col(Observation.id).desc()).limit(MOST_SHOWN)

@@ -3,9 +3,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
+from runtime.database import Database
+from tests import crowd
+from workers.claim import Claim
 from workers.decide import Announced, State
-from workers.news import News, Word
+from workers.news import News, Word, news_of, passed_over
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ACTIVE, BROKEN, OTHER = Announced("ACTIVE", ""), Announced("RECONNECT_REQUIRED", "OTHER"), Announced("DEGRADED", None)
@@ -48,3 +52,29 @@ def test_what_is_unlike_fits_neither_state(said: list[Word], before: State | Non
         return
     shown = {before.status, after.status}
     assert unlike == tuple(word for word in said if word.announced and word.announced.status not in shown)
+
+
+CLAIM = Claim(
+    connection_id="c1", token="t", generation=1, attempts=1, is_dead=False, is_probe=False, trigger="webhook", depth=0,
+    error=None, webhooks=(),
+)  # fmt: skip
+
+
+def test_news_of_one_go_through_nobody_elses(database: Database) -> None:
+    """Every statement goes by the connection: of the time that is looked at, others have far more webhooks."""
+    crowd.fill(database)
+    if database.is_postgres:
+        with database.write() as session:
+            # As they come over months: then few are as new as is asked for, and their index looks good.
+            session.connection().execute(
+                text("UPDATE webhook SET received_at = now() - (40000 - id) * interval '190 s'")
+            )
+            session.connection().execute(text("ANALYZE"))
+
+    with crowd.recording(database) as sent, database.read() as session:
+        news_of(database, session, CLAIM, took=0)
+        passed_over(database, session, "c1", [Word(ACTIVE, NOW, NOW, is_late=True)])
+    plans = crowd.plans_of(database, [each for each in sent if each[0].startswith("SELECT")])
+
+    assert len(plans) == 3
+    assert [plan for plan in plans if "connection_id" not in plan or "ix_webhook_received_at" in plan] == []
