@@ -53,7 +53,7 @@ def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clo
     kind, database, clock = world
     wrong: dict[int, list[Any]] = {}
     gone = 0
-    for seed in range(SEEDS[kind] // 6):
+    for seed in range(SEEDS[kind] // 4):
         with closing(History(database, clock, seed, is_heard=is_heard, is_pruned=True)) as history:
             history.run()
             if not is_heard:
