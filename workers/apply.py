@@ -18,7 +18,7 @@ from schemas.tables import Connection, Job, Webhook
 from schemas.webhook import DELETED
 from workers.claim import Claim, mark_processed
 from workers.decide import decide, named
-from workers.follow import SETTLE_SECONDS, follow
+from workers.follow import SETTLE_SECONDS, Behind, follow
 from workers.mirror import Reading, mirror_of, state_of
 from workers.news import news_of, passed_over
 from workers.tell import Seen, Told, tell
@@ -164,15 +164,16 @@ def _is_end(row: Connection, reading: Reading) -> bool:
     return row.status in TERMINAL and row.observed_at > reading.began_at - timedelta(seconds=SETTLE_SECONDS)
 
 
-def _behind(siblings: Iterable[Connection], since: datetime | None) -> frozenset[str]:
+def _behind(siblings: Iterable[Connection], since: datetime | None) -> Behind | None:
     """Return who of the siblings was not read since the connection's own reads have passed over what it went through.
 
     What that was may have changed them too, and been undone without a trace here: a primary that moved and came back.
     """
     if since is None:
-        return frozenset()
+        return None
     settled_at = since + timedelta(seconds=SETTLE_SECONDS)
-    return frozenset(row.id for row in siblings if row.status not in TERMINAL and row.checked_at < settled_at)
+    ids = frozenset(row.id for row in siblings if row.status not in TERMINAL and row.checked_at < settled_at)
+    return Behind(ids, settled_at) if ids else None
 
 
 def _siblings(session: Session, others: frozenset[str]) -> list[Connection]:

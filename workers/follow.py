@@ -13,6 +13,9 @@ each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 2 +
 costs at most R * sum of (R * (n - 1)) ** depth reads for depth 0 to MAX_DEPTH; usually one for each member.
 """
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from sqlalchemy import and_, not_, or_, update
 from sqlmodel import Session, col, select
 
@@ -37,6 +40,19 @@ read. Nor can the newest of two that name different ones: what it names may be h
 old. A read that comes sooner than this is followed by one that does not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Members of a group that may have changed since they were last read, though nothing shows it.
+
+    Attributes:
+        ids: The members.
+        settled_at: From when on a read of theirs will show it.
+    """
+
+    ids: frozenset[str]
+    settled_at: datetime
+
+
 def follow(
     database: Database,
     session: Session,
@@ -45,7 +61,7 @@ def follow(
     *,
     is_owed: bool,
     is_early: bool = False,
-    behind: frozenset[str] = frozenset(),
+    behind: Behind | None = None,
 ) -> list[str]:
     """Raise what a read leads to, and return the connections whose workers should be called after the commit.
 
@@ -56,7 +72,7 @@ def follow(
         decision: What the read means.
         is_owed: Whether the connection's next read is owed already.
         is_early: Whether the read may have missed what webhooks speak of, though it does not contradict the newest.
-        behind: Members of the group that may have changed since they were last read, though nothing here shows it.
+        behind: Members of the group to be looked at.
     """
     calls: list[str] = []
     may_raise = decision.is_regrouped and claim.depth < MAX_DEPTH
@@ -64,7 +80,7 @@ def follow(
     siblings = _not_about_to_be_read(database, session, decision.siblings - strangers) | strangers
     if may_raise:
         calls += jobs.raise_jobs(database, session, siblings, "sibling", depth=claim.depth + 1)
-    idle, busy = _idle_and_busy(session, behind)
+    idle, busy = _idle_and_busy(session, behind) if behind is not None else (set(), set())
     if claim.depth < MAX_DEPTH:
         jobs.raise_jobs(database, session, idle, "sibling", due_in=SETTLE_SECONDS, depth=claim.depth + 1)
     # Who names it looks at it when read. Of the others nothing may come back, should they be read too early.
@@ -84,19 +100,21 @@ def follow(
     return calls
 
 
-def _idle_and_busy(session: Session, ids: frozenset[str]) -> tuple[set[str], set[str]]:
-    """Return those whose next read may be put off, and those that are owed one already, perhaps too early.
+def _idle_and_busy(session: Session, behind: Behind) -> tuple[set[str], set[str]]:
+    """Return those whose next read may be put off, and those that are owed one already, which may come too early.
 
     Whoever has wished for that is still told as its cause; whether it was enough is looked at later. Those that were
     given up stay so, for all to see, until something is heard of them.
     """
-    if not ids:
-        return set(), set()
-    alive = select(Job.connection_id, col(Job.requested) > col(Job.completed)).where(
-        col(Job.connection_id).in_(ids), col(Job.failed_at).is_(None)
+    is_in_time = and_(col(Job.lease_token).is_(None), col(Job.due_at) >= behind.settled_at)
+    is_busy = and_(col(Job.requested) > col(Job.completed), not_(is_in_time))
+    alive = select(Job.connection_id, is_busy).where(
+        col(Job.connection_id).in_(behind.ids),
+        col(Job.failed_at).is_(None),
+        or_(is_busy, col(Job.requested) == col(Job.completed)),
     )
-    owed = dict(session.exec(alive).all())
-    return {id_ for id_ in owed if not owed[id_]}, {id_ for id_ in owed if owed[id_]}
+    found = dict(session.exec(alive).all())
+    return {id_ for id_ in found if not found[id_]}, {id_ for id_ in found if found[id_]}
 
 
 def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:

@@ -354,6 +354,23 @@ def test_a_member_that_is_read_too_early_is_looked_at_again(
     assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
 
 
+def test_a_member_that_will_be_read_late_enough_is_waited_for(
+    database: Database, refresh: Refresh, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """Another read of the connection meanwhile asks for it no more, and is no reason to recheck the connection."""
+    mirrored("a", "ab")
+    calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
+    refresh.refresh(calls.pop())
+    first = job_of(database, "b")
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["a"], "operator")
+    refresh.refresh("a")
+
+    assert first.requested > first.completed
+    assert job_of(database, "b") == first
+    assert job_of(database, "a").rechecks == 0
+
+
 def test_a_member_that_was_given_up_stays_so(
     database: Database, refresh: Refresh, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
