@@ -3,25 +3,25 @@
 import argparse
 import sys
 
-from bench import (
+from bench.figures import (
     backfill,
-    beside,
     burst,
     feed,
-    histories,
     ingest,
     latency,
-    move,
+    primary_move,
     prune,
     push,
     race,
+    random_histories,
     rebuild,
+    slow_consumer,
     timeline,
     worker,
 )
+from bench.harness.stack import BenchError, Stack
 from bench.report import machine
-from bench.stack import BenchError, Stack
-from tests.servers import Run
+from tests.support.servers import Run
 
 FIGURES = {
     "burst": burst.measure,
@@ -30,11 +30,11 @@ FIGURES = {
     "latency": latency.measure,
     "feed": feed.measure,
     "push": push.measure,
-    "beside": beside.measure,
+    "beside": slow_consumer.measure,
     "worker": worker.measure,
-    "move": move.measure,
+    "move": primary_move.measure,
     "backfill": backfill.measure,
-    "histories": histories.measure,
+    "histories": random_histories.measure,
     "rebuild": rebuild.measure,
     "timeline": timeline.measure,
     "prune": prune.measure,

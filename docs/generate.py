@@ -12,11 +12,11 @@ import click
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from meldwatch.cli import cli
-from runtime.retention import Retention
+from meldwatch.cli.root import cli
+from runtime.retention_settings import RetentionSettings
 from runtime.settings import PREFIX, Settings
 from schemas.events import EVENTS, VERSION
-from service import kit
+from service.resources import event_schemas
 
 FOLDER = Path(__file__).parent
 COLUMNS = 80
@@ -70,7 +70,7 @@ Every command reads the [settings](settings.md).
 def settings() -> str:
     """Return ``settings.md``."""
     # Those that are a part of their own come last, not first as what is inherited does.
-    fields = sorted(Settings.model_fields.items(), key=lambda field: field[0] in Retention.model_fields)
+    fields = sorted(Settings.model_fields.items(), key=lambda field: field[0] in RetentionSettings.model_fields)
     return SETTINGS + "".join(_setting(name, field) for name, field in fields)
 
 
@@ -114,8 +114,8 @@ def _json(document: dict[str, Any]) -> str:
 DOCUMENTS: dict[str, Callable[[], str]] = {
     "settings.md": settings,
     "cli.md": commands,
-    "asyncapi.json": lambda: _json(kit.asyncapi()),
-    **{f"schemas/{type_}.{VERSION}.json": lambda type_=type_: _json(kit.schema(type_)) for type_ in EVENTS},  # type: ignore[misc]
+    "asyncapi.json": lambda: _json(event_schemas.asyncapi()),
+    **{f"schemas/{type_}.{VERSION}.json": lambda type_=type_: _json(event_schemas.schema(type_)) for type_ in EVENTS},  # type: ignore[misc]
 }
 """What is generated, by file."""
 

@@ -19,7 +19,7 @@ from types import FunctionType
 from typing import Any, TypeVar, get_args
 
 from runtime.errors import HandlerError
-from schemas.changes import EventType
+from schemas.connection_changes import EventType
 from schemas.events import Event, PrimaryDuplicateMovedEvent, StatusChangedEvent, StatusReasonChangedEvent
 from schemas.push import PUSH_SECONDS
 

@@ -15,7 +15,7 @@ def main() -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, _end)
     # Reading the program takes a while, in which a signal may come.
-    from meldwatch.cli import cli  # noqa: PLC0415
+    from meldwatch.cli.root import cli  # noqa: PLC0415
 
     try:
         cli(prog_name="meldwatch")

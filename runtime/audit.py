@@ -6,7 +6,7 @@ from typing import Any
 from sqlmodel import Session, select
 
 from runtime.database import Database
-from schemas.tables import Audit
+from schemas.tables import AuditRow
 
 
 def note(
@@ -18,7 +18,7 @@ def note(
     subject: str | None = None,
     connection_id: str | None = None,
     details: Mapping[str, Any] | None = None,
-) -> Audit:
+) -> AuditRow:
     """Write down what an operator does; return the row, for an act whose details are known only by and by.
 
     Args:
@@ -31,6 +31,6 @@ def note(
         details: What else there is to say of it; never a secret.
     """
     at = session.exec(select(database.now())).one()
-    row = Audit(at=at, who=who, act=act, subject=subject, connection_id=connection_id, details=dict(details or {}))
+    row = AuditRow(at=at, who=who, act=act, subject=subject, connection_id=connection_id, details=dict(details or {}))
     session.add(row)
     return row

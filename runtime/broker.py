@@ -20,7 +20,7 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from runtime.errors import OutOfReachError
-from schemas.jobs import REFRESH
+from schemas.message_names import REFRESH
 
 Broker = dramatiq.Broker
 

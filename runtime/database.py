@@ -1,6 +1,6 @@
 """One database behind two dialects: engines, transactions, upserts, and the time that all processes share.
 
-SQLite and PostgreSQL run the same statements. What differs is here, and in the two tables of ``service/inbox.py``.
+SQLite and PostgreSQL run the same statements. What differs is here, and in the two tables of ``service/ingest/webhook_insert.py``.
 """
 
 import sqlite3

@@ -8,7 +8,7 @@
     ├── HandlerError       a function cannot be a handler; mend its module (exit code 2)
     └── OutOfReachError    a dependency does not answer; try again later (exit code 3)
 
-HTTP statuses are given in one place at the door, ``service/problems.py``.
+HTTP statuses are given in one place at the door, ``service/http/problem_details.py``.
 """
 
 
@@ -24,11 +24,11 @@ class UsageError(MeldwatchError):
     """A command was asked for something that it cannot do."""
 
 
-class TargetError(MeldwatchError):
+class UnsafeUrlError(MeldwatchError):
     """A URL may not be pushed to, or not now. The message says why."""
 
 
-class VaultError(MeldwatchError):
+class EncryptionError(MeldwatchError):
     """A secret cannot be encrypted or decrypted with the keys that are set."""
 
 

@@ -7,7 +7,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from runtime.redact import is_secret, redact
+from runtime.security.redaction import is_secret, redact
 
 _QUIET = {
     "alembic": logging.WARNING,

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from runtime.errors import SettingsError
-from runtime.retention import Retention
+from runtime.retention_settings import RetentionSettings
 
 PREFIX = "MELDWATCH_"
 
@@ -43,7 +43,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_several)]
 
 
-class Settings(Retention):
+class Settings(RetentionSettings):
     """All settings. Secrets are ``SecretStr``: they are never printed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from schemas.api import Connection
-from schemas.changes import EventType, PrimaryDuplicateMoved, StatusChanged, StatusReasonChanged
-from schemas.jobs import Trigger
-from schemas.wire import Wire
+from schemas.api_resources import Connection
+from schemas.connection_changes import EventType, PrimaryDuplicateMoved, StatusChanged, StatusReasonChanged
+from schemas.message_names import Trigger
+from schemas.wire_model import Wire
 
 if TYPE_CHECKING:
     # Who takes events needs no tables: a handler's process starts in a third of the time without them.
@@ -122,7 +122,7 @@ class Event(_Envelope):
     data: dict[str, Any]
 
     @classmethod
-    def from_row(cls, row: "tables.Event") -> "Event":
+    def from_row(cls, row: "tables.EventRow") -> "Event":
         """Make the CloudEvent from the feed's row."""
         return cls.model_validate(
             {

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from schemas import tables
-from schemas.api import WebhookState
-from schemas.changes import EventType, Role, Status
-from schemas.queries import LARGEST_POSITION, Text, Time
+from schemas.api_queries import LARGEST_POSITION, Text, Time
+from schemas.api_resources import WebhookState
+from schemas.connection_changes import EventType, Role, Status
 from schemas.subscriptions import Command
 from schemas.timeline import FieldChange
-from schemas.wire import Wire
+from schemas.wire_model import Wire
 
 DEFAULT_RATE = 20.0
 LOWEST_RATE = 0.01
@@ -100,7 +100,7 @@ class Replay(Wire):
     error: str | None
 
     @classmethod
-    def from_row(cls, row: tables.Replay, *, is_held: bool, pending: int) -> "Replay":
+    def from_row(cls, row: tables.ReplayRow, *, is_held: bool, pending: int) -> "Replay":
         """Make the shape from the row.
 
         Args:
@@ -114,7 +114,7 @@ class Replay(Wire):
         return cls.model_validate({**fields, "state": state, "attended": row.is_attended, "pending": pending})
 
 
-def state_of(row: tables.Replay, *, is_held: bool) -> ReplayState:
+def state_of(row: tables.ReplayRow, *, is_held: bool) -> ReplayState:
     """Return the state that a replay's timestamps amount to."""
     if row.finished_at is not None:
         return "finished" if row.error is None else "failed"

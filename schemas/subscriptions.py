@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas import tables
-from schemas.changes import EventType
-from schemas.queries import LARGEST_POSITION
-from schemas.wire import Wire
+from schemas.api_queries import LARGEST_POSITION
+from schemas.connection_changes import EventType
+from schemas.wire_model import Wire
 
 FAILING = timedelta(days=1)
 """A subscription that has taken nothing for so long is shown as failing."""
@@ -66,7 +66,7 @@ class Subscription(Wire):
     disabled_at: datetime | None
 
     @classmethod
-    def from_row(cls, row: tables.Subscription, now: datetime) -> "Subscription":
+    def from_row(cls, row: tables.SubscriptionRow, now: datetime) -> "Subscription":
         """Make the shape from the row."""
         return cls.model_validate(_told(cls, row, now))
 
@@ -77,7 +77,7 @@ class SubscriptionWithSecret(Subscription):
     secret: str = Field(description="`whsec_...`: what its pushes are signed with, after Standard Webhooks.")
 
     @classmethod
-    def with_secret(cls, row: tables.Subscription, now: datetime, secret: str) -> "SubscriptionWithSecret":
+    def with_secret(cls, row: tables.SubscriptionRow, now: datetime, secret: str) -> "SubscriptionWithSecret":
         """Make the shape from the row, and the secret that the row has sealed."""
         return cls.model_validate({**_told(Subscription, row, now), "secret": secret})
 
@@ -118,20 +118,20 @@ class Delivery(Wire):
     outcomes: list[Outcome] = Field(description="What came of each attempt, the latest last.")
 
     @classmethod
-    def from_row(cls, row: tables.Delivery) -> "Delivery":
+    def from_row(cls, row: tables.DeliveryRow) -> "Delivery":
         """Make the shape from the row."""
         fields = {name: getattr(row, name) for name in cls.model_fields if name != "state"}
         return cls.model_validate({**fields, "state": state_of(row)})
 
 
-def state_of(row: tables.Delivery) -> DeliveryState:
+def state_of(row: tables.DeliveryRow) -> DeliveryState:
     """Return the state that a delivery's timestamps amount to."""
     if row.delivered_at is not None:
         return "delivered"
     return "dead" if row.dead_at is not None else "pending"
 
 
-def _told(shape: type[Subscription], row: tables.Subscription, now: datetime) -> dict[str, Any]:
+def _told(shape: type[Subscription], row: tables.SubscriptionRow, now: datetime) -> dict[str, Any]:
     fields = {name: getattr(row, name) for name in shape.model_fields if name not in {"state", "failing"}}
     paused: SubscriptionState = "paused" if row.paused_at is not None else "active"
     state = "disabled" if row.disabled_at is not None else paused

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from schemas.api import Act, Webhook
+from schemas.api_resources import Act, Webhook
 from schemas.events import Event
-from schemas.jobs import Trigger
+from schemas.message_names import Trigger
 from schemas.subscriptions import Delivery
-from schemas.wire import Wire
+from schemas.wire_model import Wire
 
 
 class FieldChange(Wire):

@@ -13,27 +13,29 @@ from runtime.database import Database
 from runtime.errors import MeldwatchError
 from runtime.metrics import Metrics
 from runtime.settings import Settings
-from service import gauges, kit, openapi, problems, replays, subscriptions
-from service.access import Access
-from service.acts import Acts
-from service.connections import Connections
-from service.deliveries import Deliveries
-from service.duplicates import Duplicates
-from service.events import Events
-from service.failures import Failures
-from service.feed import Feed
-from service.health import Health
-from service.operation import Answer, Operation
-from service.rejections import Rejections
-from service.replay import Replays
-from service.reply import reply
-from service.routes import make_routes
-from service.stream import THREADS as STREAM_THREADS
-from service.stream import Streams
-from service.subscribe import Subscribe
-from service.threads import Threads
-from service.timeline import Timelines, Views
-from service.webhooks import Webhooks
+from service.feed.notifier import FeedNotifier
+from service.http import openapi, problem_details
+from service.http.auth import TokenAuth
+from service.http.operation import Operation, ResponseSpec
+from service.http.responses import reply
+from service.http.routing import make_routes
+from service.http.threadpool import ThreadPool
+from service.monitoring import gauges
+from service.monitoring.health import Health
+from service.replay.manage import ReplayManager
+from service.resources import event_schemas, replays, subscriptions
+from service.resources.audit_log import AuditLog
+from service.resources.connections import Connections
+from service.resources.deliveries import Deliveries
+from service.resources.duplicates import Duplicates
+from service.resources.event_stream import THREADS as STREAM_THREADS
+from service.resources.event_stream import EventStreams
+from service.resources.events import Events
+from service.resources.failures import Failures
+from service.resources.rejections import Rejections
+from service.resources.timeline import Timelines, Views
+from service.resources.webhooks import Webhooks
+from service.subscriptions.manage import SubscriptionManager
 
 
 def create_app(
@@ -44,9 +46,9 @@ def create_app(
     receive: Callable[[Request], Awaitable[Response]],
     wake: Callable[[Collection[str]], None],
     ping_broker: Callable[[], None],
-    feed: Feed,
-    subscribe: Subscribe,
-    replay: Replays,
+    feed: FeedNotifier,
+    subscribe: SubscriptionManager,
+    replay: ReplayManager,
     metrics: Metrics,
     views: Views,
 ) -> Starlette:
@@ -65,9 +67,11 @@ def create_app(
         metrics: What this process counts.
         views: Folds observations, as the mirror was made of them.
     """
-    threads = Threads()
+    threads = ThreadPool()
     events = Events(database=database, threads=threads, growth=feed)
-    streams = Streams(database=database, threads=Threads(STREAM_THREADS), events=events, growth=feed, metrics=metrics)
+    streams = EventStreams(
+        database=database, threads=ThreadPool(STREAM_THREADS), events=events, growth=feed, metrics=metrics
+    )
     operations = (
         _receiving(receive),
         *Connections(database=database, threads=threads, wake=wake).operations(),
@@ -76,28 +80,28 @@ def create_app(
         *Failures(database=database, threads=threads).operations(),
         *events.operations(),
         *streams.operations(),
-        *kit.operations(),
+        *event_schemas.operations(),
         *Webhooks(database=database, threads=threads).operations(),
         *Rejections(database=database, threads=threads).operations(),
         *subscriptions.operations(subscribe, threads),
         *Deliveries(database=database, threads=threads).operations(),
-        *Acts(database=database, threads=threads).operations(),
+        *AuditLog(database=database, threads=threads).operations(),
         *replays.operations(replay, threads),
         *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
         *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),
     )
-    return assemble(operations, Access(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens))
+    return assemble(operations, TokenAuth(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens))
 
 
-def assemble(operations: tuple[Operation, ...], access: Access) -> Starlette:
+def assemble(operations: tuple[Operation, ...], access: TokenAuth) -> Starlette:
     """Return the application that knows these operations, and the one that describes them all."""
     described = _describing(operations)
     app = Starlette(
         routes=make_routes((*operations, described), access),
         exception_handlers={
-            MeldwatchError: problems.of_error,
-            HTTPException: problems.of_status,
-            Exception: problems.of_unforeseen,
+            MeldwatchError: problem_details.of_error,
+            HTTPException: problem_details.of_status,
+            Exception: problem_details.of_unforeseen,
         },
     )
     app.router.redirect_slashes = False
@@ -117,12 +121,12 @@ def _receiving(receive: Callable[[Request], Awaitable[Response]]) -> Operation:
         ),
         body="Meld's event, byte for byte as signed.",
         answers=(
-            Answer(description="Stored, now or before.", media_type=None),
-            Answer(status=401, description="The signature is missing or wrong, or too old.", media_type=None),
-            Answer(status=408, description="The body was not in within 10 s.", media_type=None),
-            Answer(status=413, description="The body is longer than 1 MiB.", media_type=None),
-            Answer(status=415, description="The body is encoded.", media_type=None),
-            Answer(status=503, description="It could not be stored; send it again.", media_type=None),
+            ResponseSpec(description="Stored, now or before.", media_type=None),
+            ResponseSpec(status=401, description="The signature is missing or wrong, or too old.", media_type=None),
+            ResponseSpec(status=408, description="The body was not in within 10 s.", media_type=None),
+            ResponseSpec(status=413, description="The body is longer than 1 MiB.", media_type=None),
+            ResponseSpec(status=415, description="The body is encoded.", media_type=None),
+            ResponseSpec(status=503, description="It could not be stored; send it again.", media_type=None),
         ),
         handle=lambda request, _query: receive(request),
     )
@@ -138,7 +142,7 @@ def _describing(operations: tuple[Operation, ...]) -> Operation:
         name="getDescription",
         summary="This document.",
         need="nothing",
-        answers=(Answer(description="OpenAPI 3.1."),),
+        answers=(ResponseSpec(description="OpenAPI 3.1."),),
         handle=handle,
     )
     text = json.dumps(openapi.document((*operations, description))).encode()

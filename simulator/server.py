@@ -12,26 +12,26 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
-from simulator.faults import NO_FAULTS, Faults
-from simulator.meld import Face
-from simulator.protocol import SeverableProtocol
-from simulator.stage import Stage
-from simulator.steer import Steering
+from simulator.api.endpoints import MeldApi
+from simulator.control.endpoints import ControlApi
+from simulator.faults.settings import NO_FAULTS, Faults
+from simulator.http_protocol import SeverableProtocol
+from simulator.simulation import Simulation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
-    from simulator.herald import Announcement
-    from simulator.mailbox import Mailbox
-    from simulator.parcel import Parcel
-    from simulator.reads import Reads, Script
-    from simulator.world import World
+    from simulator.read_log import ReadLog, Script
+    from simulator.webhooks.mailbox import Mailbox
+    from simulator.webhooks.outgoing_webhook import OutgoingWebhook
+    from simulator.world.webhook_payloads import Announcement
+    from simulator.world.world import World
 
 BACKLOG = 2048
 
 
-def create_app(stage: Stage) -> Starlette:
+def create_app(stage: Simulation) -> Starlette:
     """Meld's API and the steering in one application; webhooks leave while its lifespan runs."""
 
     @asynccontextmanager
@@ -39,11 +39,11 @@ def create_app(stage: Stage) -> Starlette:
         async with stage.running():
             yield
 
-    steering = Steering(stage)
+    steering = ControlApi(stage)
     routes = [
         Route("/sim", steering.summary, methods=["GET"]),
         Mount("/sim", steering.app()),
-        Mount("/", Face(stage).app()),
+        Mount("/", MeldApi(stage).app()),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 
@@ -70,7 +70,7 @@ class Simulator:
     ) -> None:
         self._host = host
         self._port = port
-        self._stage = Stage(
+        self._stage = Simulation(
             webhook_url=webhook_url,
             webhook_secret=webhook_secret,
             api_key=api_key,
@@ -95,7 +95,7 @@ class Simulator:
         return self._stage.world
 
     @property
-    def reads(self) -> Reads:
+    def reads(self) -> ReadLog:
         """The reads it has answered."""
         return self._stage.reads
 
@@ -118,7 +118,7 @@ class Simulator:
     def faults(self, faults: Faults) -> None:
         self._stage.faults = faults
 
-    def tell(self, announcements: Iterable[Announcement]) -> list[Parcel]:
+    def tell(self, announcements: Iterable[Announcement]) -> list[OutgoingWebhook]:
         """Send what an act of the world has announced."""
         return self._stage.tell(announcements)
 

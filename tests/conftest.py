@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from runtime.database import Database
-from tests import servers
+from tests.support import servers
 
 RUN = pytest.StashKey[servers.Run]()
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -65,7 +65,7 @@ def _miss(part: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def test_run(pytestconfig: pytest.Config) -> servers.Run:
-    """The test run: what ``tests.servers`` needs to start a server of one's own."""
+    """The test run: what ``tests.support.servers`` needs to start a server of one's own."""
     return pytestconfig.stash[RUN]
 
 

@@ -17,21 +17,21 @@ from pydantic import BaseModel
 from starlette.routing import Route
 
 from docs import generate
-from meldwatch.cli import cli
-from meldwatch.wiring import replays_of, subscribe_of
+from meldwatch.cli.root import cli
+from meldwatch.process.factories import replays_of, subscribe_of
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.metrics import Metrics
 from runtime.settings import Settings
-from schemas.changes import EventType, Role
+from schemas.connection_changes import EventType, Role
 from schemas.events import DATA, Event
-from schemas.jobs import Trigger
-from service import gauges
+from schemas.message_names import Trigger
 from service.app import create_app
-from service.feed import Feed
-from service.parts import DATABASE_PARTS
-from workers import follow
-from workers.fold import views
+from service.feed.notifier import FeedNotifier
+from service.monitoring import gauges
+from service.monitoring.readiness_checks import DATABASE_PARTS
+from workers.history.projection import views
+from workers.refetch import follow_up_reads
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -221,7 +221,7 @@ def routes(tmp_path: Path) -> set[str]:
         receive=receive,
         wake=lambda _ids: None,
         ping_broker=lambda: None,
-        feed=Feed(database=database),
+        feed=FeedNotifier(database=database),
         subscribe=subscribe_of(Settings(), database),
         replay=replays_of(database),
         metrics=Metrics(),
@@ -391,10 +391,10 @@ def test_bounds_are_as_written(cells: list[str]) -> None:
 def test_the_bound_on_reads_in_a_group_is_as_written() -> None:
     """The examples below the table of bounds follow from the numbers of the code."""
     written = re.findall(r"([\d,]+) (?:reads in a group )?of (\d)", section(read("docs/architecture.md"), "Bounds"))
-    reads = 2 + len(follow.RECHECK_SECONDS)
+    reads = 2 + len(follow_up_reads.RECHECK_SECONDS)
 
     assert [(int(most.replace(",", "")), int(size)) for most, size in written] == [
-        (reads * sum((reads * (size - 1)) ** depth for depth in range(follow.MAX_DEPTH + 1)), size)
+        (reads * sum((reads * (size - 1)) ** depth for depth in range(follow_up_reads.MAX_DEPTH + 1)), size)
         for size in (2, 3, 5)
     ]
 

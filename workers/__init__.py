@@ -2,7 +2,7 @@
 
     actors ("a connection may have changed")
       -> claim    a lease on its job; no row: somebody else has it
-      -> read     Meld, through runtime/meld.py
+      -> read     Meld, through runtime/net/meld_client.py
       -> settle   one commit behind a fence, either
            apply      mirror, decide -> tell (observation, events), webhooks processed, follow (siblings raised)
            postpone   policy         -> back off, pause all, or give up visibly

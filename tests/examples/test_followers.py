@@ -11,15 +11,15 @@ import pytest
 
 from runtime.database import Database
 from schemas.events import Event
-from service.stream import beat, render
-from tests.eventually import eventually
-from tests.examples.receiving import EXAMPLES
-from tests.runtime.loopback import Handler, Peer, answer, serving
-from tests.service import rows
+from service.resources.event_stream import beat, render
+from tests.examples.receiver_process import EXAMPLES
+from tests.runtime.net.raw_socket_server import Handler, Peer, answer, serving
 from tests.service.conftest import READ
-from tests.service.streaming import Service
+from tests.service.resources.feed_server import Service
+from tests.support import row_factory
+from tests.support.polling import eventually
 
-NEW = Event.from_row(rows.event(7))
+NEW = Event.from_row(row_factory.event(7))
 POLL = json.dumps({"events": [NEW.model_dump(mode="json")], "next": 7}).encode()
 STREAM = (f"retry: 1000\n{beat(0)}" + render(NEW)).encode()
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -93,15 +93,15 @@ def test_it_outlives_a_restart_of_the_service(database: Database, follow: Callab
     """What comes before, meanwhile and after is printed once, in order."""
     first = Service(database)
     url = first.server.url
-    rows.store(database, rows.event(1), rows.event(2))
+    row_factory.store(database, row_factory.event(1), row_factory.event(2))
     follower = follow(url)
     follower.wait_for(2)
     first.close()
-    rows.store(database, rows.event(3))
+    row_factory.store(database, row_factory.event(3))
     eventually(lambda: "trying again" in follower.errors, 20, message="another try")
     second = Service(database, port=urlsplit(url).port)
     follower.wait_for(3)
-    rows.store(database, rows.event(4))
+    row_factory.store(database, row_factory.event(4))
     follower.wait_for(4)
     second.close()
 
@@ -112,7 +112,7 @@ def test_it_goes_on_where_it_was_killed(database: Database, follow: Callable[...
     """Each time with the event behind the last one that it was done with."""
     service = Service(database)
     for position in (1, 2, 3):
-        rows.store(database, rows.event(position))
+        row_factory.store(database, row_factory.event(position))
         follower = follow(service.server.url)
         follower.wait_for(position)
         follower.kill()
@@ -166,7 +166,7 @@ def test_a_token_that_is_none_any_more_ends_it(database: Database, follow: Calla
     """With what the service says about it, and no other try."""
     service = Service(database)
     url = service.server.url
-    rows.store(database, rows.event(1))
+    row_factory.store(database, row_factory.event(1))
     follow(url).wait_for(1)
     ended = follow(url, token="revoked")
     code = ended.process.wait(20)

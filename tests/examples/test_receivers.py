@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import update
 
 from runtime.database import Database
-from runtime.guard import Guard
-from runtime.push import Push
+from runtime.net.push_client import PushClient
+from runtime.net.ssrf_guard import SsrfGuard
 from schemas.push import Receipt
-from schemas.tables import Delivery, Lane
-from tests.examples.receiving import EXAMPLES, Receiver
-from tests.workers.pushlike import SECRET, VAULT, Pushed, deliver_on, deliveries, emit, subscribe
-from workers.sign import headers
+from schemas.tables import DeliveryQueueRow, DeliveryRow
+from tests.examples.receiver_process import EXAMPLES, Receiver
+from tests.support.scripted_consumer import SECRET, VAULT, Pushed, deliver_on, deliveries, emit, subscribe
+from workers.delivery.signing import headers
 
 OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
@@ -24,7 +24,7 @@ OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 class Watched:
     """The real way to subscribers, which remembers what went along it."""
 
-    def __init__(self, push: Push) -> None:
+    def __init__(self, push: PushClient) -> None:
         self.pushes: list[Pushed] = []
         self._push = push
 
@@ -45,7 +45,7 @@ def database(sqlite_url: str) -> Iterator[Database]:
 @pytest.fixture
 def sender() -> Iterator[Watched]:
     """The real way to subscribers."""
-    push = Push(guard=Guard(["127.0.0.0/8"]), connections=4)
+    push = PushClient(guard=SsrfGuard(["127.0.0.0/8"]), connections=4)
     yield Watched(push)
     push.close()
 
@@ -68,8 +68,8 @@ def start(receiver: list[str | Path], tmp_path: Path) -> Iterator[Callable[..., 
 def again(database: Database) -> None:
     """Owe everything once more, as where the answers had been lost."""
     with database.write() as session:
-        session.exec(update(Delivery).values(delivered_at=None))
-        session.exec(update(Lane).values(due_at=datetime.now(UTC) - timedelta(seconds=1)))
+        session.exec(update(DeliveryRow).values(delivered_at=None))
+        session.exec(update(DeliveryQueueRow).values(due_at=datetime.now(UTC) - timedelta(seconds=1)))
 
 
 def test_what_is_pushed_is_kept_once(database: Database, sender: Watched, start: Callable[..., Receiver]) -> None:
@@ -188,7 +188,7 @@ def test_a_push_that_is_refused_comes_again(
     deliver_on(database, sender, clock=lambda: datetime.now(UTC) - timedelta(minutes=6)).deliver("s1")
     refused = list(receiver.kept)
     with database.write() as session:
-        session.exec(update(Lane).values(due_at=datetime.now(UTC) - timedelta(seconds=1)))
+        session.exec(update(DeliveryQueueRow).values(due_at=datetime.now(UTC) - timedelta(seconds=1)))
     deliver_on(database, sender).deliver("s1")
 
     (row,) = deliveries(database)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.eventually import eventually
-from tests.flow.deployment import Deployment, deployed
+from tests.end_to_end.deployment import Deployment, deployed
+from tests.support.polling import eventually
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -117,7 +117,7 @@ def test_it_is_to_be_called_itself() -> None:
 
 def test_who_imports_it_needs_little() -> None:
     """No database, no web framework: a process that runs handlers starts in a moment, and takes little memory."""
-    script = "import sys, meldwatch.hosting; print(*sys.modules)"
+    script = "import sys, meldwatch.process.handler_main; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
 
     assert {"sqlalchemy", "starlette", "httpx2", "dramatiq", "cryptography"}.isdisjoint(loaded)

@@ -16,8 +16,8 @@ from sqlmodel import SQLModel, select
 from migrations import run
 from runtime.database import Database
 from runtime.errors import OutOfReachError, UsageError
-from schemas.tables import METADATA, Counter, Gate
-from tests import servers
+from schemas.tables import METADATA, CircuitBreakerRow, FeedCounterRow
+from tests.support import servers
 
 ROOT = Path(__file__).parent.parent.parent
 # All that the databases know of their tables, in words that are equal only where the tables are. SQLite keeps the
@@ -36,7 +36,8 @@ ORDER BY 1, 2, 3, 7
 POSTGRES_CATALOG = """
 SELECT 'column', table_name, column_name, character_maximum_length::text, data_type, is_nullable, column_default,
        collation_name, is_identity
-FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
+WHERE table_schema = 'public' AND table_type = 'BASE TABLE' AND table_name <> 'alembic_version'
 UNION ALL
 SELECT 'index', tablename, indexname, indexdef, '', '', '', '', ''
 FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'
@@ -116,8 +117,10 @@ def test_upgrade_makes_the_rows_that_are_always_there(engine: Engine) -> None:
     run.upgrade(engine)
 
     with engine.connect() as connection:
-        assert connection.execute(select(Counter.name, Counter.value)).all() == [("feed", 0)]
-        assert connection.execute(select(Gate.name, Gate.failures, Gate.paused_until)).all() == [("meld", 0, None)]
+        assert connection.execute(select(FeedCounterRow.name, FeedCounterRow.value)).all() == [("feed", 0)]
+        assert connection.execute(
+            select(CircuitBreakerRow.name, CircuitBreakerRow.failures, CircuitBreakerRow.paused_until)
+        ).all() == [("meld", 0, None)]
 
 
 def test_downgrade_takes_everything_away(engine: Engine) -> None:
@@ -146,12 +149,12 @@ def test_upgrade_again_changes_nothing(engine: Engine) -> None:
     """A second upgrade leaves rows and tables as they are."""
     run.upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(text("UPDATE counter SET value = 7"))
+        connection.execute(text("UPDATE feed_counter SET value = 7"))
 
     run.upgrade(engine)
 
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT value FROM counter")).scalar_one() == 7
+        assert connection.execute(text("SELECT value FROM feed_counter")).scalar_one() == 7
 
 
 def test_processes_may_upgrade_at_once(engine: Engine, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from sqlmodel import select
 
 from runtime import audit
 from runtime.database import Database
-from schemas.tables import Audit
+from schemas.tables import AuditRow
 
 
 def test_an_act_is_noted_with_what_it_did(database: Database) -> None:
@@ -13,7 +13,7 @@ def test_an_act_is_noted_with_what_it_did(database: Database) -> None:
         audit.note(database, session, who="alice", act="connection.refreshed", connection_id="c1", details={"n": 1})
 
     with database.read() as session:
-        row = session.exec(select(Audit)).one()
+        row = session.exec(select(AuditRow)).one()
     assert (row.who, row.act, row.connection_id, row.details) == ("alice", "connection.refreshed", "c1", {"n": 1})
     assert row.at.tzinfo is not None
 
@@ -25,4 +25,4 @@ def test_what_was_not_done_is_not_noted(database: Database) -> None:
         raise ZeroDivisionError
 
     with database.read() as session:
-        assert session.exec(select(Audit)).all() == []
+        assert session.exec(select(AuditRow)).all() == []

@@ -9,9 +9,9 @@ import pytest
 
 from runtime import broker
 from runtime.errors import OutOfReachError
-from schemas.jobs import REFRESH
-from tests import servers
-from tests.eventually import eventually
+from schemas.message_names import REFRESH
+from tests.support import servers
+from tests.support.polling import eventually
 
 GENEROUS_SECONDS = 25
 

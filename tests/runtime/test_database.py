@@ -13,8 +13,8 @@ from sqlmodel import Session, select, update
 
 from runtime.database import STATEMENT_SECONDS, Database
 from runtime.errors import OutOfReachError
-from schemas.tables import Counter
-from tests import servers
+from schemas.tables import FeedCounterRow
+from tests.support import servers
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -37,11 +37,11 @@ def postgres(postgres_url: str) -> Iterator[Database]:
 
 def value(database: Database) -> int:
     with database.read() as session:
-        return session.exec(select(Counter.value)).one()
+        return session.exec(select(FeedCounterRow.value)).one()
 
 
 def set_value(session: Session, number: int) -> None:
-    session.exec(update(Counter).values(value=number))
+    session.exec(update(FeedCounterRow).values(value=number))
 
 
 def fail(session: Session) -> None:
@@ -95,7 +95,7 @@ def test_what_is_open_is_seen_by_nobody(database: Database) -> None:
 def test_objects_outlive_their_transaction(database: Database) -> None:
     """A row that was read can be looked at when its transaction is over."""
     with database.read() as session:
-        row = session.exec(select(Counter)).one()
+        row = session.exec(select(FeedCounterRow)).one()
 
     assert (row.name, row.value) == ("feed", 0)
 
@@ -112,7 +112,7 @@ def test_writers_take_turns(database: Database) -> None:
     def count() -> None:
         for _ in range(10):
             with database.write() as session:
-                row = session.exec(select(Counter).with_for_update()).one()
+                row = session.exec(select(FeedCounterRow).with_for_update()).one()
                 row.value += 1
 
     threads = [threading.Thread(target=count) for _ in range(8)]
@@ -126,7 +126,7 @@ def test_writers_take_turns(database: Database) -> None:
 
 def test_an_insert_may_meet_what_is_there(database: Database) -> None:
     """Both dialects know how to do nothing where a row is there already."""
-    insert = database.insert(Counter).values(name="feed", value=9)
+    insert = database.insert(FeedCounterRow).values(name="feed", value=9)
     with database.write() as session:
         session.exec(insert.on_conflict_do_nothing(index_elements=["name"]))
 
@@ -176,12 +176,12 @@ def test_a_writer_on_sqlite_has_the_lock_from_the_beginning(sqlite: Database, sq
     """A transaction that will write cannot be overtaken between its reading and its writing."""
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), timeout=0)) as other:
         with sqlite.write() as session:
-            session.exec(select(Counter)).all()
+            session.exec(select(FeedCounterRow)).all()
 
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 other.execute("BEGIN IMMEDIATE")
         with sqlite.read() as session:
-            session.exec(select(Counter)).all()
+            session.exec(select(FeedCounterRow)).all()
 
             other.execute("BEGIN IMMEDIATE")
 
@@ -242,7 +242,7 @@ def test_a_file_that_cannot_be_opened_is_out_of_reach(tmp_path: Path) -> None:
     """A SQLite file in a folder that is not there is told as such."""
     database = Database(f"sqlite:///{tmp_path}/no/such/folder/meld.db")
     with pytest.raises(OutOfReachError), database.write() as session:
-        session.exec(select(Counter)).all()
+        session.exec(select(FeedCounterRow)).all()
     database.close()
 
 
@@ -252,7 +252,7 @@ def test_a_file_that_is_no_database_is_out_of_reach(tmp_path: Path) -> None:
     path.write_text("Dear reader, " * 1_000)
     database = Database(f"sqlite:///{path}")
     with pytest.raises(OutOfReachError), database.write() as session:
-        session.exec(select(Counter)).all()
+        session.exec(select(FeedCounterRow)).all()
     database.close()
 
     assert path.read_text() == "Dear reader, " * 1_000
@@ -263,7 +263,7 @@ def test_a_server_that_is_away_is_out_of_reach() -> None:
     database = Database(f"postgresql://me:hidden@127.0.0.1:{servers.free_ports(1)[0]}/name")
 
     with pytest.raises(OutOfReachError) as caught, database.write() as session:
-        session.exec(select(Counter)).all()
+        session.exec(select(FeedCounterRow)).all()
 
     assert str(caught.value) == "The database does not answer. Is it running, and is DATABASE_URL right?"
     database.close()
@@ -313,12 +313,12 @@ def test_threads_wait_for_a_connection(postgres_url: str) -> None:
 def test_a_snapshot_sees_one_moment(database: Database) -> None:
     """What others commit after its first look stays unseen until it ends."""
     with database.snapshot() as session:
-        before = session.exec(select(Counter.value)).one()
+        before = session.exec(select(FeedCounterRow.value)).one()
         with database.write() as other:
-            other.exec(update(Counter).values(value=Counter.value + 1))
-        still = session.exec(select(Counter.value)).one()
+            other.exec(update(FeedCounterRow).values(value=FeedCounterRow.value + 1))
+        still = session.exec(select(FeedCounterRow.value)).one()
     with database.snapshot() as session:
-        after = session.exec(select(Counter.value)).one()
+        after = session.exec(select(FeedCounterRow.value)).one()
 
     assert (still, after) == (before, before + 1)
 

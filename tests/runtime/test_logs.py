@@ -46,11 +46,17 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_fact_is_one_line_of_json(stream: io.StringIO) -> None:
     """An event and its values are one JSON object, with time, level and logger."""
-    logs.get("service.store").info("stored", count=3, text="two\nlines")
+    logs.get("service.ingest.inbox").info("stored", count=3, text="two\nlines")
 
     (line,) = lines(stream)
     assert line.pop("timestamp").endswith("Z")
-    assert line == {"event": "stored", "level": "info", "logger": "service.store", "count": 3, "text": "two\nlines"}
+    assert line == {
+        "event": "stored",
+        "level": "info",
+        "logger": "service.ingest.inbox",
+        "count": 3,
+        "text": "two\nlines",
+    }
 
 
 def test_libraries_speak_the_same_way(stream: io.StringIO) -> None:

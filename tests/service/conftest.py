@@ -14,17 +14,17 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from runtime.database import Database
-from runtime.guard import Guard
 from runtime.metrics import Metrics
+from runtime.net.ssrf_guard import SsrfGuard
+from runtime.security.encryption import Encryption
 from runtime.settings import Settings
-from runtime.vault import Vault
 from service.app import create_app
-from service.feed import Feed
-from service.subscribe import Subscribe
+from service.feed.notifier import FeedNotifier
+from service.subscriptions.manage import SubscriptionManager
 from tests.service.fakes import FakeBroker, HandClock
-from tests.service.playing import replays_on
-from tests.workers.pushlike import VAULT
-from workers.fold import views
+from tests.service.replay.replay_helpers import replays_on
+from tests.support.scripted_consumer import VAULT
+from workers.history.projection import views
 
 HOSTS = {"localhost": ["127.0.0.1"], "inside.example": ["1.1.1.1", "10.0.0.1"], "nowhere.example": []}
 """What a name means to these tests; every other is a public host."""
@@ -46,7 +46,7 @@ class Api:
 
     app: Starlette
     database: Database
-    feed: Feed
+    feed: FeedNotifier
     clock: HandClock
     broker: FakeBroker
     metrics: Metrics
@@ -69,7 +69,7 @@ class Parts:
     metrics: Metrics = field(default_factory=Metrics)
     woken: list[str] = field(default_factory=list)
 
-    def app(self, feed: Feed) -> Starlette:
+    def app(self, feed: FeedNotifier) -> Starlette:
         """Make the application."""
         return create_app(
             settings=self.settings,
@@ -85,13 +85,13 @@ class Parts:
             views=views,
         )
 
-    def subscribe(self, vault: Vault = VAULT, **bounds: int) -> Subscribe:
+    def subscribe(self, vault: Encryption = VAULT, **bounds: int) -> SubscriptionManager:
         """Make what is done with subscriptions."""
         numbers = itertools.count(1)
-        return Subscribe(
+        return SubscriptionManager(
             database=self.database,
             vault=vault,
-            target=Guard(find=lambda host, _port: HOSTS.get(host, ["1.1.1.1"])),
+            target=SsrfGuard(find=lambda host, _port: HOSTS.get(host, ["1.1.1.1"])),
             new_secret=lambda: f"whsec_{next(numbers):032}",
             new_id=lambda: uuid.uuid4().hex,
             **bounds,
@@ -102,7 +102,7 @@ class Parts:
 def api(database: Database) -> Iterator[Api]:
     """The API on a fresh database."""
     parts = Parts(database=database)
-    feed = Feed(database=database)
+    feed = FeedNotifier(database=database)
     app = parts.app(feed)
 
     def client(token: str | None) -> TestClient:

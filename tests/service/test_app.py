@@ -2,9 +2,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from runtime.database import Database
-from service.feed import Feed
-from tests.service import rows
+from service.feed.notifier import FeedNotifier
 from tests.service.conftest import READ, Api, Parts
+from tests.support import row_factory
 
 
 @pytest.mark.parametrize("path", ["/", "/api", "/nothing", "/api/connections/", "/healthz/", "//api/connections"])
@@ -61,7 +61,7 @@ def test_answers_are_safe_to_receive(api: Api, path: str) -> None:
 @pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/webhooks/e1"])
 def test_a_database_that_is_away_is_503(away: Database, path: str) -> None:
     """The caller is told to come again, not that something broke."""
-    client = TestClient(Parts(database=away).app(Feed(database=away)))
+    client = TestClient(Parts(database=away).app(FeedNotifier(database=away)))
 
     response = client.get(path, headers={"Authorization": f"Bearer {READ}"})
 
@@ -70,7 +70,7 @@ def test_a_database_that_is_away_is_503(away: Database, path: str) -> None:
 
 def test_nothing_of_a_webhook_leaks(api: Api) -> None:
     """Neither the raw body, nor the signature, nor Meld's whole answer leave by any route."""
-    rows.store(api.database, rows.webhook("e1"), rows.connection("c1"), rows.event(1))
+    row_factory.store(api.database, row_factory.webhook("e1"), row_factory.connection("c1"), row_factory.event(1))
 
     paths = ["/api/webhooks", "/api/webhooks/e1", "/api/connections", "/api/connections/c1", "/api/events", "/metrics"]
     texts = [api.admin.get(path).text for path in paths]

@@ -5,8 +5,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from simulator.server import create_app
-from simulator.stage import Stage
-from simulator.world import World
+from simulator.simulation import Simulation
+from simulator.world.world import World
 from tests.simulator.fakes import SECRET, WEBHOOK_URL, Clock, Receiver
 
 
@@ -29,13 +29,13 @@ def receiver() -> Receiver:
 
 
 @pytest.fixture
-def stage(receiver: Receiver) -> Stage:
+def stage(receiver: Receiver) -> Simulation:
     """An empty simulation whose retries come after milliseconds."""
-    return Stage(webhook_url=WEBHOOK_URL, webhook_secret=SECRET, time_scale=1e-4, transport=receiver)
+    return Simulation(webhook_url=WEBHOOK_URL, webhook_secret=SECRET, time_scale=1e-4, transport=receiver)
 
 
 @pytest.fixture
-def client(stage: Stage) -> Iterator[TestClient]:
+def client(stage: Simulation) -> Iterator[TestClient]:
     """A client of the simulation, with any credentials at all."""
     with TestClient(create_app(stage), headers={"Authorization": "BASIC any"}) as client:
         yield client

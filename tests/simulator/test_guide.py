@@ -6,9 +6,9 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from simulator.acts import ACTS
-from simulator.faults import Faults
-from simulator.step import Step
+from simulator.control.actions import ACTS
+from simulator.faults.read_script import ScriptedRead
+from simulator.faults.settings import Faults
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
 CURL = re.compile(r"^curl .*$", re.MULTILINE)
@@ -40,7 +40,7 @@ def test_the_python_example_works() -> None:
     exec(program, {})
 
 
-@pytest.mark.parametrize("name", [*Faults.model_fields, *Step.model_fields, *ACTS])
+@pytest.mark.parametrize("name", [*Faults.model_fields, *ScriptedRead.model_fields, *ACTS])
 def test_every_name_is_in_the_guide(name: str) -> None:
     """Each fault, habit, field of a step and act has its row."""
     assert f"| `{name}` |" in GUIDE

@@ -9,17 +9,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from simulator.connection import Connection
 from simulator.errors import ImpossibleError
-from simulator.habits import Habits
-from simulator.herald import Announcement
-from simulator.opening import Opening
-from simulator.vocabulary import BREAKAGES, INACTIVE, OPEN, State
-from simulator.world import World
+from simulator.world.connection import SimulatedConnection
+from simulator.world.new_connection import NewConnection
+from simulator.world.quirks import Quirks
+from simulator.world.vocabulary import BREAKAGES, INACTIVE, OPEN, MeldState
+from simulator.world.webhook_payloads import Announcement
+from simulator.world.world import World
+from tests.simulator.assertions import DELETION, STATUS
 from tests.simulator.fakes import Clock
-from tests.simulator.seen import DELETION, STATUS
 
-STATES = [*BREAKAGES, State("DELETED"), State("ACTIVE"), State("HIBERNATING", "WINTER")]
+STATES = [*BREAKAGES, MeldState("DELETED"), MeldState("ACTIVE"), MeldState("HIBERNATING", "WINTER")]
 #: Few customers, so that their connections meet in groups.
 CUSTOMERS = ["anna", "bert"]
 NUMBERS = st.integers(min_value=0, max_value=1_000)
@@ -32,20 +32,20 @@ class Laws(RuleBasedStateMachine):
     def begin(self, **habits: bool) -> None:
         """Any habits are lawful."""
         self.clock = Clock()
-        self.habits = Habits(**habits)
+        self.habits = Quirks(**habits)
         self.world = World(clock=self.clock, random=Random(1), habits=self.habits)
-        self.terminal: dict[str, State] = {}
+        self.terminal: dict[str, MeldState] = {}
 
     @rule(customer=st.sampled_from(CUSTOMERS), other=st.none() | NUMBERS)
     def connect(self, customer: str, other: int | None) -> None:
         """A customer comes through the widget, perhaps with a login that is used already."""
-        newcomer = self.world.start(Opening(external_customer_id=customer))
+        newcomer = self.world.start(NewConnection(external_customer_id=customer))
         self.act(lambda: self.world.complete(newcomer.id, duplicate_of=self.some(other).id if other else None))
 
     @rule(customer=st.sampled_from(CUSTOMERS))
     def start(self, customer: str) -> None:
         """A customer opens the widget and leaves it there."""
-        self.world.start(Opening(external_customer_id=customer))
+        self.world.start(NewConnection(external_customer_id=customer))
 
     @rule(one=NUMBERS, other=NUMBERS)
     def join(self, one: int, other: int) -> None:
@@ -58,7 +58,7 @@ class Laws(RuleBasedStateMachine):
         self.act(lambda: getattr(self.world, name)(self.some(one).id))
 
     @rule(one=NUMBERS, state=st.sampled_from(STATES))
-    def change(self, one: int, state: State) -> None:
+    def change(self, one: int, state: MeldState) -> None:
         """A connection gets into any state."""
         self.act(lambda: self.world.change(self.some(one).id, state))
 
@@ -123,7 +123,7 @@ class Laws(RuleBasedStateMachine):
                 announcements = act()
         self.check(announcements, before)
 
-    def check(self, announcements: list[Announcement], before: dict[str, Connection]) -> None:
+    def check(self, announcements: list[Announcement], before: dict[str, SimulatedConnection]) -> None:
         """Every change of a state is announced, but for promotions that are silent by habit, and for ends."""
         changed = {one.id for one in self.world.connections() if one.id in before and one.state != before[one.id].state}
         announced = {one.connection_id for one in announcements if one.event_type == STATUS}
@@ -137,11 +137,11 @@ class Laws(RuleBasedStateMachine):
             one for one in ended if self.world.connection(one).state.status == "DELETED"
         }
 
-    def some(self, number: int) -> Connection:
+    def some(self, number: int) -> SimulatedConnection:
         """Any connection there is."""
         return self.world.numbered(number % len(self.world) + 1)
 
-    def groups(self) -> list[list[Connection]]:
+    def groups(self) -> list[list[SimulatedConnection]]:
         """The living members of every group of at least two."""
         groups = defaultdict(list)
         for one in self.world.connections():

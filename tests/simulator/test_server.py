@@ -7,11 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx2
 import pytest
 
-from simulator.faults import Faults
+from simulator.faults.read_script import ScriptedRead
+from simulator.faults.settings import Faults
 from simulator.server import Simulator
-from simulator.step import Step
-from tests.eventually import eventually
 from tests.simulator.fakes import SECRET
+from tests.support.polling import eventually
 
 
 class Hooks(ThreadingHTTPServer):
@@ -171,7 +171,7 @@ def test_it_lives_by_itself(hooks: Hooks) -> None:
 def test_a_slow_reader_does_not_slow_the_others(simulator: Simulator, http: httpx2.Client) -> None:
     """A read that hangs leaves the next one alone."""
     hanging, other = simulator.world.numbered(1), simulator.world.numbered(2)
-    simulator.script.add(hanging.id, [Step(hang=True)])
+    simulator.script.add(hanging.id, [ScriptedRead(hang=True)])
     url = f"{simulator.url}/bank-linking/connections/{hanging.id}"
     threading.Thread(target=_read_in_vain, args=(url,)).start()
     eventually(lambda: simulator.reads.count(hanging.id))

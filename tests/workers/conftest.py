@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from runtime.database import Database
-from tests.workers.meldlike import ScriptedReader, refresh_on
-from workers.refresh import Refresh
+from tests.support.scripted_meld import ScriptedReader, refresh_on
+from workers.refetch.refetch import Refetch
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def calls() -> list[str]:
 
 
 @pytest.fixture
-def make_refresh(database: Database, reader: ScriptedReader, calls: list[str]) -> Callable[[], Refresh]:
+def make_refresh(database: Database, reader: ScriptedReader, calls: list[str]) -> Callable[[], Refetch]:
     """Make a refresher as a process would, on the test's database and Meld."""
     return lambda: refresh_on(database, reader, calls)
 
 
 @pytest.fixture
-def refresh(make_refresh: Callable[[], Refresh]) -> Refresh:
+def refresh(make_refresh: Callable[[], Refetch]) -> Refetch:
     """A refresher on the test's database and Meld."""
     return make_refresh()

@@ -10,13 +10,13 @@ from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.jobs import DELIVER, REFRESH
-from tests.eventually import eventually
-from tests.inbox import body, store
-from tests.workers.meldlike import ScriptedReader
-from tests.workers.pushlike import deliver_on
+from schemas.message_names import DELIVER, REFRESH
+from tests.support.polling import eventually
+from tests.support.scripted_consumer import deliver_on
+from tests.support.scripted_meld import ScriptedReader
+from tests.support.webhook_factory import body, store
 from workers.actors import declare
-from workers.refresh import Refresh
+from workers.refetch.refetch import Refetch
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def broker(memory_url: str) -> Iterator[dramatiq.Broker]:
 
 
 @pytest.fixture
-def worker(broker: dramatiq.Broker, database: Database, refresh: Refresh) -> Iterator[dramatiq.Worker]:
+def worker(broker: dramatiq.Broker, database: Database, refresh: Refetch) -> Iterator[dramatiq.Worker]:
     """A worker with the product's actors."""
     declare(broker, refresh, deliver_on(database))
     worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=10)
@@ -37,8 +37,8 @@ def worker(broker: dramatiq.Broker, database: Database, refresh: Refresh) -> Ite
     worker.stop()
 
 
-def test_every_name_has_its_actor(broker: dramatiq.Broker, database: Database, refresh: Refresh) -> None:
-    """The web side calls actors by the names in ``schemas/jobs.py``, and finds each under its own queue."""
+def test_every_name_has_its_actor(broker: dramatiq.Broker, database: Database, refresh: Refetch) -> None:
+    """The web side calls actors by the names in ``schemas/message_names.py``, and finds each under its own queue."""
     declare(broker, refresh, deliver_on(database))
 
     actors = {name: broker.get_actor(name).queue_name for name in broker.get_declared_actors()}
@@ -63,7 +63,7 @@ def test_an_error_of_the_infrastructure_is_tried_again(
 ) -> None:
     """A worker that meets a database that is away comes again by itself, before the clock has to."""
 
-    class Flaky(Refresh):
+    class Flaky(Refetch):
         """Fails the first time."""
 
         failures = 1

@@ -25,17 +25,17 @@ from sqlmodel import SQLModel, col, select
 
 from runtime.clock import utcnow
 from runtime.database import Database
-from schemas.tables import Delivery, Job, Lane, Lease, Subscription, Webhook
-from simulator import sign
-from simulator.opening import Opening
-from tests import servers
-from tests.eventually import eventually
-from tests.flow.deployment import SECRET, Deployment, deployed
-from tests.workers.pushlike import Consumer
-from workers.forget import forget
+from schemas.tables import DeliveryQueueRow, DeliveryRow, ReadRequestRow, SubscriptionRow, TaskLeaseRow, WebhookRow
+from simulator.webhooks import signature
+from simulator.world.new_connection import NewConnection
+from tests.end_to_end.deployment import SECRET, Deployment, deployed
+from tests.support import servers
+from tests.support.polling import eventually
+from tests.support.scripted_consumer import Consumer
+from workers.retention.observations import forget
 
 KEY = "bWVsZHdhdGNoIDAuMS4wJ3Mga2V5LCBmb3IgdGVzdHM="
-"""What seals the subscriptions' secrets in the dumps; ``tests/flow/test_upgrade.py`` has it, too."""
+"""What seals the subscriptions' secrets in the dumps; ``tests/end_to_end/test_upgrade.py`` has it, too."""
 
 SETTINGS = {"MELDWATCH_PUSH_ALLOWED_NETWORKS": "127.0.0.0/8", "MELDWATCH_ENCRYPTION_KEYS": KEY}
 SECONDS = 600.0
@@ -90,7 +90,7 @@ def live(url: str, folder: Path) -> dict[str, str]:
         up.send_signal(signal.SIGKILL)
         up.wait()
         with opened(url) as session:
-            session.exec(update(Lease).values(holder="machine 1 0a1b2c3d"))
+            session.exec(update(TaskLeaseRow).values(holder="machine 1 0a1b2c3d"))
         empty = [name for name, count in counts(url).items() if not count]
         assert empty == [], empty
         return {
@@ -112,7 +112,7 @@ def subscribe(deployment: Deployment, crm: Consumer, billing: Consumer) -> None:
 def happen(deployment: Deployment) -> dict[str, str]:
     """Have connections linked, joined, damaged, mended, moved and deleted; return some of them."""
     world, tell = deployment.meld.world, deployment.meld.tell
-    customer = Opening(external_customer_id="customer")
+    customer = NewConnection(external_customer_id="customer")
     ids = {name: world.start(customer).id for name in ("a", "b", "c", "broken", "deleted")}
     for id_ in ids.values():
         tell(world.complete(id_))
@@ -132,7 +132,7 @@ def happen(deployment: Deployment) -> dict[str, str]:
 def post(deployment: Deployment, body: bytes) -> None:
     """Send a webhook that the simulated Meld does not."""
     url = f"{deployment.url}/webhooks/meld"
-    headers = sign.headers(secret=SECRET, url=url, signed_at=sign.stamp(utcnow()), body=body)
+    headers = signature.headers(secret=SECRET, url=url, signed_at=signature.stamp(utcnow()), body=body)
     httpx2.post(url, content=body, headers=headers).raise_for_status()
 
 
@@ -140,21 +140,25 @@ def give_up(deployment: Deployment, url: str, connection_id: str) -> None:
     """Have a connection's reads fail until they are given up."""
     deployment.script(connection_id, *[{"status": 500}] * 100)
     deployment.hint(connection_id)
-    failed = select(Webhook).where(col(Webhook.failed_at).is_not(None))
+    failed = select(WebhookRow).where(col(WebhookRow.failed_at).is_not(None))
     eventually(lambda: found(url, failed), SECONDS, message="the failure")
 
 
 def bury(url: str) -> None:
     """Have a delivery given up, as if it had been tried for three days."""
     with opened(url) as session:
-        owner = session.exec(select(Subscription.id).where(Subscription.name == "billing")).one()
+        owner = session.exec(select(SubscriptionRow.id).where(SubscriptionRow.name == "billing")).one()
         long_ago = utcnow() - timedelta(days=4)
-        session.exec(update(Delivery).where(col(Delivery.attempts) > 0, col(Delivery.subscription_id) == owner).values(
+        session.exec(update(DeliveryRow).where(col(DeliveryRow.attempts) > 0, col(DeliveryRow.subscription_id) == owner).values(
             tried_at=long_ago
         ))  # fmt: skip
-        session.exec(update(Lane).where(col(Lane.subscription_id) == owner).values(due_at=long_ago))
+        session.exec(
+            update(DeliveryQueueRow).where(col(DeliveryQueueRow.subscription_id) == owner).values(due_at=long_ago)
+        )
     eventually(
-        lambda: found(url, select(Delivery).where(col(Delivery.dead_at).is_not(None))), SECONDS, message="a dead one"
+        lambda: found(url, select(DeliveryRow).where(col(DeliveryRow.dead_at).is_not(None))),
+        SECONDS,
+        message="a dead one",
     )
 
 
@@ -162,7 +166,9 @@ def leave_pending(deployment: Deployment, url: str, connection_id: str) -> None:
     """Have a read under way that will never be answered."""
     deployment.script(connection_id, {"hang": True})
     deployment.hint(connection_id)
-    claimed = select(Job).where(Job.connection_id == connection_id, col(Job.lease_token).is_not(None))
+    claimed = select(ReadRequestRow).where(
+        ReadRequestRow.connection_id == connection_id, col(ReadRequestRow.lease_token).is_not(None)
+    )
     eventually(lambda: found(url, claimed), SECONDS, message="the claim")
 
 

@@ -1,0 +1,71 @@
+"""Histories: random ones, with everything that can go wrong, and whether the mirror is right at their end.
+
+Nothing is timed here: it is the count of exceptions that matters, and that there are many histories.
+"""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+
+import structlog
+
+from bench.harness.stack import Stack
+from bench.report import Figure
+from tests.end_to_end.manual_time import timeless
+from tests.end_to_end.random_history import History
+
+HISTORIES = 1_000
+"""On each database, half of them with at least one webhook of each change, half with a reconcile."""
+
+
+def measure(stack: Stack) -> Figure:
+    """Live through them on SQLite and on PostgreSQL, at once."""
+    count = 20 if stack.is_quick else HISTORIES
+    figure = Figure(
+        "histories",
+        "random histories of groups of 1 to 5, every fault on",
+        ["database", "histories", "acts of Meld's world", "reads", "seconds", "mirrors that are not the truth"],
+    )
+    urls = {"SQLite": stack.new_sqlite(), "PostgreSQL": stack.new_postgres()}
+    command = [sys.executable, "-m", "bench.figures.random_histories", str(count)]
+    children = {
+        name: subprocess.Popen([*command, url], stdout=subprocess.PIPE, text=True) for name, url in urls.items()
+    }
+    for name, child in children.items():
+        output, _ = child.communicate()
+        acts, reads, wrong, seconds = output.split()[-4:]
+        figure.rows.append([name, str(count), acts, reads, seconds, wrong])
+        figure.check(f"exceptions, {name}", target="0", measured=wrong, holds=wrong == "0" and child.returncode == 0)
+    figure.notes.append(
+        "Half of them hear at least one webhook of each change and get no reconcile; the others may hear nothing and"
+        " get one. Then every state is compared with the simulator's truth. See tests/end_to_end/random_history.py."
+    )
+    return figure
+
+
+def main(count: int, url: str) -> None:
+    """Live through histories; print what happened, and how many mirrors were wrong."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    began, acts, reads, wrong = time.monotonic(), 0, 0, 0
+    with timeless(url) as (database, clock):
+        for number in range(count):
+            with closing(History(database, clock, seed=number // 2, is_heard=number % 2 == 0)) as history:
+                found = _live(history)
+                acts, reads, wrong = acts + history.acts, reads + history.reads, wrong + bool(found)
+                for difference in found:
+                    print(f"history {history.seed}, heard {history.is_heard}: {difference}", file=sys.stderr)
+    print(acts, reads, wrong, f"{time.monotonic() - began:.0f}")
+
+
+def _live(history: History) -> Sequence[str]:
+    history.run()
+    if not history.is_heard:
+        history.reconcile()
+    return history.differences()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

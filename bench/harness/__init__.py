@@ -1,0 +1,1 @@
+"""What figures need: our processes, servers, load generators, a quick Meld, consumers, floors to compare with."""

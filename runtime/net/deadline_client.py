@@ -1,0 +1,274 @@
+"""HTTP with one bound on everything: connect, handshake, headers, body, however slowly they trickle in.
+
+The usual timeouts bound each wait, so a server that sends a byte now and then holds a thread for ever. Here each wait
+ends at the request's deadline at the latest.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ssl import SSLContext
+from urllib.parse import urlencode
+
+import httpcore2
+
+from runtime.errors import MeldwatchError
+
+CONNECT_SECONDS = 5.0
+KEEPALIVE_SECONDS = 20.0
+
+
+Resolve = Callable[[str, int, float], Sequence[str]]
+"""Returns the addresses that a host may be reached at, within so many seconds; raises ``TargetError``."""
+
+
+class HttpExchangeError(MeldwatchError):
+    """No answer came; the message says why, without the URL's query or any header."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """A whole answer. Header names are lower case; ``is_cut`` says that the body was longer than allowed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    is_cut: bool
+
+    def retry_after(self, now: datetime) -> float | None:
+        """Return the seconds of a ``Retry-After``, which may be a number or a date; None where there is none."""
+        value = self.headers.get("retry-after", "").strip()
+        try:
+            return float(value) if value.isdigit() else max((_date(value) - now).total_seconds(), 0.0)
+        except (ValueError, OverflowError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    seconds: float
+    read_seconds: float
+    limit: int
+
+
+class DeadlineClient:
+    """A pool of connections, shared by threads; follows no redirect and heeds no proxy from the environment.
+
+    Args:
+        connections: How many exchanges may be under way at once.
+        resolve: Says for each new connection at which addresses the host may be reached; by default the system does,
+            and any will do.
+    """
+
+    def __init__(self, *, connections: int, resolve: Resolve | None = None) -> None:
+        self._deadline = _Deadline()
+        self._connections = connections
+        self._pool = httpcore2.ConnectionPool(
+            ssl_context=httpcore2.default_ssl_context(),
+            max_connections=connections,
+            max_keepalive_connections=connections,
+            keepalive_expiry=KEEPALIVE_SECONDS,
+            network_backend=_Backend(self._deadline, resolve),
+        )
+
+    def get(
+        self,
+        url: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str],
+        seconds: float,
+        limit: int,
+    ) -> HttpResponse:
+        """Send a GET and return the answer, at the latest after ``seconds``.
+
+        Args:
+            url: An absolute URL, its path already quoted.
+            query: Its query.
+            headers: Header lines.
+            seconds: The bound on the whole exchange.
+            limit: Bytes of body to read at most.
+
+        Raises:
+            ExchangeError: Where no whole answer came in time.
+        """
+        target = f"{url}?{urlencode(query)}" if query else url
+        return self._exchange(_Request("GET", target, headers, None, seconds, seconds, limit))
+
+    def post(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        seconds: float,
+        read_seconds: float,
+        limit: int,
+    ) -> HttpResponse:
+        """Send a POST and return the answer, at the latest after ``seconds``.
+
+        Args:
+            url: An absolute URL.
+            headers: Header lines.
+            body: What is sent.
+            seconds: The bound on the whole exchange.
+            read_seconds: How long the other side may say nothing.
+            limit: Bytes of body to read at most.
+
+        Raises:
+            ExchangeError: Where no whole answer came in time.
+            TargetError: Where the host may not be reached.
+        """
+        return self._exchange(_Request("POST", url, headers, body, seconds, read_seconds, limit))
+
+    def _exchange(self, request: _Request) -> HttpResponse:
+        self._deadline.set(request.seconds)
+        try:
+            # A kept connection may have been closed by the other side just now, and so may all that are kept.
+            for _ in range(self._connections):
+                try:
+                    return self._send(request)
+                except _StaleError:
+                    continue
+            return self._send(request)
+        except httpcore2.TimeoutException:
+            raise HttpExchangeError(f"no whole answer within {request.seconds:g} s") from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol, OSError) as error:
+            raise HttpExchangeError(f"connection failed ({type(error).__name__})") from None
+        except _StaleError:
+            raise HttpExchangeError("connection failed (closed by the other side)") from None
+
+    def _send(self, request: _Request) -> HttpResponse:
+        is_new = False
+
+        def trace(event: str, _info: object) -> None:
+            nonlocal is_new
+            is_new = is_new or event.startswith("connection.connect_tcp")
+
+        wait = min(request.seconds, request.read_seconds)
+        connect = min(CONNECT_SECONDS, request.seconds)
+        timeout = {"connect": connect, "read": wait, "write": wait, "pool": request.seconds}
+        try:
+            with self._pool.stream(
+                request.method,
+                request.url,
+                headers=list(request.headers.items()),
+                content=request.body,
+                extensions={"timeout": timeout, "trace": trace},
+            ) as response:
+                body, is_cut = _take(response.iter_stream(), request.limit)
+                lines = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+                return HttpResponse(response.status, lines, body, is_cut)
+        except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError):
+            if is_new:
+                raise
+            raise _StaleError from None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+
+class _StaleError(Exception):
+    """A connection that was kept from an exchange before broke."""
+
+
+def _date(value: str) -> datetime:
+    date = parsedate_to_datetime(value)
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+
+
+def _take(chunks: Iterable[bytes], limit: int) -> tuple[bytes, bool]:
+    body = bytearray()
+    for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            return bytes(body[:limit]), True
+    return bytes(body), False
+
+
+class _Deadline(threading.local):
+    """When the exchange that this thread is in must have ended."""
+
+    at = float("inf")
+
+    def set(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+    def left(self, timeout: float | None, error: type[httpcore2.TimeoutException]) -> float:
+        left = min(self.at - time.monotonic(), timeout if timeout is not None else float("inf"))
+        if left <= 0:
+            raise error
+        return left
+
+
+class _DeadlineStream(httpcore2.NetworkStream):
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._deadline.left(timeout, httpcore2.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._deadline.left(timeout, httpcore2.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        left = self._deadline.left(timeout, httpcore2.ConnectTimeout)
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)
+
+
+class _Backend(httpcore2.NetworkBackend):
+    def __init__(self, deadline: _Deadline, resolve: Resolve | None) -> None:
+        self._backend = httpcore2.SyncBackend()
+        self._deadline = deadline
+        self._resolve = resolve
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.NetworkStream:
+        left = self._deadline.left(timeout, httpcore2.ConnectTimeout)
+        addresses = [host] if self._resolve is None else self._resolve(host, port, left)
+        # TLS still goes by the name: only the socket goes to the address.
+        for address in addresses[:-1]:
+            with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                # An address that does not answer must leave time for the next.
+                share = self._deadline.left(timeout, httpcore2.ConnectTimeout) / 2
+                return self._connect(address, port, share, local_address, socket_options)
+        left = self._deadline.left(timeout, httpcore2.ConnectTimeout)
+        return self._connect(addresses[-1], port, left, local_address, socket_options)
+
+    def _connect(
+        self,
+        address: str,
+        port: int,
+        seconds: float,
+        local_address: str | None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None,
+    ) -> httpcore2.NetworkStream:
+        stream = self._backend.connect_tcp(address, port, seconds, local_address, socket_options)
+        return _DeadlineStream(stream, self._deadline)
+
+    def sleep(self, seconds: float) -> None:
+        self._backend.sleep(seconds)

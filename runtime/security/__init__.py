@@ -1,0 +1,1 @@
+"""Encryption of stored secrets, redaction of credentials, JSON parsing of untrusted input."""

@@ -1,0 +1,120 @@
+"""The rows of the outbox: consumers that events are pushed to, and what each of them is owed. See ``tables.py``."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Index, text
+from sqlmodel import Field, SQLModel
+
+from schemas.tables.column_types import Big, Document, Key
+
+
+class SubscriptionRow(SQLModel, table=True):
+    """A consumer that events are pushed to, with its secrets encrypted; ``types`` is empty where it gets all.
+
+    A handler in Python is one with a ``url`` such as ``python:module.function``. Nothing is signed for it, and its
+    ``secret`` is empty.
+
+    ``after_position`` is where in the feed it begins; ``failing_since`` the first failure since the last push that was
+    taken. Each of ``previous_secrets`` (``sealed``) signs beside ``secret`` until its time (``until``).
+    """
+
+    __tablename__ = "subscription"
+
+    id: str = Field(sa_type=Key, primary_key=True)
+    name: str = Field(sa_type=Key, unique=True)
+    url: str
+    types: list[str] = Field(sa_column=Column(Document, nullable=False))
+    secret: str
+    previous_secrets: list[dict[str, str]] = Field(default_factory=list, sa_column=Column(Document, nullable=False))
+    after_position: int = Field(sa_column=Column(Big, nullable=False))
+    created_at: datetime
+    paused_at: datetime | None = None
+    disabled_at: datetime | None = None
+    failing_since: datetime | None = None
+    error: str | None = None
+    woken_at: datetime | None = None
+
+
+class DeliveryQueueRow(SQLModel, table=True):
+    """What is owed to one subscription about one connection, in order: while ``due_at`` is set, there is something.
+
+    Its lease is the right to send the first delivery that is pending, hence to keep the order.
+    """
+
+    __tablename__ = "delivery_queue"
+    __table_args__ = (
+        Index(
+            "ix_delivery_queue_due",
+            "subscription_id",
+            "due_at",
+            sqlite_where=text("due_at IS NOT NULL"),
+            postgresql_where=text("due_at IS NOT NULL"),
+        ),
+    )
+
+    subscription_id: str = Field(sa_type=Key, primary_key=True)
+    connection_id: str = Field(sa_type=Key, primary_key=True)
+    due_at: datetime | None = None
+    lease_token: str | None = None
+    leased_until: datetime | None = None
+
+
+class DeliveryRow(SQLModel, table=True):
+    """An event that is owed to a subscription, once, and once more for each replay of it.
+
+    Those of a lane are sent in the order of ``id``. ``outcomes`` is what came of every attempt.
+    """
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        Index(
+            "ix_delivery_live",
+            "subscription_id",
+            "position",
+            unique=True,
+            sqlite_where=text("replay_id IS NULL"),
+            postgresql_where=text("replay_id IS NULL"),
+        ),
+        Index(
+            "ix_delivery_replayed",
+            "subscription_id",
+            "replay_id",
+            "position",
+            unique=True,
+            sqlite_where=text("replay_id IS NOT NULL"),
+            postgresql_where=text("replay_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_delivery_pending",
+            "subscription_id",
+            "connection_id",
+            "id",
+            sqlite_where=text("delivered_at IS NULL AND dead_at IS NULL"),
+            postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
+        ),
+        Index(
+            "ix_delivery_dead",
+            "subscription_id",
+            sqlite_where=text("dead_at IS NOT NULL"),
+            postgresql_where=text("dead_at IS NOT NULL"),
+        ),
+        Index("ix_delivery_connection_id_id", "connection_id", "id"),
+        Index("ix_delivery_event_id", "event_id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(Big, primary_key=True, autoincrement=True))
+    subscription_id: str = Field(sa_type=Key)
+    connection_id: str = Field(sa_type=Key)
+    position: int = Field(sa_column=Column(Big, nullable=False))
+    event_id: str = Field(sa_type=Key)
+    type: str
+    created_at: datetime
+    attempts: int = 0
+    tried_at: datetime | None = None
+    delivered_at: datetime | None = None
+    dead_at: datetime | None = None
+    error: str | None = None
+    outcomes: list[dict[str, Any]] = Field(sa_column=Column(Document, nullable=False))
+    replay_id: str | None = Field(default=None, sa_type=Key)

@@ -1,0 +1,1 @@
+"""Notification of waiting feed readers: within this process, and from PostgreSQL by LISTEN."""

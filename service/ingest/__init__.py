@@ -1,0 +1,1 @@
+"""Ingestion of Meld's webhooks: endpoint, signature verification, payload, inbox, notification of workers."""

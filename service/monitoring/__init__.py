@@ -1,0 +1,1 @@
+"""Health, readiness checks, gauges and backlog figures for operators."""

@@ -1,0 +1,1 @@
+"""Replay: stored webhooks have their connections read again, stored events are delivered again."""

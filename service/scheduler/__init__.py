@@ -1,0 +1,1 @@
+"""Scheduler: wakes workers for due reads and deliveries, and requests reads of stale connections."""

@@ -1,0 +1,1 @@
+"""Subscriptions of event consumers: create, change, rotate, redrive, remove, and backfill."""

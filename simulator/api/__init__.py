@@ -1,0 +1,1 @@
+"""Meld's public API as the simulator answers it."""

@@ -1,0 +1,1 @@
+"""Control API of the simulator: actions, faults, scripts and records, for tests and demos."""

@@ -1,0 +1,1 @@
+"""Faults on demand: settings, probabilities, and the script of coming reads."""

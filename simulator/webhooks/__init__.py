@@ -1,0 +1,1 @@
+"""Webhooks that the simulator sends: signature, mailbox, delivery and retries."""

@@ -1,0 +1,91 @@
+"""A connection, and its form on Meld's wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from simulator.ids import iso
+from simulator.world.vocabulary import TERMINAL, MeldState
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from simulator.world.institutions import Institution
+    from simulator.world.quirks import Quirks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedConnection:
+    """One version of a bank connection; a change makes another version."""
+
+    id: str
+    number: int
+    customer_id: str
+    external_customer_id: str
+    institution: Institution | None
+    state: MeldState
+    created_at: datetime
+    products: tuple[str, ...]
+    optional_products: tuple[str, ...]
+    regions: tuple[str, ...]
+    item_id: str
+    credential: str
+    #: Grows with every connect, refresh and aggregation: the greatest of a group is its primary.
+    rank: int = 0
+    aggregated_at: datetime | None = None
+    group: int | None = None
+    primary_id: str | None = None
+    duplicate_ids: tuple[str, ...] = ()
+
+    @property
+    def living(self) -> bool:
+        """Whether it can still change."""
+        return self.state.status not in TERMINAL
+
+    @property
+    def provider(self) -> str | None:
+        """The service provider, once the customer has chosen an institution."""
+        return self.institution.provider if self.institution else None
+
+
+def wire(connection: SimulatedConnection, account_id: str, habits: Quirks) -> dict[str, Any]:
+    """The connection as Meld's API returns it."""
+    institution = connection.institution
+    return {
+        "id": connection.id,
+        "accountId": account_id,
+        "customerId": connection.customer_id,
+        "externalCustomerId": connection.external_customer_id,
+        "institutionId": institution.id if institution else None,
+        "institutionName": institution.name if institution else None,
+        "status": connection.state.status,
+        "statusReason": connection.state.reason,
+        "duplicateConnectionIds": _duplicates(connection, habits),
+        "activeDuplicateConnectionId": connection.primary_id,
+        "regions": list(connection.regions),
+        "products": list(connection.products),
+        "optionalProducts": list(connection.optional_products),
+        "serviceProviderDetails": _details(connection, habits),
+        "createdAt": iso(connection.created_at),
+        "successfullyAggregatedAt": iso(connection.aggregated_at) if connection.aggregated_at else None,
+    }
+
+
+def _duplicates(connection: SimulatedConnection, habits: Quirks) -> list[str] | None:
+    if not connection.duplicate_ids:
+        return [] if habits.empty_list else None
+    own = [connection.id] if habits.self_listed else []
+    return own + list(connection.duplicate_ids)
+
+
+def _details(connection: SimulatedConnection, habits: Quirks) -> dict[str, Any]:
+    if connection.institution is None:
+        return {}
+    details = {
+        "serviceProvider": connection.institution.provider,
+        "itemId": connection.item_id,
+        "institutionId": f"ins_{connection.institution.id[:6]}",
+        "linkProducts": [product.lower() for product in connection.products],
+    }
+    return details | ({"accessToken": connection.credential} if habits.credentials else {})

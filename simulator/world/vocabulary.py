@@ -1,0 +1,59 @@
+"""Meld's words: the states of a connection, the products, the names of its webhook events."""
+
+from typing import NamedTuple
+
+
+class MeldState(NamedTuple):
+    """A status and its reason, which change together."""
+
+    status: str
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.status}/{self.reason}" if self.reason else self.status
+
+
+OPEN = MeldState("IN_PROGRESS")
+HEALTHY = MeldState("ACTIVE")
+INACTIVE = MeldState("PARTIALLY_ACTIVE", "INACTIVE_DUPLICATE")
+LOGIN_REQUIRED = MeldState("RECONNECT_REQUIRED", "LOGIN_REQUIRED")
+NEW_ACCOUNTS = MeldState("ACTIVE", "NEW_ACCOUNTS_AVAILABLE")
+DELETED = MeldState("DELETED")
+EXPIRED = MeldState("EXPIRED")
+
+TERMINAL = frozenset({DELETED.status, EXPIRED.status})
+
+#: What a living connection may break into. INACTIVE_DUPLICATE is not among them: it follows from a group.
+BREAKAGES = (
+    LOGIN_REQUIRED,
+    MeldState("RECONNECT_REQUIRED", "REPAIRING_INSTITUTION"),
+    MeldState("RECONNECT_REQUIRED", "TOKEN_EXPIRED"),
+    MeldState("RECONNECT_REQUIRED", "OTHER"),
+    MeldState("DEGRADED", "INSTITUTION_CURRENTLY_UNAVAILABLE"),
+    MeldState("DEGRADED", "INSTITUTION_ACTION_REQUIRED"),
+    MeldState("DEGRADED", "SERVICE_PROVIDER_CURRENTLY_UNAVAILABLE"),
+    MeldState("DEGRADED", "INTERACTIVE_REFRESH"),
+    MeldState("PARTIALLY_ACTIVE", "PARTIAL_AGGREGATION_SUCCESS"),
+    MeldState("UNRECOVERABLE", "CONTINUED_AGGREGATION_FAILURES"),
+    MeldState("UNDETERMINED"),
+    MeldState("ACTIVE", "ACCESS_EXPIRING_SOON"),
+    NEW_ACCOUNTS,
+)
+
+#: Statuses in which the provider cannot fetch anything.
+UNREACHABLE = frozenset({OPEN.status, "RECONNECT_REQUIRED", "UNRECOVERABLE"}) | TERMINAL
+
+PRODUCTS = frozenset(
+    {"BALANCES", "IDENTIFIERS", "INVESTMENT_HOLDINGS", "INVESTMENT_TRANSACTIONS", "OWNERS", "TRANSACTIONS"}
+)
+
+COMPLETED_EVENT = "BANK_LINKING_CONNECTION_COMPLETED"
+STATUS_EVENT = "BANK_LINKING_CONNECTION_STATUS_CHANGE"
+DELETED_EVENT = "BANK_LINKING_CONNECTION_DELETED"
+ACTION_EVENT = "BANK_LINKING_CUSTOMER_ACTION_REQUIRED"
+NEW_ACCOUNTS_EVENT = "BANK_LINKING_NEW_ACCOUNTS_AVAILABLE"
+UPDATING_EVENT = "BANK_LINKING_ACCOUNTS_UPDATING"
+UPDATED_EVENT = "BANK_LINKING_ACCOUNTS_UPDATED"
+TRANSACTIONS_EVENT = "BANK_LINKING_TRANSACTIONS_AGGREGATED"
+HISTORY_EVENT = "BANK_LINKING_HISTORICAL_TRANSACTIONS_AGGREGATED"
+TEST_EVENTS = frozenset({"WEBHOOK_TEST", "TEST"})

@@ -1,0 +1,195 @@
+"""The real program as an operator runs it: processes of the command line, on real databases and brokers."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from simulator.server import Simulator
+from tests.support.polling import eventually
+
+SECRET = "profile-secret"
+TOKEN = "admin-token"
+KEY = "meld-key"
+COMMAND = [sys.executable, "-m", "meldwatch.main"]
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass
+class Deployment:
+    """Processes of one set-up, and the Meld that they watch.
+
+    ``web`` answers on ``port``; what else runs is up to the test.
+    """
+
+    folder: Path
+    port: int
+    environment: dict[str, str]
+    meld: Simulator
+    is_embedded: bool
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a process of the command line in the background; its output is kept in a file."""
+        number = len(self.processes)
+        with (self.folder / f"{number}-{arguments[0]}.log").open("wb") as output:
+            process = subprocess.Popen(
+                [*COMMAND, *arguments], env=self.environment, cwd=self.folder, stdout=output, stderr=output
+            )
+        self.processes.append(process)
+        return process
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env={**self.environment, **environment},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start_all(self) -> list[subprocess.Popen[bytes]]:
+        """Start what the set-up needs, and wait until it is ready."""
+        names = [("up",)] if self.is_embedded else [("web",), ("worker",), ("clock",)]
+        started = [self.start(*name) for name in names]
+        self.wait_until_ready()
+        return started
+
+    def wait_until_ready(self) -> None:
+        """Wait until the service says that everything is there."""
+        eventually(lambda: self.status("/readyz") == 200, 30, message=f"readiness; {self.logs()}")
+
+    def status(self, path: str) -> int | None:
+        """Return the status of a GET; None where nobody answers."""
+        try:
+            return httpx2.get(self.url + path, timeout=5).status_code
+        except httpx2.HTTPError:
+            return None
+
+    def get(self, path: str, **query: Any) -> Any:
+        """Return the JSON of a GET with the admin token."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer = httpx2.get(self.url + path, params=query, headers=headers, timeout=35)
+        answer.raise_for_status()
+        return answer.json()
+
+    def mirror(self) -> dict[str, dict[str, Any]]:
+        """Return the mirror, by id."""
+        return {row["id"]: row for row in self.get("/api/connections", limit=1000)["connections"]}
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the whole feed."""
+        events: list[dict[str, Any]] = []
+        while page := self.get("/api/events", limit=1000, after=events[-1]["position"] if events else 0)["events"]:
+            events += page
+        return events
+
+    def webhooks(self, **query: Any) -> list[dict[str, Any]]:
+        """Return all stored webhooks."""
+        webhooks: list[dict[str, Any]] = []
+        after: dict[str, str] = {}
+        while True:
+            page = self.get("/api/webhooks", limit=1000, **after, **query)
+            webhooks += page["webhooks"]
+            if page["next"] is None:
+                return webhooks
+            after = {"after": page["next"]}
+
+    def is_true(self) -> bool:
+        """Return whether the mirror says of every connection that it knows what Meld says."""
+        mirror = self.mirror()
+        return bool(mirror) and all(is_same(row, self.meld.world.truth(id_)) for id_, row in mirror.items())
+
+    def is_settled(self) -> bool:
+        """Return whether every stored webhook has been seen to."""
+        return self.get("/api/webhooks", state="pending", limit=1)["webhooks"] == []
+
+    def hint(self, connection_id: str) -> None:
+        """Have Meld send a webhook of a connection although nothing has happened."""
+        self.meld.tell([self.meld.world.announce("BANK_LINKING_ACCOUNTS_UPDATED", connection_id)])
+
+    def script(self, connection_id: str, *steps: dict[str, Any]) -> None:
+        """Tell Meld what to do to the next reads of a connection."""
+        wish = {"connectionId": connection_id, "steps": steps}
+        httpx2.post(self.meld.url + "/sim/reads", json=wish).raise_for_status()
+
+    def reads(self, connection_id: str) -> int:
+        """Return how often a connection was read from Meld."""
+        return self.meld.reads.count(connection_id)
+
+    def logs(self) -> str:
+        """Return what the processes said."""
+        return "\n".join(f"{path.name}: {path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
+
+    def stop(self) -> None:
+        """End what still runs, however it takes."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+
+
+def is_same(row: Mapping[str, Any], truth: Mapping[str, Any]) -> bool:
+    """Return whether a row of the mirror says what Meld says."""
+    return (
+        row["status"] == truth["status"]
+        and row["status_reason"] == truth["statusReason"]
+        and row["primary_duplicate_id"] == truth["activeDuplicateConnectionId"]
+        and row["duplicate_ids"] == (truth["duplicateConnectionIds"] or [])
+    )
+
+
+@contextmanager
+def deployed(folder: Path, database_url: str, broker_url: str, **settings: str) -> Iterator[Deployment]:
+    """Give a set-up whose database is migrated and whose Meld runs; nothing of ours is started yet."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/webhooks/meld"
+    # Meld's first retry comes after a minute; here after half a second.
+    with Simulator(webhook_url=url, webhook_secret=SECRET, api_key=KEY, time_scale=1 / 120) as meld:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "MELDWATCH_DATABASE_URL": database_url,
+            "MELDWATCH_BROKER_URL": broker_url,
+            "MELDWATCH_MELD_API_URL": meld.url,
+            "MELDWATCH_MELD_API_KEY": KEY,
+            "MELDWATCH_MELD_TIMEOUT_SECONDS": "2",
+            "MELDWATCH_WEBHOOK_URLS": url,
+            "MELDWATCH_WEBHOOK_SECRETS": SECRET,
+            "MELDWATCH_ADMIN_TOKENS": TOKEN,
+            "MELDWATCH_PORT": str(port),
+            "MELDWATCH_LOG_FORMAT": "console",
+            **settings,
+        }
+        deployment = Deployment(folder, port, environment, meld, broker_url == "memory://")
+        try:
+            yield deployment
+        finally:
+            deployment.stop()
+
+
+def end(process: subprocess.Popen[bytes], signum: signal.Signals) -> int:
+    """Send a signal, and return the exit code, which must come within the contract's 10 s."""
+    process.send_signal(signum)
+    return process.wait(10)

@@ -1,0 +1,61 @@
+"""The mirror against the truth: what Meld's simulator holds to be true, and what is stored."""
+
+from typing import Any
+
+from sqlmodel import select
+
+from runtime.database import Database
+from runtime.security.lenient_json import parse
+from runtime.security.redaction import redact
+from schemas.meld.connection import TERMINAL, Snapshot
+from schemas.tables import ConnectionRow, ReadRequestRow
+from simulator.world.webhook_payloads import compact
+from simulator.world.world import World
+
+
+def differences(database: Database, world: World, *, is_heard: bool) -> list[str]:
+    """Return where the mirror is not the truth.
+
+    Args:
+        database: The mirror.
+        world: The truth.
+        is_heard: Whether only webhooks can have told of it: then of connections that none named nothing is known, and
+            of details that no webhook is sent for nothing is asked.
+    """
+    with database.read() as session:
+        mirror = {row.id: row for row in session.exec(select(ConnectionRow)).all()}
+        jobs_of = {job.connection_id: job for job in session.exec(select(ReadRequestRow)).all()}
+    found = []
+    for one in world.connections():
+        job = jobs_of.get(one.id)
+        if is_heard and job is None:
+            continue
+        is_flagged = world.habits.deleted_gone and job is not None and job.failed_at is not None
+        found += _difference(mirror.get(one.id), world.truth(one.id), is_flagged=is_flagged, is_heard=is_heard)
+    return found
+
+
+def _difference(row: ConnectionRow | None, truth: dict[str, Any], *, is_flagged: bool, is_heard: bool) -> list[str]:
+    snapshot = Snapshot.from_document(redact(parse(compact(truth))))
+    if row is None:
+        return [] if snapshot.status in TERMINAL else [f"{snapshot.id} is missing"]
+    if snapshot.status in TERMINAL:
+        # Meld answers 404 and has never said DELETED: the contract wants the mirror as it was, and a visible failure.
+        return [] if row.status == snapshot.status or is_flagged else [f"{row.id} is {row.status}: {snapshot.status}"]
+    is_, should = _facts(row, is_heard=is_heard), _facts(snapshot, is_heard=is_heard)
+    return [f"{row.id} {name}: {is_[name]}, not {should[name]}" for name in should if is_[name] != should[name]]
+
+
+def _facts(connection: Snapshot | ConnectionRow, *, is_heard: bool) -> dict[str, object]:
+    state = {
+        "status": (connection.status, connection.status_reason),
+        "primary": connection.primary_duplicate_id,
+        # A set: its order changes in silence, and says nothing that the primary does not.
+        "duplicates": set(connection.duplicate_ids),
+    }
+    details = {
+        "institution": connection.institution_id,
+        "products": list(connection.products),
+        "aggregated": connection.aggregated_at,
+    }
+    return state if is_heard else state | details

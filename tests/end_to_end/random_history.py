@@ -1,0 +1,325 @@
+"""A history: the real steps on a real database, in a time that is moved by hand, beside a Meld at its worst.
+
+Everything runs in one thread, and still at once: while a read of Meld is under way, webhooks arrive, other reads begin
+and end, and the clock calls. A seed decides all of it, so whatever goes wrong can be looked at again.
+"""
+
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from heapq import heappop, heappush
+from random import Random
+
+from sqlmodel import col, select
+
+from runtime.database import Database
+from runtime.metrics import Metrics
+from runtime.queues import circuit_breaker
+from runtime.queues import reads as jobs
+from runtime.security.lenient_json import parse
+from runtime.security.redaction import redact
+from runtime.settings import Settings
+from schemas.meld.connection import Snapshot
+from schemas.meld.read_outcome import Absent, Found, ListPage, PageOutcome, ReadOutcome, Refused, Throttled, Unavailable
+from schemas.meld.webhook import CONNECTION_DELETED, ReceivedWebhook
+from schemas.tables import ReadRequestRow
+from service.ingest.payload import read_hint
+from service.ingest.webhook_insert import table_for
+from service.reconcile.run import Reconcile
+from service.scheduler.loop import Scheduler
+from simulator.activity.population import link_group
+from simulator.activity.random_activity import RandomActivity
+from simulator.errors import AbsentError
+from simulator.faults.read_script import ScriptedRead
+from simulator.faults.settings import NO_FAULTS, Faults
+from simulator.world.listing import parse as parse_query
+from simulator.world.new_connection import NewConnection
+from simulator.world.vocabulary import HEALTHY
+from simulator.world.webhook_payloads import Announcement, compact
+from simulator.world.world import World
+from tests.end_to_end.manual_time import Clock, empty
+from tests.end_to_end.mirror_oracle import differences
+from tests.support.encryption_keys import VAULT
+from workers.refetch.bulk_import import BulkImport
+from workers.refetch.refetch import Refetch
+from workers.retention.prune import Prune
+from workers.retention.rules import KINDS
+
+FAULTS = Faults(
+    slow="0.1:40", stale="0.25:20", throttled="0.05:3", failing=0.05, hanging=0.03, cut=0.03, refused=0.01, shifted=0.2
+)
+"""How reads go wrong. Some take longer than a lease; what is stale is so by less than the last recheck makes up for."""
+
+DEATHS = 0.03
+"""Workers that are killed while they read."""
+
+ARRIVING = 0.6
+CALLS_LOST = 0.2
+LEASE_SECONDS = 30.0
+HANGS = timedelta(seconds=15)
+NESTED = 3
+"""Reads that are under way at once."""
+
+QUIET_SECONDS = 6 * 3600.0
+"""How long it goes on after the last act: time for what expires in silence to be asked for."""
+
+LOOK_SECONDS = 1800.0
+MOST_STEPS = 20_000
+
+
+class KilledError(BaseException):
+    """The worker's process died."""
+
+
+@dataclass
+class History:
+    """One history.
+
+    Attributes:
+        database: Emptied when it begins.
+        clock: The time of everybody in it.
+        seed: Decides everything.
+        is_heard: Whether at least one webhook of each act arrives, sooner or later.
+        is_pruned: Whether weeks go by in between, and everything is removed that may be.
+        reads: How many reads of Meld there were.
+        acts: How many things happened at Meld.
+        faults: What goes wrong at present.
+    """
+
+    database: Database
+    clock: Clock
+    seed: int
+    is_heard: bool
+    is_pruned: bool = False
+    reads: int = 0
+    acts: int = 0
+    faults: Faults = FAULTS
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.seed)
+        empty(self.database)
+        self.world = World(clock=self.clock, random=self.random, habits=self._habits())
+        self.life = RandomActivity(self.world, self.random)
+        self.table = table_for(self.database, VAULT)
+        self.refresh = Refetch(
+            database=self.database,
+            reader=self,
+            call=self._call,
+            push=lambda _ids: None,
+            clock=self.clock,
+            lease_seconds=LEASE_SECONDS,
+            token=map("token {}".format, itertools.count()).__next__,
+            jitter=self.random.random,
+            metrics=Metrics(),
+            notify=lambda: None,
+        )
+        self.watch = Scheduler(database=self.database, call=self._call, push=lambda _ids: None, holder="history")
+        self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._under_way = 0
+
+    def run(self) -> None:
+        """Live through it, until nothing is owed any more."""
+        for _ in range(self.random.randint(1, 3)):
+            self._soon(self.random.uniform(0, 60), self._link)
+        for _ in range(self.random.randint(5, 25)):
+            self._soon(self._pause(), self._act)
+            if self.is_pruned:
+                self._soon(self._pause(), self._prune)
+        self._settle()
+        self.faults = NO_FAULTS
+        for hours in range(int(QUIET_SECONDS / LOOK_SECONDS)):
+            self._soon((hours + 1) * LOOK_SECONDS, self._look)
+        self._settle()
+
+    def reconcile(self) -> None:
+        """Reconcile, and wait until nothing is owed."""
+        Reconcile(
+            database=self.database,
+            lister=self,
+            adopt=BulkImport(database=self.database),
+            call=self._call,
+            clock=self.clock,
+            holder="history",
+            lease_seconds=LEASE_SECONDS,
+            wait=self._wait,
+            notify=lambda: None,
+        ).run()
+        self._settle()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.table.close()
+
+    def differences(self) -> list[str]:
+        """Return where the mirror is not the truth."""
+        return differences(self.database, self.world, is_heard=self.is_heard)
+
+    def read(self, connection_id: str) -> ReadOutcome:
+        """Answer a read with the state of its beginning, or of some time before; meanwhile others go on."""
+        self.reads += 1
+        step = self.faults.draw(self.random)
+        if self.faults is not NO_FAULTS and self.random.random() < DEATHS:
+            raise KilledError
+        outcome = self._failure(step) or self._connection(connection_id, step)
+        self._wait(HANGS.total_seconds() if step.hang else step.delay)
+        return outcome
+
+    def page(self, *, after: str | None = None) -> PageOutcome:
+        """Answer with a page of the list."""
+        step = self.faults.draw(self.random)
+        failure = self._failure(step)
+        if failure is not None:
+            return failure
+        query = parse_query({"limit": "3", **({"after": after} if after else {})})
+        shift = step.shift if query.after is not None else 0
+        page = self.world.page(query, seconds_ago=step.stale, shift=shift)
+        items = page["connections"]
+        snapshots = tuple(Snapshot.from_document(redact(parse(compact(item)))) for item in items)
+        return ListPage(snapshots, 0, items[-1]["key"] if items and page["remaining"] else None)
+
+    def _failure(self, step: ScriptedRead) -> Throttled | Unavailable | Refused | None:
+        if step.cut or step.hang:
+            return Unavailable("no answer")
+        if step.status is None:
+            return None
+        if step.status == 429:
+            seconds = step.headers.get("Retry-After")
+            return Throttled(float(seconds) if seconds else None)
+        return Refused("Meld answered 401") if step.status == 401 else Unavailable("Meld answered 500")
+
+    def _connection(self, connection_id: str, step: ScriptedRead) -> ReadOutcome:
+        try:
+            view = self.world.view(connection_id, seconds_ago=step.stale)
+        except AbsentError:
+            return Absent()
+        return Found(Snapshot.from_document(redact(parse(compact(view)))))
+
+    def _habits(self) -> Faults:
+        flip = self.random.random
+        return Faults(
+            deleted_gone=flip() < 0.5, deleted_kept=flip() < 0.3, self_listed=flip() < 0.3, empty_list=flip() < 0.5,
+            deletion_changes_status=flip() < 0.5, third_announced=flip() < 0.2,
+        )  # fmt: skip
+
+    def _link(self) -> None:
+        size = self.random.randint(1, 5)
+        customer = f"customer {self.acts}"
+        members, announcements = link_group(self.world, size, HEALTHY, NewConnection(external_customer_id=customer))
+        self.acts += size
+        # Each came through the widget by itself, so each is a change of its own.
+        for member in members:
+            self._announce([one for one in announcements if one.connection_id == member])
+
+    def _act(self) -> None:
+        announcements = self.life.step()
+        self.acts += 1
+        self._announce(announcements)
+
+    def _announce(self, announcements: Sequence[Announcement]) -> None:
+        arriving = [one for one in announcements if self._arrives(one)]
+        if not arriving and announcements and self.is_heard:
+            arriving = [self.random.choice(announcements)]
+        for announcement in arriving:
+            for _ in range(self.random.choice((1, 1, 1, 2))):
+                self._soon(self._delay(), lambda announcement=announcement: self._deliver(announcement))
+
+    def _arrives(self, announcement: Announcement) -> bool:
+        # Where Meld answers 404 for a deleted connection, its DELETED alone can tell that it was.
+        is_vital = self.world.habits.deleted_gone and announcement.event_type == CONNECTION_DELETED
+        return (self.is_heard and is_vital) or self.random.random() < ARRIVING
+
+    def _deliver(self, announcement: Announcement) -> None:
+        delivery = ReceivedWebhook(
+            body=announcement.body, headers={}, url="https://receiver.example", signed_at=self.clock.now,
+            hint=read_hint(announcement.body),
+        )  # fmt: skip
+        self._call(self.table.insert([delivery]))
+
+    def _prune(self) -> None:
+        Prune(
+            database=self.database,
+            settings=Settings.model_validate({f"retain_{kind}_days": 0 for kind in KINDS}),
+            holder="history",
+            wait=lambda _seconds: False,
+            metrics=Metrics(),
+        ).run(who="clock")
+
+    def _look(self) -> None:
+        self.world.expire_due()
+        for _ in range(10):
+            self.watch.run_once()
+
+    def _call(self, connection_ids: Collection[str]) -> None:
+        for connection_id in connection_ids:
+            if self.faults is NO_FAULTS or self.random.random() >= CALLS_LOST:
+                delay = self.random.uniform(0, 0.1)
+                self._soon(delay, lambda connection_id=connection_id: self._work(connection_id))
+
+    def _work(self, connection_id: str) -> None:
+        with suppress(KilledError):
+            self.refresh.refresh(connection_id)
+
+    def _pause(self) -> float:
+        """Return when an act happens: acts come in flurries, and long after one another."""
+        weeks = (20 * 86400.0, 40 * 86400.0) if self.is_pruned else ()
+        return self.random.choice((0.0, 30.0, 3600.0, 20_000.0, *weeks)) + self.random.uniform(0, 5)
+
+    def _delay(self) -> float:
+        return self.random.choice((0.0, 0.0, self.random.uniform(0, 5), self.random.uniform(0, 90), 3000.0))
+
+    def _soon(self, seconds: float, action: Callable[[], None]) -> None:
+        heappush(self._queue, (self.clock.now + timedelta(seconds=seconds), next(self._numbers), action))
+
+    def _wait(self, seconds: float) -> bool:
+        """Let time pass, and what happens in it happen."""
+        end = self.clock.now + timedelta(seconds=seconds)
+        if seconds and self._under_way < NESTED:
+            self._under_way += 1
+            while self._queue and self._queue[0][0] <= end:
+                self._next()
+            self._under_way -= 1
+        if seconds:
+            self.clock.move(end)
+        return False
+
+    def _next(self) -> None:
+        at, _, action = heappop(self._queue)
+        if at > self.clock.now:
+            self.clock.move(at)
+        action()
+
+    def _settle(self) -> None:
+        """Go on until nothing more happens and nothing is owed."""
+        for _ in range(MOST_STEPS):
+            due = self._next_call()
+            if not self._queue and due is None:
+                return
+            if due is None or (self._queue and self._queue[0][0] <= due):
+                self._next()
+            else:
+                self.clock.move(due)
+                self.watch.run_once()
+        raise AssertionError(f"history {self.seed} does not end")
+
+    def _next_call(self) -> datetime | None:
+        """Return when the clock has to call next; None where nothing is owed."""
+        with self.database.read() as session:
+            is_owed = (
+                col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
+                col(ReadRequestRow.due_at).is_not(None),
+            )
+            owed = session.exec(select(ReadRequestRow).where(*is_owed)).all()
+            pause = circuit_breaker.current(session)
+        if not owed:
+            return None
+        called = timedelta(seconds=jobs.WOKEN_SECONDS)
+        paused = [pause.until] if pause is not None else []
+        times = []
+        for job in owed:
+            called_again = [job.woken_at + called] if job.woken_at else []
+            leased = [job.leased_until] if job.leased_until else []
+            times.append(max([self.clock.now, job.due_at or self.clock.now, *called_again, *leased, *paused]))
+        return min(times) + timedelta(milliseconds=100)

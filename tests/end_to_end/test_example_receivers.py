@@ -1,0 +1,42 @@
+"""The receivers that the documents show, behind the real program."""
+
+import json
+from pathlib import Path
+
+from tests.end_to_end.deployment import Deployment, free_port
+from tests.examples.receiver_process import Receiver
+from tests.support.encryption_keys import KEY
+from tests.support.polling import eventually
+
+
+def test_a_receiver_takes_all_through_a_rotation(
+    embedded: Deployment, receiver: list[str | Path], tmp_path: Path
+) -> None:
+    """With its secret, with the same one while another has taken its place, and with that one: each event once."""
+    embedded.environment["MELDWATCH_PUSH_ALLOWED_NETWORKS"] = "127.0.0.0/8"
+    embedded.environment["MELDWATCH_ENCRYPTION_KEYS"] = KEY.get_secret_value()
+    embedded.start_all()
+    folder, port = tmp_path / "receiver", free_port()
+    folder.mkdir()
+    secret = secret_of(embedded, "add", "crm", f"http://127.0.0.1:{port}/")
+    meld = embedded.meld
+
+    with Receiver(receiver, folder, secret, port=port) as first:
+        connection = meld.world.add()
+        embedded.hint(connection.id)
+        eventually(lambda: len(first.kept) == 1, 20, message=f"the first event; {embedded.logs()}")
+        rotated = secret_of(embedded, "rotate", "crm")
+        meld.tell(meld.world.damage(connection.id))
+        eventually(lambda: len(first.kept) == 2, 20, message=f"the second event; {embedded.logs()}")
+    with Receiver(receiver, folder, rotated, port=port) as second:
+        meld.tell(meld.world.heal(connection.id))
+        eventually(lambda: len(second.kept) == 1, 20, message=f"the third event; {embedded.logs()}")
+
+    assert first.kept + second.kept == [(f"{number:08}", connection.id) for number in (1, 2, 3)]
+
+
+def secret_of(deployment: Deployment, *arguments: str) -> str:
+    """Run a command about subscriptions, and return the secret that it shows."""
+    ended = deployment.run("subscriptions", *arguments, "--json")
+    assert ended.returncode == 0, ended.stderr
+    return str(json.loads(ended.stdout)["secret"])

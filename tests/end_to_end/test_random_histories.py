@@ -1,0 +1,72 @@
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from runtime.database import Database
+from schemas.tables import AuditRow
+from tests.end_to_end.manual_time import Clock, timeless
+from tests.end_to_end.random_history import History
+from workers.history.rebuild import Rebuild
+
+SEEDS = {"sqlite": 24, "postgres": 8}
+"""How many histories of each kind; ``python -m bench histories`` lives through a thousand."""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def world(request: pytest.FixtureRequest) -> Iterator[tuple[str, Database, Clock]]:
+    """A fresh database whose time is moved by hand, of each kind."""
+    with timeless(request.getfixturevalue(f"{request.param}_url")) as (database, clock):
+        yield request.param, database, clock
+
+
+def test_the_mirror_is_right_where_one_webhook_of_each_change_arrives(world: tuple[str, Database, Clock]) -> None:
+    """Whatever is lost, late, doubled, stale, slow, refused or killed: without a reconcile every state is the truth."""
+    kind, database, clock = world
+    wrong = {}
+    for seed in range(SEEDS[kind]):
+        with closing(History(database, clock, seed, is_heard=True)) as history:
+            history.run()
+            wrong[seed] = history.differences()
+
+    assert not any(wrong.values()), wrong
+
+
+def test_the_mirror_is_right_after_one_reconcile(world: tuple[str, Database, Clock]) -> None:
+    """Where all webhooks of a change may be lost, a reconcile makes the mirror the truth in every detail."""
+    kind, database, clock = world
+    wrong = {}
+    for seed in range(SEEDS[kind]):
+        with closing(History(database, clock, seed, is_heard=False)) as history:
+            history.run()
+            history.reconcile()
+            wrong[seed] = history.differences()
+
+    assert not any(wrong.values()), wrong
+
+
+@pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "reconciled"])
+def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clock], *, is_heard: bool) -> None:
+    """Weeks go by and all goes that may, also while reads are under way: no decision differs, and the fold is exact."""
+    kind, database, clock = world
+    wrong: dict[int, list[Any]] = {}
+    gone = 0
+    for seed in range(SEEDS[kind] // 4):
+        with closing(History(database, clock, seed, is_heard=is_heard, is_pruned=True)) as history:
+            history.run()
+            if not is_heard:
+                history.reconcile()
+            rebuild = Rebuild(database=database, clock=clock)
+            wrong[seed] = [*history.differences(), *rebuild.check(lambda _count: None)]
+        gone += removed(database)
+
+    assert not any(wrong.values()), wrong
+    assert gone > 0
+
+
+def removed(database: Database) -> int:
+    """Return how many rows the prunes of a history have removed."""
+    with database.read() as session:
+        return sum(sum(act.details.values()) for act in session.exec(select(AuditRow)).all())

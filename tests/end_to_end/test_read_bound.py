@@ -1,0 +1,149 @@
+import shutil
+from collections.abc import Collection
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlmodel import col, select
+
+from runtime.database import Database
+from runtime.metrics import Metrics
+from schemas.meld.read_outcome import ReadOutcome
+from schemas.tables import ReadRequestRow
+from service.ingest.webhook_insert import table_for
+from service.scheduler.loop import Scheduler
+from tests.end_to_end.manual_time import Clock
+from tests.support.encryption_keys import VAULT
+from tests.support.scripted_meld import found
+from tests.support.webhook_factory import DELETED, STATUS_CHANGE, body, delivery
+from workers.refetch.follow_up_reads import MAX_DEPTH, RECHECK_SECONDS
+from workers.refetch.refetch import Refetch
+
+IDS = "abcde"
+TYPES = st.sampled_from([STATUS_CHANGE, "BANK_LINKING_ACCOUNTS_UPDATED", DELETED])
+STATUSES = ("ACTIVE", "PARTIALLY_ACTIVE", "RECONNECT_REQUIRED", "DELETED")
+LONGEST_WAITS = 400
+
+
+def bound(size: int) -> int:
+    """Return how many reads a wish in a group of that size may cost, as docs/architecture.md has it."""
+    reads = 2 + len(RECHECK_SECONDS)
+    return reads * sum((reads * (size - 1)) ** depth for depth in range(MAX_DEPTH + 1))
+
+
+class Reads(RuleBasedStateMachine):
+    """Webhooks come, in any order or not at all; Meld's answers are stale, contradict each other, or are chance."""
+
+    def __init__(self, template: Path) -> None:
+        super().__init__()
+        self.path = template.with_name("mirror.db")
+        for old in template.parent.glob("mirror.db*"):
+            old.unlink()
+        shutil.copy(template, self.path)
+        self.clock = Clock()
+        self.database = Database(f"sqlite:///{self.path}", clock=self.clock)
+        self.reads = self.wishes = 0
+        self.calls: list[str] = []
+
+    @initialize(size=st.integers(1, len(IDS)), seed=st.integers(0, 2**32), truth=st.floats(0, 1))
+    def begin(self, size: int, seed: int, truth: float) -> None:
+        """A group, and how often Meld says of it what is true."""
+        self.ids, self.random, self.truth = IDS[:size], Random(seed), truth
+        self.primary = self.ids[0]
+        tokens = (str(number) for number in range(10**9))
+        self.refresh = Refetch(
+            database=self.database,
+            reader=self,
+            call=self._call,
+            push=lambda _ids: None,
+            clock=self.clock,
+            lease_seconds=30,
+            token=lambda: next(tokens),
+            jitter=lambda: 1.0,
+            metrics=Metrics(),
+            notify=lambda: None,
+        )
+        self.watch = Scheduler(database=self.database, call=self._call, push=lambda _ids: None, holder="test")
+
+    def read(self, connection_id: str) -> ReadOutcome:
+        """Answer with the truth, or with anything."""
+        self.reads += 1
+        others = [other for other in self.ids if other != connection_id]
+        if self.random.random() < self.truth or not others:
+            primary, status = (self.primary if others else None), "ACTIVE"
+        else:
+            others = self.random.sample(others, self.random.randint(0, len(others)))
+            primary = self.random.choice([connection_id, *others]) if others else None
+            status = self.random.choice(STATUSES)
+        return found(connection_id, status, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
+
+    @rule(number=st.integers(0, len(IDS) - 1), type_=TYPES, status=st.none() | st.sampled_from(STATUSES))
+    def hear(self, number: int, type_: str, status: str | None) -> None:
+        """A webhook arrives: a wish."""
+        said = {} if status is None else {"newStatus": status}
+        raw = body(self.ids[number % len(self.ids)], type_, **said)
+        with closing(table_for(self.database, VAULT)) as table:
+            self._call(table.insert([delivery(raw)]))
+        self.wishes += 1
+
+    @rule(number=st.integers(0, len(IDS) - 1))
+    def move(self, number: int) -> None:
+        """The primary moves at Meld."""
+        self.primary = self.ids[number % len(self.ids)]
+
+    @rule(most=st.integers(1, 20))
+    def work(self, most: int) -> None:
+        """Workers come to some of their calls."""
+        for _ in range(min(most, len(self.calls))):
+            self.refresh.refresh(self.calls.pop(0))
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 40.0, 700.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes, and the clock calls."""
+        self.clock.move(self.clock.now + timedelta(seconds=seconds))
+        self.watch.run_once()
+
+    @rule()
+    def settle(self) -> None:
+        """Let it come to its end: it has one."""
+        for _ in range(LONGEST_WAITS):
+            while self.calls:
+                self.work(100)
+                self.no_wish_costs_more_than_the_bound()
+            if not self._owed():
+                return
+            self.wait(700.0)
+        raise AssertionError("the reads do not end")
+
+    @invariant()
+    def no_wish_costs_more_than_the_bound(self) -> None:
+        """Every webhook costs a bounded number of reads, whatever Meld answers."""
+        assert self.reads <= self.wishes * bound(len(self.ids))
+
+    def teardown(self) -> None:
+        """See that the end comes, and let go of the database."""
+        self.settle()
+        self.database.close()
+
+    def _call(self, connection_ids: Collection[str]) -> None:
+        self.calls += connection_ids
+
+    def _owed(self) -> int:
+        with self.database.read() as session:
+            return len(
+                session.exec(
+                    select(ReadRequestRow).where(col(ReadRequestRow.requested) > col(ReadRequestRow.completed))
+                ).all()
+            )
+
+
+def test_reads_are_bounded_whatever_meld_answers(sqlite_url: str) -> None:
+    """Random groups, orders, losses and stale reads: no webhook costs more reads than the stated bound, and all end."""
+    template = Path(sqlite_url.removeprefix("sqlite:///"))
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: Reads(template), settings=settings(max_examples=40, stateful_step_count=25)
+    )

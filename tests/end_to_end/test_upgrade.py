@@ -1,0 +1,179 @@
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from pydantic import SecretStr
+from sqlalchemy import inspect, text, update
+from sqlmodel import col, select
+
+from migrations import run
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.metrics import Metrics
+from runtime.security.encryption import Encryption
+from runtime.settings import Settings
+from schemas.push import Receipt
+from schemas.tables import METADATA, DeliveryQueueRow, DeliveryRow, ReadRequestRow, SubscriptionRow, WebhookRow
+from tests.support import servers
+from tests.support.scripted_consumer import TAKEN, deliver_on
+from tests.support.webhook_factory import body, store
+from workers.history.rebuild import Rebuild
+from workers.retention.prune import Prune
+
+DUMPS = Path(__file__).parent.parent / "migrations" / "dumps"
+KEY = SecretStr("bWVsZHdhdGNoIDAuMS4wJ3Mga2V5LCBmb3IgdGVzdHM=")
+"""What the dumps' secrets are encrypted with."""
+
+RENAMED_TABLES = {
+    "job": "read_request",
+    "lane": "delivery_queue",
+    "gate": "circuit_breaker",
+    "sweep": "reconcile_run",
+    "counter": "feed_counter",
+}
+"""The tables of version 0.1.0 that are named otherwise now."""
+
+RENAMED_COLUMNS = {"raised_at": "requested_at"}
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(params=sorted(DUMPS.glob("*.sql")), ids=lambda path: path.stem)
+def old(request: pytest.FixtureRequest, test_run: servers.Run, tmp_path: Path) -> Iterator[Database]:
+    """What a release has stored, as it left it."""
+    dump: str = request.param.read_text(encoding="utf-8")
+    if request.param.stem.endswith("sqlite"):
+        path = tmp_path / "meldwatch.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(dump)
+        with closing(Database(f"sqlite:///{path}")) as database:
+            yield database
+    else:
+        with servers.postgres_database(test_run, f"old_{os.getpid()}", template="template0") as url:
+            with psycopg.connect(url) as server:
+                server.execute(dump.encode())
+            with closing(Database(url)) as database:
+                yield database
+
+
+class Consumer:
+    """Takes every push, and remembers the order."""
+
+    def __init__(self) -> None:
+        self.event_ids: list[str] = []
+
+    def send(self, _url: str, headers: Mapping[str, str], _body: bytes) -> Receipt:
+        """Take a push."""
+        self.event_ids.append(headers["webhook-id"])
+        return TAKEN
+
+
+def contents(database: Database) -> Rows:
+    """Return every row of every table."""
+    with database.engine.connect() as connection:
+        tables = set(inspect(connection).get_table_names()) - {"alembic_version"}
+        return {
+            table: [dict(row) for row in connection.execute(text(f"SELECT * FROM {table} ORDER BY 1, 2")).mappings()]
+            for table in sorted(tables)
+        }
+
+
+def test_an_upgrade_leaves_every_row_as_it_was(old: Database) -> None:
+    """Whatever a release has stored; the tables are then those of this version, and there is something in each."""
+    before = contents(old)
+
+    run.upgrade(old.engine)
+
+    after = contents(old)
+    kept = {
+        table: [
+            {name: row[RENAMED_COLUMNS.get(name, name)] for name in was}
+            for row, was in zip(after[RENAMED_TABLES.get(table, table)], rows, strict=True)
+        ]
+        for table, rows in before.items()
+    }
+    assert kept == before
+    assert all(before.values())
+    with old.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+def test_an_upgraded_database_holds_what_it_promised(old: Database) -> None:
+    """Its past still amounts to its mirror and its events, and what may be removed of it can be told."""
+    run.upgrade(old.engine)
+    prune = Prune(database=old, settings=Settings(), holder="test", wait=lambda _seconds: False, metrics=Metrics())
+
+    assert list(Rebuild(database=old, clock=utcnow).check(lambda _count: None)) == []
+    assert set(prune.preview().values()) == {0}
+
+
+def test_an_upgraded_database_is_worked_on(old: Database) -> None:
+    """What was owed to consumers is pushed in order with the secrets of before, and webhooks come in."""
+    run.upgrade(old.engine)
+    consumer = Consumer()
+    with old.write() as session:
+        owed = select(DeliveryRow).where(col(DeliveryRow.delivered_at).is_(None), col(DeliveryRow.dead_at).is_(None))
+        pending = session.exec(owed.order_by(col(DeliveryRow.id))).all()
+        expected = [(row.connection_id, row.event_id) for row in pending]
+        session.exec(update(DeliveryQueueRow).where(col(DeliveryQueueRow.due_at).is_not(None)).values(due_at=old.now()))
+        subscriptions = session.exec(select(SubscriptionRow.id)).all()
+    connection_of = {event_id: connection_id for connection_id, event_id in expected}
+
+    deliver = deliver_on(old, consumer, vault=Encryption([KEY]), round_seconds=60)
+    for subscription_id in subscriptions:
+        deliver.deliver(subscription_id)
+    store(old, body("ghost", event_id="of-today"))
+
+    assert expected
+    pushed = [(connection_of[event_id], event_id) for event_id in consumer.event_ids]
+    for connection_id in connection_of.values():
+        assert [each for each in pushed if each[0] == connection_id] == [
+            each for each in expected if each[0] == connection_id
+        ]
+    with old.read() as session:
+        assert session.exec(select(WebhookRow.deliveries).where(WebhookRow.event_id == "of-today")).one() == 1
+        job = session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == "ghost")).one()
+    assert job.requested > job.completed
+    assert job.failed_at is None
+
+
+WORK_OF_0_1_0 = (
+    """INSERT INTO job AS j (connection_id, requested, completed, trigger, raised_at, due_at, woken_at, attempts, depth,
+           rechecks)
+       VALUES ('of-the-old-process', 1, 0, 'webhook', now(), now(), now(), 0, 0, 0)
+       ON CONFLICT (connection_id) DO UPDATE SET requested = j.requested + 1, raised_at = now()""",
+    "SELECT connection_id FROM job WHERE connection_id = 'of-the-old-process' ORDER BY connection_id FOR UPDATE",
+    """UPDATE job SET lease_token = 'token', leased_until = now() + interval '30 s'
+       WHERE connection_id = 'of-the-old-process' AND requested > completed RETURNING requested""",
+    "UPDATE job SET completed = 1, lease_token = NULL WHERE lease_token = 'token'",
+    "UPDATE gate SET failures = gate.failures + 1, connection_id = 'c' WHERE name = 'meld'",
+    """INSERT INTO lane (subscription_id, connection_id, due_at) VALUES ('s', 'c', now())
+       ON CONFLICT (subscription_id, connection_id) DO UPDATE SET due_at = now() WHERE lane.due_at IS NULL""",
+    """INSERT INTO sweep (started_at, pages, listed, unreadable, unseen, changed, missing, examples)
+       VALUES (now(), 0, 0, 0, 0, 0, 0, '{}') RETURNING id""",
+    "SELECT value FROM counter WHERE name = 'feed' FOR UPDATE",
+    "UPDATE counter SET value = counter.value + 1 WHERE name = 'feed' RETURNING value",
+)
+"""What processes of version 0.1.0 do with the tables that have another name now, in its own words."""
+
+
+def test_processes_of_the_version_before_work_on_until_they_are_replaced(postgres_url: str) -> None:
+    """A release migrates first: to the old processes the renamed tables are there under their old names."""
+    with closing(Database(postgres_url)) as database:
+        for _twice in range(2):
+            with database.engine.begin() as connection:
+                for statement in WORK_OF_0_1_0:
+                    connection.execute(text(statement.replace(":", "\\:")))
+        with database.read() as session:
+            request = session.exec(
+                select(ReadRequestRow).where(ReadRequestRow.connection_id == "of-the-old-process")
+            ).one()
+
+    assert (request.requested, request.completed, request.lease_token) == (2, 1, None)

@@ -1,0 +1,85 @@
+"""The receivers of ``examples/`` as processes, as a consumer would run them."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from tests.support.polling import eventually
+from tests.support.servers import free_ports
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+class Receiver:
+    """A receiver, and what it has said of the events that it kept.
+
+    Args:
+        command: Its program.
+        folder: Where it keeps what it must not forget; two that share one are the same, started again.
+        secret: The secret of its subscription.
+        port: Where it listens; by default anywhere.
+    """
+
+    def __init__(self, command: Sequence[str | Path], folder: Path, secret: str, *, port: int | None = None) -> None:
+        self.port = port or free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}/events"
+        self._output = folder / f"{len(list(folder.glob('*.log')))}.log"
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={"PATH": os.environ["PATH"], "SECRET": secret, "PORT": str(self.port)},
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            eventually(self._is_listening, 30, message=f"the receiver; {self.output}")
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> Self:
+        """It listens already."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End it at once."""
+        self.kill()
+
+    @property
+    def output(self) -> str:
+        """All that it has said."""
+        return self._output.read_text()
+
+    @property
+    def kept(self) -> list[tuple[str, str]]:
+        """Sequence and connection of each event that it took for a new one, in order."""
+        lines = [line.split(" ") for line in self.output.splitlines()]
+        return [(line[0], line[2]) for line in lines]
+
+    def ask(self, request: bytes) -> bytes:
+        """Send bytes as they are, and no more; return the head of the answer, if there is one."""
+        answer = b""
+        # It may end the connection before it has everything.
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as stream, suppress(OSError):
+            stream.sendall(request)
+            stream.shutdown(socket.SHUT_WR)
+            while b"\r\n\r\n" not in answer and (chunk := stream.recv(65536)):
+                answer += chunk
+        return answer
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def _is_listening(self) -> bool:
+        assert self._process.poll() is None, self.output
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            return True
+        return False

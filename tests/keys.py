@@ -1,9 +1,0 @@
-"""Keys for tests: the present one, with its vault, and the one before it."""
-
-from cryptography.fernet import Fernet
-from pydantic import SecretStr
-
-from runtime.vault import Vault
-
-OLD, KEY = (SecretStr(Fernet.generate_key().decode()) for _ in range(2))
-VAULT = Vault([KEY])

@@ -1,0 +1,36 @@
+"""How what happened looks to people."""
+
+from typing import Any
+
+import pytest
+
+from meldwatch.cli.output import item_line
+from schemas.api_resources import Act
+from schemas.subscriptions import Delivery
+from schemas.timeline import ActItem, DeliveryItem
+from tests.support import row_factory
+
+WHEN = "2026-01-02 03:04:05"
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({}, "of 7 to s1  pending  0 attempts"),
+        ({"attempts": 1, "delivered_at": row_factory.TIME}, f"of 7 to s1  delivered at {WHEN}  1 attempt"),
+        ({"attempts": 9, "dead_at": row_factory.TIME, "error": "no"}, "of 7 to s1  dead  9 attempts: no"),
+    ],
+    ids=["pending", "delivered", "dead"],
+)
+def test_a_delivery_is_one_line(values: dict[str, Any], line: str) -> None:
+    """To whom, of which event, and what came of it."""
+    shown = DeliveryItem(at=row_factory.TIME, delivery=Delivery.from_row(row_factory.delivery(7, id=1, **values)))
+
+    assert item_line(shown) == f"{WHEN}  delivery {line}"
+
+
+def test_an_act_is_one_line() -> None:
+    """Who did what."""
+    shown = ActItem(at=row_factory.TIME, act=Act.from_row(row_factory.act(id=1, details={"n": 1})))
+
+    assert item_line(shown) == f'{WHEN}  act      connection.refreshed  by alice  {{"n": 1}}'

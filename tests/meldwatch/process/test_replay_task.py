@@ -1,0 +1,78 @@
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from meldwatch.process.replay_task import ReplayTask
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from schemas.replays import ReplayKind
+from schemas.tables import ReplayRow
+from service.replay.runner import Progress, ReplayRunner
+from tests.service.replay.replay_helpers import row_of, started
+from tests.support.polling import eventually
+from tests.support.scripted_consumer import deliveries, emit, subscribe
+from tests.support.webhook_factory import body, store
+
+
+class Clumsy(ReplayRunner):
+    """A player that fails in one way and then in another, before it does what it should."""
+
+    failures = iter(())
+
+    def play(self, replay_id: str, progress: Progress = lambda _row, _waits: None) -> ReplayRow:
+        """Fail, or play."""
+        for failure in self.failures:
+            raise failure
+        return super().play(replay_id, progress)
+
+
+@contextmanager
+def running(database: Database, kind: ReplayKind, *failures: Exception) -> Iterator[ReplayTask]:
+    is_stopping = threading.Event()
+    player = Clumsy(database=database, call=lambda _ids: None, holder="part", wait=is_stopping.wait, is_attended=False)
+    player.failures = iter(failures)
+    part = ReplayTask(player, kind, is_stopping=is_stopping)
+    part.start()
+    yield part
+    part.stop()
+
+
+def test_it_takes_up_whatever_waits(database: Database) -> None:
+    """One replay after the other, and only those of its kind."""
+    store(database, body("c1"))
+    subscribe(database)
+    emit(database, "c1")
+    first, second = started(database), started(database, rate=5)
+    events = started(database, "events", subscription="s1")
+
+    with running(database, "webhooks") as part:
+        eventually(lambda: row_of(database, second.id).finished_at is not None, 30, message="the second")
+
+    eventually(lambda: not part.is_alive(), 30, message="the end of the part")
+    assert row_of(database, first.id).done == 1
+    assert row_of(database, events.id).done == 0
+
+
+def test_it_goes_on_whatever_fails(database: Database) -> None:
+    """A database that was away, and what nobody foresaw, end neither the part nor the replay."""
+    subscribe(database)
+    emit(database, "c1")
+    replay = started(database, "events", subscription="s1")
+
+    with running(database, "events", OutOfReachError("away"), ZeroDivisionError()) as part:
+        eventually(lambda: row_of(database, replay.id).finished_at is not None, 30, message="the end")
+        assert part.is_alive()
+
+    assert [row.replay_id for row in deliveries(database)] == [None, replay.id]
+
+
+def test_it_ends_at_once(database: Database) -> None:
+    """A replay at a low rate does not hold up the end of its process; it is left where it is."""
+    store(database, body("c1"), body("c2"))
+    replay = started(database, rate=0.01)
+
+    with running(database, "webhooks") as part:
+        eventually(lambda: row_of(database, replay.id).done == 1, 30, message="the first step")
+
+    eventually(lambda: not part.is_alive(), 30, message="the end of the part")
+    assert row_of(database, replay.id).finished_at is None

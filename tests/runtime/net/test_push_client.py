@@ -1,0 +1,176 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from runtime.net.push_client import ANSWER_BYTES, EVIDENCE_BYTES, PushClient
+from runtime.net.ssrf_guard import SsrfGuard
+from schemas.push import Receipt
+from tests.runtime.net.raw_socket_server import Handler, Peer, answer, repeating, serving
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+LOCAL = SsrfGuard(["127.0.0.0/8"])
+
+
+@pytest.fixture
+def push() -> Iterator[PushClient]:
+    """The way to subscribers on this machine."""
+    made = PushClient(guard=LOCAL, connections=2, seconds=0.5, clock=lambda: NOW)
+    yield made
+    made.close()
+
+
+def send(push: PushClient, handler: Handler) -> tuple[Receipt, list[str]]:
+    with serving(handler) as server:
+        return push.send(server.url + "/hook?x=1", {"webhook-id": "e1"}, b'{"a": 1}'), server.requests
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_any_2xx_is_taken(push: PushClient, status: int) -> None:
+    """Whatever the answer says otherwise."""
+    receipt, requests = send(push, repeating(answer(status)))
+
+    assert receipt == Receipt(status)
+    assert receipt.is_taken
+    assert requests[0].startswith("POST /hook?x=1 HTTP/1.1\r\n")
+    assert "webhook-id: e1" in requests[0]
+    assert "Content-Length: 8" in requests[0]
+
+
+@pytest.mark.parametrize("status", [300, 302, 307, 400, 404, 408, 410, 429, 500, 503])
+def test_nothing_else_is(push: PushClient, status: int) -> None:
+    """A redirect is not followed; 410 is told apart."""
+    receipt, requests = send(push, repeating(answer(status, b"why", {"Location": "http://127.0.0.1:1/"})))
+
+    assert (receipt.status, receipt.response) == (status, "why")
+    assert receipt.detail == f"the consumer answered {status}"
+    assert receipt.is_gone == (status == 410)
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120),
+        ("Fri, 02 Jan 2026 00:01:00 GMT", 60),
+        ("Thu, 01 Jan 2026 00:00:00 GMT", 0),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_the_wish_for_a_pause_is_read(push: PushClient, header: str, seconds: float | None) -> None:
+    """A number, or a date; nonsense is none."""
+    receipt, _ = send(push, repeating(answer(429, headers={"Retry-After": header})))
+
+    assert receipt.retry_after == seconds
+
+
+def test_evidence_is_short_and_clean(push: PushClient) -> None:
+    """The first KiB, fit to be stored, without what looks like a credential."""
+    body = b"\x00\xff bearer abcdef123456 " + b"x" * ANSWER_BYTES * 2
+    receipt, _ = send(push, repeating(answer(500, body)))
+
+    assert receipt.response is not None
+    assert len(receipt.response) <= EVIDENCE_BYTES
+    assert receipt.response.startswith("\ufffd\ufffd ***")
+
+
+def test_a_hanging_consumer_is_left_in_time(push: PushClient) -> None:
+    """No answer is an outcome like others."""
+    receipt, _ = send(push, Peer.hang)
+
+    assert receipt == Receipt(detail="no whole answer within 0.5 s")
+
+
+def test_an_endless_answer_is_cut(push: PushClient) -> None:
+    """More than 64 KiB nobody reads; the status counts."""
+
+    def flood(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not peer.server.closing.is_set():
+            peer.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
+
+    receipt, _ = send(push, flood)
+
+    assert receipt.is_taken
+
+
+def test_connections_are_kept_and_a_push_is_not_lost_with_one(push: PushClient) -> None:
+    """A kept connection that was closed is replaced; a new one that breaks is a failure, and no second push."""
+
+    def once(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer())
+
+    def cut(peer: Peer) -> None:
+        peer.request()
+
+    with serving(once, once, cut) as server:
+        receipts = [push.send(server.url, {}, b"x") for _ in range(3)]
+
+    assert [receipt.is_taken for receipt in receipts] == [True, True, False]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("allowed", [[], ["10.0.0.0/8"], ["127.0.0.2/32"]])
+def test_every_connection_is_checked(allowed: list[str]) -> None:
+    """A host that may not be pushed to is not even connected to."""
+    push = PushClient(guard=SsrfGuard(allowed), connections=1)
+    with serving(repeating(answer())) as server:
+        receipt = push.send(server.url, {}, b"x")
+    push.close()
+
+    assert "MELDWATCH_PUSH_ALLOWED_NETWORKS" in (receipt.detail or "")
+    assert server.connections == 0
+
+
+def test_a_name_that_changes_leads_nowhere_new() -> None:
+    """The address that was looked at is the one that is connected to: it is asked for once for each connection."""
+    asked: list[str] = []
+
+    def rebind(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) == 1 else ["169.254.169.254"]
+
+    push = PushClient(guard=SsrfGuard(["127.0.0.0/8"], find=rebind), connections=1, seconds=2)
+
+    def once(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer(200, headers={"Connection": "close"}))
+
+    with serving(once) as server:
+        url = server.url.replace("127.0.0.1", "consumer.example")
+        first, second = push.send(url, {}, b"x"), push.send(url, {}, b"x")
+    push.close()
+
+    assert (first.status, second.status) == (200, None)
+    assert asked == ["consumer.example"] * 2
+    assert server.connections == 1
+    assert "Host: consumer.example:" in server.requests[0]
+
+
+def test_the_next_address_is_tried() -> None:
+    """Where nobody listens at the first one."""
+    guard = SsrfGuard(["127.0.0.0/8"], find=lambda _host, _port: ["127.99.99.99", "127.0.0.1"])
+    push = PushClient(guard=guard, connections=1, seconds=4)
+    with serving(repeating(answer())) as server:
+        receipt = push.send(server.url.replace("127.0.0.1", "h"), {}, b"x")
+    push.close()
+
+    assert receipt.is_taken
+
+
+def test_no_proxy_of_the_environment_is_asked(push: PushClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push goes to its consumer."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    receipt, _ = send(push, repeating(answer()))
+
+    assert receipt.is_taken
+
+
+@pytest.mark.parametrize("url", ["ftp://h", "h", "", "unix:/x"])
+def test_other_schemes_are_none(push: PushClient, url: str) -> None:
+    """Whatever a row holds."""
+    assert push.send(url, {}, b"x").detail == "the URL is neither https nor http"

@@ -1,0 +1,116 @@
+from datetime import UTC, datetime
+
+import pytest
+from starlette.datastructures import QueryParams
+
+from schemas.api_queries import ConnectionQuery, EventQuery, Query, WebhookQuery
+from service.errors import QueryError
+from service.http.query_params import read_query
+from tests.service.conftest import Api
+
+
+def test_defaults_hold_where_nothing_is_asked() -> None:
+    """A page has 100 items, the feed begins at its beginning, and nobody waits."""
+    assert EventQuery(limit=100, after=0, wait=0) == read_query(QueryParams(""), EventQuery)
+
+
+@pytest.mark.parametrize("limit", ["1", "1000"])
+def test_bounds_are_within(limit: str) -> None:
+    """The least and the greatest limit are taken."""
+    assert int(limit) == read_query(QueryParams({"limit": limit}), ConnectionQuery).limit
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "value"),
+    [
+        *((ConnectionQuery, "limit", value) for value in ("0", "1001", "-1", "", "ten", "1.5", "9" * 5000, "NaN")),
+        *((ConnectionQuery, "after", value) for value in ("", "\x00", "x" * 3001)),
+        *((ConnectionQuery, "status", value) for value in ("", "A\x00", "x" * 3001)),
+        *((EventQuery, "after", value) for value in ("-1", str(2**63), "1e3", "null", "")),
+        *((EventQuery, "wait", value) for value in ("-0.1", "30.1", "inf", "nan", "1e999", "")),
+        (EventQuery, "type", "connection.exploded"),
+        *((WebhookQuery, "state", value) for value in ("", "done", "PENDING")),
+        *((WebhookQuery, "after", value) for value in ("-1", "1" * 19, "x", "")),
+        *((WebhookQuery, "since", value) for value in ("", "yesterday", "1767323045", "2026-13-01T00:00:00Z", "\x00")),
+        (WebhookQuery, "until", "9999-12-31T23:59:59-14:00"),
+        (WebhookQuery, "until", "0001-01-01T00:00:00+14:00"),
+    ],
+)
+def test_out_of_bounds_is_named(shape: type[Query], name: str, value: str) -> None:
+    """Whatever cannot be asked is refused with the parameter's name, and goes nowhere near the database."""
+    with pytest.raises(QueryError, match=f"^'{name}': "):
+        read_query(QueryParams({name: value}), shape)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-01-02T03:04:05Z", "2026-01-02T04:04:05+01:00", "2026-01-02T04:04:05 01:00", "2026-01-02T03:04:05"],
+)
+def test_times_are_iso(text: str) -> None:
+    """With an offset, with one whose plus was not escaped, or in UTC where none is said."""
+    expected = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    assert expected == read_query(QueryParams({"since": text}), WebhookQuery).since
+
+
+def test_a_day_is_its_first_moment() -> None:
+    """A date alone can be asked with."""
+    expected = datetime(2026, 1, 2, tzinfo=UTC)
+
+    assert expected == read_query(QueryParams({"since": "2026-01-02"}), WebhookQuery).since
+
+
+def test_an_unknown_parameter_is_named_with_those_there_are() -> None:
+    """A typing error in a filter must not answer with everything."""
+    with pytest.raises(QueryError) as caught:
+        read_query(QueryParams({"stauts": "ACTIVE"}), ConnectionQuery)
+
+    expected = (
+        "'stauts' is no parameter here. There are: limit, status, customer_id, external_customer_id, institution_id,"
+        " after."
+    )
+    assert expected == str(caught.value)
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    """Two values for one filter: either would be a guess."""
+    with pytest.raises(QueryError, match=r"^'status' is given more than once"):
+        read_query(QueryParams([("status", "A"), ("status", "B")]), ConnectionQuery)
+
+
+def test_routes_without_parameters_say_so() -> None:
+    """The unknown is refused where nothing can be asked."""
+    with pytest.raises(QueryError, match="There are none"):
+        read_query(QueryParams({"a": "b"}), Query)
+
+
+def test_a_long_tale_is_answered_shortly() -> None:
+    """Thousands of unknown names do not come back."""
+    with pytest.raises(QueryError) as caught:
+        read_query(QueryParams({f"{n}" * 200: "" for n in range(1000, 3000)}), Query)
+
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/connections?limit=0",
+        "/api/connections?status=%00",
+        "/api/connections/c1?verbose=1",
+        "/api/events?wait=31",
+        "/api/webhooks?since=x",
+        "/api/webhooks/e1?%ff=%ff",
+        "/api/connections?" + "a=b&" * 5000,
+    ],
+)
+def test_a_bad_query_is_422(api: Api, path: str) -> None:
+    """The caller is told so, with a problem."""
+    response = api.reader.get(path)
+
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_the_right_is_asked_before_the_query(api: Api) -> None:
+    """Who may not read learns nothing of what may be asked."""
+    assert api.anonymous.get("/api/connections?stauts=1").status_code == 401

@@ -1,0 +1,36 @@
+from datetime import timedelta
+
+from runtime.clock import utcnow
+from runtime.database import Database
+from service.monitoring import read_backlog
+from tests.support import row_factory
+
+
+def test_nothing_is_due_at_first(database: Database) -> None:
+    """No job, no age."""
+    with database.read() as session:
+        measured = read_backlog.measure(database, session)
+
+    assert read_backlog.ReadBacklog(jobs=0, oldest_seconds=0) == measured
+
+
+def test_what_is_due_is_counted_and_the_oldest_is_timed(database: Database) -> None:
+    """Owed, due by now, and at nobody's hands; what is done, not yet due, given up or leased is not."""
+    now = utcnow()
+    past, future = now - timedelta(seconds=60), now + timedelta(seconds=60)
+    older = now - timedelta(seconds=90)
+    row_factory.store(
+        database,
+        row_factory.job("due", requested=1, due_at=past),
+        row_factory.job("oldest", requested=3, completed=1, due_at=older),
+        row_factory.job("lease ran out", requested=1, due_at=past, leased_until=past),
+        row_factory.job("leased", requested=1, due_at=older - timedelta(hours=1), leased_until=future),
+        row_factory.job("done", requested=1, completed=1, due_at=older - timedelta(hours=1)),
+        row_factory.job("later", requested=1, due_at=future),
+        row_factory.job("dead", requested=1, failed_at=past),
+    )
+
+    with database.read() as session:
+        measured = read_backlog.measure(database, session)
+
+    assert (measured.jobs, 90 <= measured.oldest_seconds < 100) == (3, True)

@@ -1,0 +1,385 @@
+import itertools
+import random
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from runtime.queues import reads
+from schemas import tables
+from schemas.meld.connection import LONGEST_ID, LONGEST_KEPT, Snapshot
+from schemas.meld.read_outcome import ListPage, PageOutcome, Refused, Throttled, Unavailable
+from schemas.tables import ConnectionRow, ReadRequestRow, ReconcileRunRow
+from service.reconcile.report import ReconcileReport
+from service.reconcile.run import FAILED_SECONDS, BusyError, Reconcile
+from tests.support.scripted_meld import ScriptedReader, document, found, refresh_on
+from tests.support.webhook_factory import body, store
+from workers.refetch.bulk_import import BulkImport
+
+SIZE = 3
+
+
+class Listing:
+    """A Meld that lists what it is given, page by page, and fails as scripted: implements the lister's port."""
+
+    def __init__(self, *documents: dict[str, Any]) -> None:
+        self.documents = list(documents)
+        self.failures: list[PageOutcome] = []
+        self.calls = 0
+        self.before_page: Callable[[int], None] = lambda _page: None
+
+    def page(self, *, after: str | None = None) -> PageOutcome:
+        """Answer with a page, or the next failure."""
+        self.calls += 1
+        self.before_page(self.calls)
+        if self.failures:
+            return self.failures.pop(0)
+        start = int(after) if after is not None else 0
+        items = self.documents[start : start + SIZE]
+        end = start + len(items)
+        snapshots = tuple(Snapshot.from_document(item) for item in items)
+        return ListPage(snapshots, 0, str(end) if end < len(self.documents) else None)
+
+
+@pytest.fixture
+def make(database: Database) -> Callable[..., Reconcile]:
+    """Make a reconcile as a process would."""
+    numbers = itertools.count(1)
+
+    def make(
+        listing: Listing,
+        calls: list[str] | None = None,
+        notify: Callable[[], None] = lambda: None,
+        waits: list[float] | None = None,
+    ) -> Reconcile:
+        def wait(seconds: float) -> bool:
+            if waits is not None:
+                waits.append(seconds)
+            return _end_pauses(database)
+
+        return Reconcile(
+            database=database,
+            lister=listing,
+            adopt=BulkImport(database=database),
+            call=(calls if calls is not None else []).extend,
+            clock=utcnow,
+            holder=f"holder {next(numbers)}",
+            lease_seconds=30,
+            wait=wait,
+            notify=notify,
+        )
+
+    return make
+
+
+def _end_pauses(database: Database) -> bool:
+    past = datetime.now(UTC) - timedelta(hours=1)
+    with database.write() as session:
+        is_paused = col(tables.CircuitBreakerRow.paused_until).is_not(None)
+        session.exec(update(tables.CircuitBreakerRow).where(is_paused).values(paused_until=past))
+    return False
+
+
+def many(count: int, **fields: Any) -> list[dict[str, Any]]:
+    return [document(f"c{number:03}", **fields) for number in range(count)]
+
+
+def rows(database: Database, table: type[Any]) -> list[Any]:
+    with database.read() as session:
+        return list(session.exec(select(table)).all())
+
+
+def owed(database: Database) -> list[str]:
+    return sorted(job.connection_id for job in rows(database, ReadRequestRow) if job.requested > job.completed)
+
+
+def test_a_new_mirror_is_filled_from_the_list(database: Database, make: Callable[..., Reconcile]) -> None:
+    """Connections never seen are taken from the list: one call a page, an event each, and no read is owed."""
+    listing = Listing(*many(7))
+
+    report = make(listing).run()
+
+    assert report.drift == {"unseen": 7, "changed": 0, "missing": 0}
+    assert (report.pages, report.listed, listing.calls) == (3, 7, 3)
+    assert sorted(row.id for row in rows(database, ConnectionRow)) == [f"c{number:03}" for number in range(7)]
+    assert {row.data["cause"]["trigger"] for row in rows(database, tables.EventRow)} == {"reconcile"}
+    assert len(rows(database, tables.EventRow)) == 7
+    assert owed(database) == []
+
+
+def test_what_it_tells_is_told_at_once(database: Database, make: Callable[..., Reconcile]) -> None:
+    """Readers of the feed hear of each page that brought something in, after its commit."""
+    seen: list[int] = []
+
+    def look() -> None:
+        with database.read() as session:
+            seen.append(len(session.exec(select(tables.EventRow)).all()))
+
+    listing = Listing(*many(SIZE + 1))
+    make(listing, notify=look).run()
+    make(listing, notify=look).run()
+
+    assert seen == [SIZE, SIZE + 1]
+
+
+def test_a_true_mirror_has_no_drift(make: Callable[..., Reconcile]) -> None:
+    """A second reconcile of an unchanged Meld finds nothing."""
+    listing = Listing(*many(4))
+    make(listing).run()
+
+    assert make(listing).run().is_clean
+
+
+def test_what_differs_is_read_again(database: Database, make: Callable[..., Reconcile]) -> None:
+    """What Meld lists otherwise, and what it lists no more, is raised; the mirror waits for the reads."""
+    make(Listing(*many(4))).run()
+    calls: list[str] = []
+
+    report = make(Listing(*many(2), document("c002", "DEGRADED")), calls).run()
+
+    assert report.drift == {"unseen": 0, "changed": 1, "missing": 1}
+    assert report.examples == {"changed": ["c002"], "missing": ["c003"]}
+    assert owed(database) == ["c002", "c003"]
+    assert sorted(calls) == ["c002", "c003"]
+    assert {row.status for row in rows(database, ConnectionRow)} == {"ACTIVE"}
+
+
+def test_what_is_on_its_way_is_no_drift(database: Database, make: Callable[..., Reconcile]) -> None:
+    """A connection whose webhook waits for its read is left to that read, seen before or not."""
+    make(Listing(*many(2))).run()
+    store(database, body("c001"), body("c002"))
+
+    report = make(Listing(*many(1), document("c001", "DEGRADED"), document("c002"))).run()
+
+    assert report.is_clean
+    assert owed(database) == ["c001", "c002"]
+
+
+def test_the_dead_are_not_missed(make: Callable[..., Reconcile]) -> None:
+    """DELETED and EXPIRED connections that Meld lists no more are no drift."""
+    make(Listing(document("a", "DELETED"), document("b", "EXPIRED"))).run()
+
+    assert make(Listing()).run().is_clean
+
+
+def test_a_listed_connection_whose_reads_were_given_up_is_asked_for_again(
+    database: Database, make: Callable[..., Reconcile]
+) -> None:
+    """Meld answered 404 for a while: its list says that it is worth while again, whatever the mirror has of it."""
+    make(Listing(document("known"), document("changed"))).run()
+    with database.write() as session:
+        reads.raise_jobs(database, session, ["known", "changed", "new"], "webhook")
+        session.exec(update(ReadRequestRow).values(failed_at=datetime.now(UTC), due_at=None))
+
+    report = make(Listing(document("known"), document("changed", status="OTHER"), document("new"))).run()
+
+    assert report.drift == {"unseen": 1, "changed": 1, "missing": 0}
+    assert {job.connection_id for job in rows(database, ReadRequestRow) if job.due_at is not None} == {
+        "known",
+        "changed",
+        "new",
+    }
+
+
+def test_the_longest_values_that_are_taken_can_be_stored(database: Database, make: Callable[..., Reconcile]) -> None:
+    """Whatever Meld lists, no index of the database stops a reconcile at its page."""
+    chance = random.Random(1)
+    # Of many characters of four bytes each, so that no database makes it shorter.
+    longest = "".join(chr(chance.randint(0x10000, 0x1F600)) for _ in range(LONGEST_KEPT // 4))
+    id_, other = ("".join(chr(chance.randint(0x20000, 0x2A6D0)) for _ in range(LONGEST_ID)) for _ in range(2))
+    names = ("customerId", "externalCustomerId", "institutionId")
+    fields = {"activeDuplicateConnectionId": other, "duplicateConnectionIds": [other], **dict.fromkeys(names, longest)}
+
+    report = make(Listing(document(id_, longest, **fields), document("next"))).run()
+
+    assert report.drift["unseen"] == 2
+    assert {row.customer_id for row in rows(database, ConnectionRow)} == {longest, "cust"}
+
+
+def test_a_group_is_taken_from_the_list_without_a_read(database: Database, make: Callable[..., Reconcile]) -> None:
+    """Members of one group on one page, or on several, raise nobody."""
+    ids = [f"g{number}" for number in range(5)]
+    group = [
+        document(id_, activeDuplicateConnectionId="g0", duplicateConnectionIds=[other for other in ids if other != id_])
+        for id_ in ids
+    ]
+
+    make(Listing(*group)).run()
+
+    assert owed(database) == []
+
+
+def test_one_that_was_killed_goes_on_behind_its_last_page(database: Database, make: Callable[..., Reconcile]) -> None:
+    """After an interruption the next run reads the rest alone, and its report counts all."""
+    listing = Listing(*many(8))
+
+    def die(page: int) -> None:
+        if page == 3:
+            raise KeyboardInterrupt
+
+    listing.before_page = die
+    with pytest.raises(KeyboardInterrupt):
+        make(listing).run()
+    listing.before_page = lambda _page: None
+
+    report = make(listing).run()
+
+    assert (report.drift["unseen"], listing.calls) == (8, 4)
+    assert len(rows(database, ReconcileRunRow)) == 1
+
+
+def test_one_runs_at_a_time(make: Callable[..., Reconcile]) -> None:
+    """While one process reconciles, another is told so."""
+    listing = Listing(*many(3))
+    refused: list[BaseException] = []
+
+    def second(_page: int) -> None:
+        try:
+            make(Listing()).run()
+        except BusyError as error:
+            refused.append(error)
+
+    listing.before_page = second
+    make(listing).run()
+
+    assert len(refused) == 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Throttled(3),
+        Throttled(None),
+        Refused("Meld answered 401"),
+        Unavailable("Meld answered 500"),
+        Unavailable("Meld answered 503", 30),
+    ],
+    ids=repr,
+)
+def test_failures_are_waited_out(make: Callable[..., Reconcile], failure: PageOutcome) -> None:
+    """A page that cannot be read is asked for again; pauses are heeded and ended by the next good answer."""
+    listing = Listing(*many(2))
+    listing.failures = [failure] * 3
+
+    report = make(listing).run()
+
+    assert (report.listed, listing.calls) == (2, 4)
+
+
+def test_what_meld_asks_for_is_given(database: Database, make: Callable[..., Reconcile]) -> None:
+    """A list that is away and says for how long is left alone so long, and the turn is kept; reads are not paused."""
+    listing = Listing(*many(2))
+    listing.failures = [Unavailable("Meld answered 503", 12)]
+    waits: list[float] = []
+
+    make(listing, waits=waits).run()
+
+    assert waits == [FAILED_SECONDS, FAILED_SECONDS, 12 - 2 * FAILED_SECONDS]
+    assert [row.since for row in rows(database, tables.CircuitBreakerRow)] == [None]
+
+
+def test_a_meld_that_stays_away_ends_it(make: Callable[..., Reconcile]) -> None:
+    """After ten failures in a row it ends with what is out of reach; the next run goes on."""
+    listing = Listing(*many(2))
+    listing.failures = [Unavailable("Meld answered 500")] * 10
+
+    with pytest.raises(OutOfReachError):
+        make(listing).run()
+
+    assert make(listing).run().listed == 2
+
+
+def test_items_that_shift_between_pages_are_taken_once(database: Database, make: Callable[..., Reconcile]) -> None:
+    """An item that stands on two pages is one connection and one event; a list that goes in a circle ends."""
+    listing = Listing(*many(4), *many(4))
+
+    make(listing).run()
+
+    assert len(rows(database, ConnectionRow)) == 4
+    assert len(rows(database, tables.EventRow)) == 4
+
+
+def test_it_is_due_after_its_time(database: Database, make: Callable[..., Reconcile]) -> None:
+    """Not at the first look, not before its time, and at once where one was interrupted."""
+    reconcile = make(Listing())
+    first = reconcile.is_due(3600)
+    with database.write() as session:
+        session.exec(update(tables.TaskLeaseRow).values(ran_at=datetime.now(UTC) - timedelta(hours=2)))
+    later = reconcile.is_due(3600)
+    reconcile.run()
+    after = reconcile.is_due(3600)
+    with database.write() as session:
+        session.exec(update(ReconcileRunRow).values(finished_at=None))
+
+    assert (first, later, after, reconcile.is_due(3600)) == (False, True, False, True)
+
+
+def test_webhooks_during_a_reconcile_are_not_overtaken(database: Database, make: Callable[..., Reconcile]) -> None:
+    """A webhook that is stored while a page is read leaves its read owed, whatever the page says."""
+    listing = Listing(document("c000"), document("c001"))
+    listing.before_page = lambda _page: store(database, body("c000")) and None
+
+    make(listing).run()
+
+    assert owed(database) == ["c000"]
+
+
+def test_two_at_once_do_everything_once(database: Database, make: Callable[..., Reconcile]) -> None:
+    """Two processes that try to reconcile at once fill the mirror once."""
+    reports: list[ReconcileReport | None] = []
+
+    def run() -> None:
+        try:
+            reports.append(make(Listing(*many(9))).run())
+        except BusyError:
+            reports.append(None)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(rows(database, tables.EventRow)) == 9
+    assert sum(report.drift["unseen"] for report in reports if report) == 9
+
+
+def test_a_read_during_a_reconcile_is_not_overwritten(database: Database, make: Callable[..., Reconcile]) -> None:
+    """A connection first read while an older page is on its way keeps what the read saw, and nothing is told twice."""
+    reader = ScriptedReader()
+    reader.answers["c000"] = found("c000", "DEGRADED")
+    refresh = refresh_on(database, reader)
+
+    def read(_page: int) -> None:
+        store(database, body("c000"))
+        refresh.refresh("c000")
+
+    listing = Listing(document("c000", "ACTIVE"))
+    listing.before_page = read
+
+    report = make(listing).run()
+
+    assert report.is_clean
+    assert [row.status for row in rows(database, ConnectionRow)] == ["DEGRADED"]
+    assert len(rows(database, tables.EventRow)) == 1
+
+
+def test_an_operators_reconcile_is_noted(database: Database, make: Callable[..., Reconcile]) -> None:
+    """With the lease it takes; not one that is due by itself, nor one that another one stands in the way of."""
+    make(Listing(*many(1))).run()
+    make(Listing(*many(1))).run(who="alice")
+    with database.write() as session:
+        session.exec(update(tables.TaskLeaseRow).values(holder="other", until=datetime.now(UTC) + timedelta(hours=1)))
+    with pytest.raises(BusyError):
+        make(Listing(*many(1))).run(who="bob")
+
+    (act,) = rows(database, tables.AuditRow)
+    (_first, second) = rows(database, ReconcileRunRow)
+    assert (act.who, act.act, act.subject) == ("alice", "reconcile.begun", str(second.id))

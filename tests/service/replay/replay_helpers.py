@@ -1,0 +1,58 @@
+"""Replays in tests: started and played as processes would."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from sqlmodel import select
+
+from runtime.database import Database
+from schemas import tables
+from schemas.replays import NewReplay, Replay
+from service.replay.manage import ReplayManager
+from service.replay.runner import STEPS, ReplayRunner, Steps
+
+WHO = "alice"
+_NUMBERS = itertools.count(1)
+
+
+def replays_on(database: Database) -> ReplayManager:
+    """Return what is done with replays, as a process would make it."""
+    return ReplayManager(database=database, new_id=lambda: f"replay-{next(_NUMBERS):06}")
+
+
+def player_on(
+    database: Database,
+    calls: list[str] | None = None,
+    *,
+    wait: Callable[[float], bool] = lambda _seconds: False,
+    is_attended: bool = False,
+    steps: Steps = STEPS,
+) -> ReplayRunner:
+    """Return what plays replays, in a process of its own."""
+    return ReplayRunner(
+        database=database,
+        call=(calls if calls is not None else []).extend,
+        holder=f"player {next(_NUMBERS)}",
+        wait=wait,
+        is_attended=is_attended,
+        steps=steps,
+    )
+
+
+def started(database: Database, kind: str = "webhooks", *, is_attended: bool = False, **wish: Any) -> Replay:
+    """Start a replay; without a filter of everything."""
+    made = NewReplay.model_validate({"kind": kind, "all": True, **wish})
+    return replays_on(database).start(made, who=WHO, is_attended=is_attended)
+
+
+def row_of(database: Database, replay_id: str) -> tables.ReplayRow:
+    """Return a replay's row."""
+    with database.read() as session:
+        return session.get_one(tables.ReplayRow, replay_id)
+
+
+def acts(database: Database) -> list[tuple[str, str, str | None]]:
+    """Return what was done by whom to what."""
+    with database.read() as session:
+        return [(row.act, row.who, row.subject) for row in session.exec(select(tables.AuditRow)).all()]

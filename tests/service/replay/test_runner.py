@@ -1,0 +1,358 @@
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from schemas.tables import ReadRequestRow, ReplayRow, TaskLeaseRow
+from service.replay.runner import HOLD_SECONDS, LEASE_SECONDS, STEPS, TURN, ReplayRunner, TakenError
+from tests.service.replay.replay_helpers import WHO, player_on, replays_on, row_of, started
+from tests.support.scripted_consumer import deliveries, emit, subscribe
+from tests.support.scripted_meld import ScriptedReader, refresh_on
+from tests.support.webhook_factory import body, store
+
+
+class Died(BaseException):
+    """The process was killed."""
+
+
+def settled(database: Database, count: int) -> None:
+    """Store webhooks of so many connections, and have them all read."""
+    store(database, *(body(f"c{number:03}", newStatus="ACTIVE") for number in range(count)))
+    refresh = refresh_on(database, ScriptedReader())
+    for number in range(count):
+        refresh.refresh(f"c{number:03}")
+
+
+def asked_for(database: Database, replay_id: str) -> list[str]:
+    with database.read() as session:
+        mine = (
+            select(ReadRequestRow.connection_id)
+            .where(ReadRequestRow.replay_id == replay_id)
+            .order_by(col(ReadRequestRow.connection_id))
+        )
+        return list(session.exec(mine).all())
+
+
+def requested(database: Database) -> list[int]:
+    """Return how often each connection was asked for."""
+    with database.read() as session:
+        return list(session.exec(select(ReadRequestRow.requested).order_by(col(ReadRequestRow.connection_id))).all())
+
+
+def leases(database: Database) -> list[TaskLeaseRow]:
+    with database.read() as session:
+        return list(session.exec(select(TaskLeaseRow)).all())
+
+
+def end_leases(database: Database) -> None:
+    with database.write() as session:
+        session.exec(update(TaskLeaseRow).values(until=database.now(-1)))
+
+
+def after(steps: int, act: Callable[[], Any]) -> Callable[[float], bool]:
+    """Return what waits, and does something after so many rests between steps; it ends where that says so."""
+    rests = iter(range(10**6))
+
+    def wait(seconds: float) -> bool:
+        return bool(seconds and next(rests) == steps and act())
+
+    return wait
+
+
+def die() -> bool:
+    raise Died
+
+
+def test_a_replay_comes_to_its_end(database: Database) -> None:
+    """Every connection is asked for once, in steps of a second, and its lease is gone."""
+    settled(database, 7)
+    rests: list[float] = []
+    calls: list[str] = []
+    progress: list[tuple[int, int | None]] = []
+    replay = started(database, rate=3)
+    player = player_on(database, calls, wait=lambda seconds: bool(seconds and rests.append(seconds)))
+
+    row = player.play(replay.id, lambda row, _waits: progress.append((row.done, row.total)))
+
+    assert (row.done, row.total, row.finished_at is not None, row.error) == (7, 7, True, None)
+    assert asked_for(database, replay.id) == sorted(calls) == [f"c{number:03}" for number in range(7)]
+    assert (rests, progress) == ([1.0, 1.0], [(3, 7), (6, 7), (7, 7)])
+    assert leases(database) == []
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_one_that_was_killed_goes_on_where_it_was(database: Database, steps: int) -> None:
+    """Wherever it dies: whoever takes it up asks for each connection that was not asked for, and for no other."""
+    settled(database, 7)
+    before = requested(database)
+    replay = started(database, rate=2)
+    with suppress(Died):
+        player_on(database, wait=after(steps, die)).play(replay.id)
+    done = row_of(database, replay.id).done
+    end_leases(database)
+
+    second = player_on(database)
+    row = second.play(second.due("webhooks") or replay.id)
+
+    assert done == min(2 * (steps + 1), 7)
+    assert (row.done, row.finished_at is not None) == (7, True)
+    assert requested(database) == [number + 1 for number in before]
+
+
+@pytest.mark.parametrize("kind", ["webhooks", "events"])
+def test_a_step_that_is_not_committed_was_not_done(database: Database, kind: str) -> None:
+    """The place where a step ends and what it did are one commit: of one that fails neither is there."""
+    settled(database, 2)
+    subscribe(database)
+    emit(database, "c000", "c001")
+    told = len(deliveries(database))
+    replay = started(database, kind, **({"subscription": "s1"} if kind == "events" else {}))
+    before = requested(database)
+
+    def fail(*arguments: Any) -> Any:
+        STEPS[kind](*arguments)
+        raise OutOfReachError
+
+    with pytest.raises(OutOfReachError):
+        player_on(database, steps={kind: fail}).play(replay.id)
+    row = row_of(database, replay.id)
+    left = (row.after, row.done, requested(database), len(deliveries(database)))
+    done = player_on(database).play(replay.id).done
+
+    assert left == ("", 0, before, told)
+    assert done == row_of(database, replay.id).total
+
+
+def test_one_is_at_it_at_a_time(database: Database) -> None:
+    """While somebody is at a replay nobody else can be; who was not heard of for long is replaced."""
+    settled(database, 4)
+    replay = started(database, rate=1)
+    outcomes: list[str | None] = []
+
+    def intrude() -> bool:
+        other = player_on(database)
+        outcomes.append(other.due("webhooks"))
+        with pytest.raises(TakenError):
+            other.play(replay.id)
+        return False
+
+    row = player_on(database, wait=after(1, intrude)).play(replay.id)
+
+    assert outcomes == [None]
+    assert row.done == 4
+
+
+def test_who_comes_back_too_late_does_nothing(database: Database) -> None:
+    """One that was replaced, because nothing was heard of it, finds out before its next step."""
+    settled(database, 4)
+    before = requested(database)
+    replay = started(database, rate=1)
+
+    def be_replaced() -> bool:
+        end_leases(database)
+        player_on(database).play(replay.id)
+        return False
+
+    row = player_on(database, wait=after(0, be_replaced)).play(replay.id)
+
+    assert (row.done, row.finished_at is not None) == (4, True)
+    assert requested(database) == [number + 1 for number in before]
+
+
+def test_several_processes_do_everything_once(database: Database) -> None:
+    """However many look for replays at once, each replay is gone through once."""
+    settled(database, 30)
+    before = requested(database)
+    ids = [started(database, rate=7).id for _ in range(3)]
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        player = player_on(database)
+        start.wait()
+        while any(row_of(database, id_).finished_at is None for id_ in ids):
+            due = player.due("webhooks")
+            with suppress(TakenError):
+                if due is not None:
+                    player.play(due)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [row_of(database, id_).done for id_ in ids] == [30, 30, 30]
+    assert requested(database) == [number + 3 for number in before]
+
+
+def test_it_is_stopped_and_resumed(database: Database) -> None:
+    """Stopped by an operator it makes no further step; resumed it goes on behind its last."""
+    settled(database, 6)
+    replay = started(database, rate=2)
+    replays = replays_on(database)
+    player = player_on(database, wait=after(0, lambda: bool(replays.stop(replay.id, who=WHO)) and False))
+    stopped = player.play(replay.id)
+    waiting = player.due("webhooks")
+
+    replays.resume(replay.id, who=WHO)
+    resumed = player_on(database)
+    row = resumed.play(resumed.due("webhooks") or "")
+
+    assert (stopped.done, stopped.finished_at, waiting) == (2, None, None)
+    assert (row.done, row.stopped_at, row.finished_at is not None) == (6, None, True)
+
+
+def test_it_ends_with_its_process(database: Database) -> None:
+    """A process that is told to end leaves the replay to the next one, which need not wait for a lease."""
+    settled(database, 6)
+    replay = started(database, rate=2)
+
+    row = player_on(database, wait=after(1, lambda: True)).play(replay.id)
+
+    assert (row.done, row.finished_at, row.stopped_at) == (4, None, None)
+    assert player_on(database).due("webhooks") == replay.id
+
+
+def test_a_long_rest_keeps_the_lease_and_hears_a_stop(database: Database) -> None:
+    """At a very low rate nobody else takes it up meanwhile, and to stop it takes seconds."""
+    settled(database, 3)
+    replay = started(database, rate=0.01)
+    rests: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        if seconds:
+            rests.append(seconds)
+            assert player_on(database).due("webhooks") is None
+        if len(rests) == 2:
+            replays_on(database).stop(replay.id, who=WHO)
+        return False
+
+    row = player_on(database, wait=wait).play(replay.id)
+
+    assert rests == [HOLD_SECONDS, HOLD_SECONDS]
+    assert HOLD_SECONDS < LEASE_SECONDS
+    assert (row.done, row.finished_at) == (1, None)
+
+
+def test_an_attended_one_is_not_taken_up_by_the_service(database: Database) -> None:
+    """What an operator's command runs is run by nobody else, until it is handed over; then the command ends."""
+    settled(database, 4)
+    replay = started(database, rate=1, is_attended=True)
+    service = player_on(database)
+    dues: list[str | None] = [service.due("webhooks")]
+
+    def hand_over() -> bool:
+        replays_on(database).resume(replay.id, who=WHO)
+        dues.append(service.due("webhooks"))
+        return False
+
+    attended = player_on(database, wait=after(1, hand_over), is_attended=True).play(replay.id)
+    dues.append(service.due("webhooks"))
+    row = service.play(replay.id)
+
+    assert dues == [None, None, replay.id]
+    assert (attended.done, attended.finished_at, row.done) == (2, None, 4)
+
+
+def test_one_that_was_killed_is_waited_for(database: Database) -> None:
+    """Who resumes a replay by hand need not try again until the lease of the dead has ended."""
+    settled(database, 2)
+    replay = started(database, rate=1, is_attended=True)
+    with suppress(Died):
+        player_on(database, wait=after(0, die), is_attended=True).play(replay.id)
+    with database.write() as session:
+        session.exec(update(TaskLeaseRow).values(holder="dead", until=database.now(LEASE_SECONDS)))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        end_leases(database)
+        return False
+
+    row = player_on(database, wait=wait, is_attended=True).play(replay.id)
+
+    assert waits[0] == 1.0
+    assert row.done == 2
+
+
+def test_who_lives_is_not_waited_for_for_ever(database: Database) -> None:
+    """One that is at it in another terminal keeps it; the second is told so."""
+    settled(database, 2)
+    replay = started(database, is_attended=True)
+    with database.write() as session:
+        held = {"holder": "other", "until": database.now(3600)}
+        session.exec(database.insert(TaskLeaseRow).values(name=f"{TURN}{replay.id}", **held))
+    waits: list[float] = []
+
+    with pytest.raises(TakenError, match="Another process"):
+        player_on(database, wait=lambda seconds: bool(waits.append(seconds)), is_attended=True).play(replay.id)
+    assert LEASE_SECONDS < sum(waits) < 2 * LEASE_SECONDS
+
+
+def test_a_broker_that_is_away_costs_nothing(database: Database) -> None:
+    """Workers that cannot be called are called by the clock, as ever."""
+    settled(database, 3)
+    replay = started(database)
+
+    def call(_ids: object) -> None:
+        raise OutOfReachError
+
+    player = ReplayRunner(database=database, call=call, holder="h", wait=lambda _seconds: False, is_attended=False)
+
+    assert player.play(replay.id).done == 3
+
+
+def test_the_oldest_that_waits_is_due(database: Database) -> None:
+    """In the order in which they were started, each kind by itself; what is over is not due."""
+    subscribe(database)
+    first, second = started(database).id, started(database).id
+    events = started(database, "events", subscription="s1").id
+    player = player_on(database)
+    dues = [player.due("webhooks"), player.due("events")]
+    player.play(first)
+
+    assert dues == [first, events]
+    assert player.due("webhooks") == second
+
+
+def test_what_comes_after_it_began_is_not_of_it(database: Database) -> None:
+    """A replay is about what there was when it began: later webhooks are read by themselves."""
+    settled(database, 2)
+    replay = started(database)
+    settled(database, 5)
+
+    row = player_on(database).play(replay.id)
+
+    assert (row.total, row.done) == (2, 2)
+
+
+def test_a_replay_of_many_is_counted_and_walked_in_looks(database: Database) -> None:
+    """More connections than one look covers are all asked for, once each."""
+    subscribe(database)
+    emit(database, *(f"c{number:04}" for number in range(450)))
+    replay = started(database, "events", subscription="s1")
+
+    row = player_on(database).play(replay.id)
+
+    again = [each.connection_id for each in deliveries(database) if each.replay_id == replay.id]
+    assert (row.total, row.done) == (450, 450)
+    assert again == [f"c{number:04}" for number in range(450)]
+
+
+def test_no_replay_is_left_with_a_lease_of_its_own(database: Database) -> None:
+    """What is over leaves no lease behind, also where somebody looks at it once more."""
+    replay = started(database)
+    player_on(database).play(replay.id)
+
+    again = player_on(database).play(replay.id)
+
+    assert again.finished_at is not None
+    assert leases(database) == []
+    with database.read() as session:
+        assert len(session.exec(select(ReplayRow)).all()) == 1

@@ -1,0 +1,63 @@
+"""The feed on a real server, without the rest of the service."""
+
+from typing import Any
+
+import httpx2
+
+from meldwatch.process.http_server import HttpServer
+from runtime.database import Database
+from runtime.metrics import Metrics
+from service.app import assemble
+from service.feed.notifier import FeedNotifier
+from service.http.auth import TokenAuth
+from service.http.threadpool import ThreadPool
+from service.resources.event_stream import EventStreams
+from service.resources.events import Events
+from tests.service.conftest import READ, Parts
+from tests.support.sse_reader import Reader
+
+
+class Service:
+    """A real server with the stream, made for this test, and its readers."""
+
+    def __init__(self, database: Database, **values: Any) -> None:
+        port = values.pop("port", 0)
+        self.database = database
+        self.metrics = Metrics()
+        self.feed = FeedNotifier(database=database, poll_seconds=values.pop("poll_seconds", 0.05))
+        threads = ThreadPool()
+        events = Events(database=database, threads=threads, growth=self.feed)
+        self.streams = EventStreams(
+            database=database, threads=threads, events=events, growth=self.feed, metrics=self.metrics, **values
+        )
+        settings = Parts(database=database).settings
+        access = TokenAuth(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens)
+        app = assemble((*events.operations(), *self.streams.operations()), access)
+        self.server = HttpServer(app, host="127.0.0.1", port=port, on_stop=self.feed.close)
+        self.server.start()
+        self._readers: list[Reader] = []
+
+    def read(self, token: str = READ, **values: Any) -> Reader:
+        """Open a stream; it is told where it begins by then."""
+        reader = Reader(self.server.url, token, **values)
+        self._readers.append(reader)
+        if reader.status == 200:
+            reader.wait_for_begin()
+        return reader
+
+    def events(self, **query: Any) -> list[dict[str, Any]]:
+        """Return what the list says."""
+        headers = {"Authorization": f"Bearer {READ}"}
+        answer = httpx2.get(self.server.url + "/api/events", params={"limit": 1000, **query}, headers=headers)
+        return list(answer.json()["events"])
+
+    def open(self) -> int:
+        """Return how many streams are open, as the metric shows."""
+        return int(self.metrics.registry.get_sample_value("meldwatch_streams") or 0)
+
+    def close(self) -> None:
+        """End it, with its readers."""
+        for reader in self._readers:
+            reader.close()
+        if self.server.is_alive():
+            self.server.stop()

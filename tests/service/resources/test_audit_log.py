@@ -1,0 +1,142 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from schemas.tables import DeliveryRow
+from tests.service.conftest import WHO, Api
+from tests.support import row_factory
+from tests.support.scripted_consumer import emit
+
+URL = "https://consumer.example:8443/events/hush?token=hush"
+
+
+def acts(api: Api, **query: Any) -> list[dict[str, Any]]:
+    answer = api.admin.get("/api/audit", params=query)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["acts"]
+    return found
+
+
+def told(api: Api) -> list[tuple[str, dict[str, Any]]]:
+    """Return every act with its details, in the order in which they were done."""
+    return [(act["act"], act["details"]) for act in reversed(acts(api))]
+
+
+def test_an_act_is_told_with_who_and_when(api: Api) -> None:
+    """The name of the token, the time, what was done, and to which connection."""
+    row_factory.store(api.database, row_factory.connection("c1"))
+    api.admin.post("/api/connections/c1/refresh").raise_for_status()
+
+    (act,) = acts(api)
+
+    assert act.pop("at").endswith("Z")
+    assert act == {
+        "id": 1,
+        "who": WHO,
+        "act": "connection.refreshed",
+        "subject": None,
+        "connection_id": "c1",
+        "details": {},
+    }
+
+
+def test_acts_on_subscriptions_are_noted(api: Api) -> None:
+    """Each with the subscription's id and name; of its URL the host alone, and nothing of its secrets."""
+    wish = {"name": "crm", "url": URL, "types": ["connection.status_changed"]}
+    created = api.admin.post("/api/subscriptions", json=wish).raise_for_status().json()
+    one = f"/api/subscriptions/{created['id']}"
+    emit(api.database, "c1")
+    with api.database.write() as session:
+        session.exec(update(DeliveryRow).values(dead_at=row_factory.TIME, attempts=1))
+    secrets = [created["secret"]]
+    for change in ({"state": "paused"}, {"state": "active", "types": []}, {"url": "https://other.example/hush"}):
+        api.admin.patch(one, json=change).raise_for_status()
+    with api.database.write() as session:
+        session.exec(
+            update(DeliveryRow).where(col(DeliveryRow.position) == 1).values(dead_at=row_factory.TIME, attempts=1)
+        )
+    secrets.append(api.admin.post(one + "/rotate").raise_for_status().json()["secret"])
+    api.admin.post(one + "/redrive").raise_for_status()
+    api.admin.delete(one).raise_for_status()
+
+    named = {"name": "crm"}
+    assert told(api) == [
+        (
+            "subscription.created",
+            {
+                **named,
+                "host": "consumer.example",
+                "types": ["connection.status_changed"],
+                "after_position": 0,
+            },
+        ),
+        ("subscription.paused", named),
+        ("subscription.changed", {**named, "types": []}),
+        ("subscription.resumed", named),
+        ("subscription.changed", {**named, "host": "other.example"}),
+        ("subscription.rotated", named),
+        ("subscription.redriven", {**named, "deliveries": 1}),
+        ("subscription.removed", named),
+    ]
+    assert {(act["who"], act["subject"]) for act in acts(api)} == {(WHO, created["id"])}
+    assert [word for word in ("hush", *secrets) if word in api.admin.get("/api/audit").text] == []
+
+
+def test_what_was_not_done_is_not_noted(api: Api) -> None:
+    """Refused, unknown, a wish for nothing, or nothing there to do it to."""
+    api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL}).raise_for_status()
+    before = acts(api)
+
+    statuses = [
+        api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL}).status_code,
+        api.admin.post("/api/subscriptions", json={"name": "new", "url": "http://inside.example"}).status_code,
+        api.admin.patch("/api/subscriptions/crm", json={"url": "https://localhost"}).status_code,
+        api.admin.patch("/api/subscriptions/crm", json={}).status_code,
+        api.admin.post("/api/subscriptions/crm/redrive").status_code,
+        *(api.admin.post(f"/api/subscriptions/nobody/{verb}").status_code for verb in ("rotate", "redrive")),
+        api.admin.delete("/api/subscriptions/nobody").status_code,
+        api.admin.post("/api/connections/nobody/refresh").status_code,
+        api.reader.post("/api/connections/nobody/refresh").status_code,
+    ]
+
+    assert statuses == [409, 422, 422, 200, 200, 404, 404, 404, 404, 403]
+    assert acts(api) == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("act", "rebuild.applied"), ("who", "bob"), ("connection_id", "c2")])
+def test_values_are_filtered(api: Api, name: str, value: str) -> None:
+    """A filter keeps those that bear exactly its value."""
+    row_factory.store(api.database, row_factory.act(), row_factory.act(**{name: value}))
+
+    assert [act["id"] for act in acts(api, **{name: value})] == [2]
+
+
+def test_times_are_filtered(api: Api) -> None:
+    """Since then or later, before until."""
+    times = [row_factory.TIME + timedelta(seconds=seconds) for seconds in range(4)]
+    row_factory.store(api.database, *(row_factory.act(at=time) for time in times))
+
+    found = acts(api, since=times[1].isoformat(), until=times[3].isoformat())
+
+    assert [act["id"] for act in found] == [3, 2]
+
+
+def test_pages_go_back_in_time(api: Api) -> None:
+    """The latest first; each once, also where others act meanwhile; the last page has no cursor."""
+    row_factory.store(api.database, *(row_factory.act() for _ in range(5)))
+
+    first = api.admin.get("/api/audit", params={"limit": 2}).json()
+    row_factory.store(api.database, row_factory.act())
+    second = api.admin.get("/api/audit", params={"limit": 2, "after": first["next"]}).json()
+    third = api.admin.get("/api/audit", params={"limit": 2, "after": second["next"]}).json()
+
+    assert [[act["id"] for act in page["acts"]] for page in (first, second, third)] == [[5, 4], [3, 2], [1]]
+    assert third["next"] is None
+
+
+def test_only_admins_see_them(api: Api) -> None:
+    """A read token does not, nor does nobody."""
+    assert [client.get("/api/audit").status_code for client in (api.anonymous, api.reader)] == [401, 403]

@@ -1,0 +1,141 @@
+import pytest
+
+from schemas.tables import ReadRequestRow
+from tests.service.conftest import Api
+from tests.support import row_factory
+
+
+def test_a_connection_is_told_as_the_contract_says(api: Api) -> None:
+    """All fields of the contract come, times end in Z, and Meld's own answer stays inside."""
+    details = {"serviceProvider": "PLAID", "n": 1.5}
+    row_factory.store(
+        api.database,
+        row_factory.connection(
+            "c1",
+            customer_id="cust",
+            external_customer_id="ext",
+            institution_id="inst",
+            institution_name="Bank",
+            status_reason="NONE",
+            primary_duplicate_id="c2",
+            duplicate_ids=["c2", "c0"],
+            service_provider="PLAID",
+            service_provider_details=details,
+            created_at=row_factory.TIME,
+            sequence=3,
+        ),
+    )
+
+    response = api.reader.get("/api/connections/c1")
+
+    expected = {
+        "id": "c1",
+        "account_id": "acct",
+        "customer_id": "cust",
+        "external_customer_id": "ext",
+        "institution_id": "inst",
+        "institution_name": "Bank",
+        "status": "ACTIVE",
+        "status_reason": "NONE",
+        "primary_duplicate_id": "c2",
+        "duplicate_ids": ["c2", "c0"],
+        "products": ["BALANCES"],
+        "optional_products": [],
+        "regions": ["US"],
+        "service_provider": "PLAID",
+        "service_provider_details": details,
+        "created_at": "2026-01-02T03:04:05.678901Z",
+        "aggregated_at": None,
+        "observed_at": "2026-01-02T03:04:05.678901Z",
+        "checked_at": "2026-01-02T03:04:05.678901Z",
+        "sequence": 3,
+    }
+    assert expected == response.json()
+
+
+def test_pages_follow_the_cursor_without_gap_or_repeat(api: Api) -> None:
+    """Ids come byte by byte in order, each once, and the last page has no cursor."""
+    ids = ["B", "a", "Z", "é", "c", "b"]
+    row_factory.store(api.database, *(row_factory.connection(id_) for id_ in ids))
+
+    seen, cursor, pages = [], None, 0
+    while True:
+        page = api.reader.get("/api/connections", params={"limit": 2, **({"after": cursor} if cursor else {})}).json()
+        seen += [connection["id"] for connection in page["connections"]]
+        cursor, pages = page["next"], pages + 1
+        if cursor is None:
+            break
+
+    assert (sorted(ids), 3) == (seen, pages)
+
+
+@pytest.mark.parametrize("name", ["status", "customer_id", "external_customer_id", "institution_id"])
+def test_filters_match_exactly(api: Api, name: str) -> None:
+    """Each filter keeps those that bear exactly its value."""
+    row_factory.store(
+        api.database, row_factory.connection("c1", **{name: "x"}), row_factory.connection("c2", **{name: "X"})
+    )
+
+    page = api.reader.get("/api/connections", params={name: "x"}).json()
+
+    assert ([connection["id"] for connection in page["connections"]], page["next"]) == (["c1"], None)
+
+
+def test_filters_go_on_over_pages(api: Api) -> None:
+    """A filter and a cursor work together."""
+    row_factory.store(
+        api.database, *(row_factory.connection(f"c{n}", status="ACTIVE" if n % 2 else "OTHER") for n in range(8))
+    )
+
+    page = api.reader.get("/api/connections", params={"status": "ACTIVE", "limit": 2, "after": "c1"}).json()
+
+    assert ([connection["id"] for connection in page["connections"]], page["next"]) == (["c3", "c5"], "c5")
+
+
+def test_an_unknown_connection_is_404(api: Api) -> None:
+    """Reading what the mirror does not have is a 404 problem that says where to look."""
+    response = api.reader.get("/api/connections/nobody")
+
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+    assert "'nobody'" in response.json()["detail"]
+
+
+def test_refresh_raises_the_job_and_wakes(api: Api) -> None:
+    """An operator's wish is committed as a job, and only then is a worker called."""
+    row_factory.store(api.database, row_factory.connection("c1"))
+
+    response = api.admin.post("/api/connections/c1/refresh")
+
+    with api.database.read() as session:
+        job = session.get_one(ReadRequestRow, "c1")
+    assert (response.status_code, response.json()) == (202, {"connection_id": "c1", "state": "requested"})
+    assert (job.requested, job.completed, job.trigger, api.woken) == (1, 0, "operator", ["c1"])
+
+
+def test_refresh_takes_a_connection_that_only_a_webhook_named(api: Api) -> None:
+    """A connection that was never read, but has a job, can be asked for."""
+    row_factory.store(api.database, row_factory.job("c9", requested=1, due_at=row_factory.TIME))
+
+    response = api.admin.post("/api/connections/c9/refresh")
+
+    assert (response.status_code, api.woken) == (202, ["c9"])
+
+
+def test_refresh_of_an_unknown_connection_is_404_and_writes_nothing(api: Api) -> None:
+    """Nobody can fill the table of jobs by asking."""
+    response = api.admin.post("/api/connections/nobody/refresh")
+
+    with api.database.read() as session:
+        job = session.get(ReadRequestRow, "nobody")
+    assert (response.status_code, job, api.woken) == (404, None, [])
+
+
+@pytest.mark.parametrize("id_", ["%00", "a%00b", "x" * 5000, "%ff%fe", "%F0%9F%A6%86", "'%20or%201=1--", "%E2%80%AE"])
+@pytest.mark.parametrize("path", ["/api/connections/{}", "/api/connections/{}/refresh"])
+def test_no_id_is_too_strange(api: Api, path: str, id_: str) -> None:
+    """Whatever stands in the path, it is an unknown connection, on both databases."""
+    method = "POST" if path.endswith("refresh") else "GET"
+
+    response = api.admin.request(method, path.format(id_))
+
+    assert response.status_code == 404

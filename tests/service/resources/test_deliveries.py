@@ -1,0 +1,70 @@
+from typing import Any
+
+import pytest
+
+from schemas.push import Receipt
+from tests.service.conftest import Api
+from tests.support.scripted_consumer import ScriptedConsumer, deliver_on, emit, subscribe
+
+
+@pytest.fixture
+def told(api: Api) -> list[str]:
+    """Three events to two subscriptions: one took all but one, the other was never tried. Return the events' ids."""
+    subscribe(api.database, "s1")
+    subscribe(api.database, "s2", types=["connection.status_changed"])
+    events = emit(api.database, "c1", "c1", "c2")
+    consumer = ScriptedConsumer()
+    consumer.answers[events[1]] = Receipt(503, "the consumer answered 503", "busy", retry_after=9)
+    deliver_on(api.database, consumer).deliver("s1")
+    return events
+
+
+def find(api: Api, **query: Any) -> list[tuple[str, str, str]]:
+    answer = api.reader.get("/api/deliveries", params=query)
+    assert answer.status_code == 200, answer.text
+    rows = answer.json()["deliveries"]
+    return sorted((row["subscription_id"], row["event_id"], row["state"]) for row in rows)
+
+
+def test_every_attempt_is_shown(api: Api, told: list[str]) -> None:
+    """With status, reason, and the beginning of the consumer's answer."""
+    page = api.reader.get("/api/deliveries", params={"event_id": told[1], "subscription_id": "s1"}).json()
+    (row,) = page["deliveries"]
+    (outcome,) = row["outcomes"]
+
+    assert (row["state"], row["attempts"], row["error"]) == ("pending", 1, "the consumer answered 503")
+    assert (outcome["status"], outcome["error"], outcome["response"]) == (503, "the consumer answered 503", "busy")
+    assert outcome["at"].endswith("Z")
+
+
+def test_filters(api: Api, told: list[str]) -> None:
+    """All must match."""
+    first, second, third = told
+
+    assert find(api, state="delivered") == [("s1", first, "delivered"), ("s1", third, "delivered")]
+    assert find(api, subscription_id="s1", state="pending") == [("s1", second, "pending")]
+    assert find(api, connection_id="c2") == [("s1", third, "delivered"), ("s2", third, "pending")]
+    assert find(api, event_id=first) == [("s1", first, "delivered"), ("s2", first, "pending")]
+    assert find(api, state="dead") == []
+    assert find(api, connection_id="unknown") == []
+
+
+def test_pages(api: Api, told: list[str]) -> None:
+    """Each delivery on one page, and no cursor after the last."""
+    found: list[int] = []
+    after: dict[str, str] = {}
+    while True:
+        page = api.reader.get("/api/deliveries", params={"limit": 4, **after}).json()
+        found += [row["id"] for row in page["deliveries"]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+
+    assert len(found) == len(set(found)) == 2 * len(told)
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize("query", [{"state": "lost"}, {"limit": 0}, {"limit": 1001}, {"after": "x"}, {"nonsense": 1}])
+def test_what_cannot_be_asked_is_refused(api: Api, query: dict[str, Any]) -> None:
+    """422, as everywhere."""
+    assert api.reader.get("/api/deliveries", params=query).status_code == 422

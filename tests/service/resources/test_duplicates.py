@@ -1,0 +1,128 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from runtime.database import Database
+from schemas.api_responses import Group
+from service.errors import UnknownError
+from service.http.threadpool import ThreadPool
+from service.resources.duplicates import Duplicates, count_not_converged
+from tests.support import row_factory
+from tests.support.row_factory import connection
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def put(database: Database, id_: str, primary: str | None, others: list[str], **fields: Any) -> None:
+    row = connection(id_, **{"status": "ACTIVE", "grouped_at": NOW, **fields})
+    row.primary_duplicate_id = primary
+    row.duplicate_ids = others
+    with database.write() as session:
+        session.add(row)
+
+
+def group_of(database: Database, id_: str) -> Group:
+    return Duplicates(database=database, threads=ThreadPool()).get(id_)
+
+
+def test_a_lone_connection_is_a_group_of_one(database: Database) -> None:
+    """It has converged, with itself."""
+    put(database, "a", None, [])
+
+    group = group_of(database, "a")
+
+    assert (group.converged, [member.id for member in group.members], group.since) == (True, ["a"], NOW)
+
+
+def test_members_that_agree_have_converged(database: Database) -> None:
+    """Since the last of them came to see the group as it is; each shows its own view."""
+    put(database, "a", "b", ["b", "c"])
+    put(database, "b", "b", ["a", "c"], grouped_at=NOW + timedelta(seconds=5))
+    put(database, "c", "b", ["b", "a"])
+
+    groups = [group_of(database, id_) for id_ in "abc"]
+
+    assert [group.converged for group in groups] == [True] * 3
+    assert {group.since for group in groups} == {NOW + timedelta(seconds=5)}
+    assert [(member.id, member.primary_duplicate_id) for member in groups[2].members] == [(id_, "b") for id_ in "abc"]
+
+
+@pytest.mark.parametrize(
+    ("primary", "others"), [("a", ["a", "b"]), ("b", ["b"]), (None, [])], ids=["primary", "list", "alone"]
+)
+def test_a_member_that_is_behind_keeps_a_group_from_converging(
+    database: Database, primary: str | None, others: list[str]
+) -> None:
+    """Another primary, a shorter list, or none at all: the group has not converged, whoever is asked that names it."""
+    put(database, "a", "b", ["b", "c"])
+    put(database, "b", "b", ["a", "c"])
+    put(database, "c", primary, others)
+
+    assert group_of(database, "a").converged is False
+
+
+def test_a_member_never_seen_keeps_a_group_from_converging(database: Database) -> None:
+    """It is listed with nothing known of it."""
+    put(database, "a", "a", ["b"])
+
+    group = group_of(database, "a")
+
+    assert (group.converged, group.members[1].id, group.members[1].status) == (False, "b", None)
+
+
+def test_the_dead_have_nothing_to_say(database: Database) -> None:
+    """A deleted member that is still listed, or that still lists others, does not keep the living apart."""
+    put(database, "a", "a", ["b", "gone"])
+    put(database, "b", "a", ["a"])
+    put(database, "gone", None, [], status="DELETED")
+
+    assert group_of(database, "a").converged is True
+
+
+def test_a_group_whose_primary_is_gone_has_not_converged(database: Database) -> None:
+    """Its members agree, on somebody who leads no group any more: their own reads are still to come."""
+    put(database, "a", "gone", ["b", "gone"])
+    put(database, "b", "gone", ["a", "gone"])
+    put(database, "gone", None, [], status="DELETED")
+
+    groups = [group_of(database, id_) for id_ in ("a", "b", "gone")]
+
+    assert [(group.converged, len(group.members)) for group in groups] == [(False, 3)] * 3
+
+
+@pytest.mark.parametrize("primary", ["a", "b"])
+def test_who_is_named_and_names_nobody_is_in_the_group(database: Database, primary: str) -> None:
+    """A connection that was last read alone has not converged with those of its customer that name it."""
+    put(database, "a", None, [], customer_id="one")
+    put(database, "b", primary, ["a", "c"], customer_id="one")
+    put(database, "c", primary, ["a", "b"], customer_id="one")
+    put(database, "other", "other", ["another"], customer_id="one")
+    put(database, "dead", primary, ["a"], customer_id="one", status="DELETED")
+
+    group = group_of(database, "a")
+
+    assert (group.converged, [member.id for member in group.members]) == (False, ["a", "b", "c"])
+
+
+def test_an_unknown_connection_has_no_group(database: Database) -> None:
+    """It is 404 at the door."""
+    with pytest.raises(UnknownError):
+        group_of(database, "nobody")
+
+
+def test_groups_that_do_not_agree_are_counted(database: Database) -> None:
+    """Once each, however many members are behind; a group that agrees, a lone connection and the dead are none."""
+    row_factory.store(
+        database,
+        row_factory.connection("a", primary_duplicate_id="b"),
+        row_factory.connection("b", primary_duplicate_id="c"),
+        row_factory.connection("c", primary_duplicate_id="c"),
+        row_factory.connection("d", primary_duplicate_id="b"),
+        row_factory.connection("e", primary_duplicate_id="never seen"),
+        row_factory.connection("f", primary_duplicate_id="b", status="DELETED"),
+        row_factory.connection("lone"),
+    )
+
+    with database.read() as session:
+        assert count_not_converged(session) == 2

@@ -1,0 +1,167 @@
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from runtime.database import Database
+from schemas.connection_changes import EventType
+from schemas.events import DATA, EVENTS, VERSION
+from service.resources import event_schemas
+from tests.service.conftest import Api
+from tests.support import row_factory
+from tests.support.scripted_consumer import ScriptedConsumer, deliver_on, emit, subscribe
+
+OFFICIAL = Path(__file__).with_name("asyncapi-3.0.0.json")
+"""AsyncAPI's own schema of its documents, as its initiative publishes it (Apache-2.0), without the white space."""
+
+CHANGED = {"previous": {"status": "ACTIVE", "status_reason": None}}
+MOVED = {"previous": "c1", "current": "c2", "duplicate_ids": ["c2"], "role": "lost_primary"}
+CHANGES: dict[EventType, dict[str, Any]] = {
+    "connection.status_changed": {},
+    "connection.status_reason_changed": CHANGED,
+    "connection.primary_duplicate_moved": MOVED,
+}
+
+
+def served(api: Api, type_: str) -> Any:
+    """Return a schema as anybody gets it."""
+    return api.anonymous.get(f"/schemas/{type_}/{VERSION}").json()
+
+
+def validator(schema: Any) -> Any:
+    """Return what checks values, their formats too."""
+    kind = jsonschema.Draft202012Validator
+    kind.check_schema(schema)
+    return kind(schema, format_checker=kind.FORMAT_CHECKER)
+
+
+def sent(api: Api, type_: EventType) -> Any:
+    """Return an event of a type as the feed has it."""
+    row = row_factory.event(1, type=type_, data={**row_factory.event(1).data, **CHANGES[type_]})
+    row_factory.store(api.database, row)
+    return api.reader.get("/api/events").json()["events"][0]
+
+
+@pytest.mark.parametrize("type_", get_args(EventType))
+def test_an_event_is_as_its_schema_says(api: Api, type_: EventType) -> None:
+    """The schema is served to anybody, under the name and the version that the event itself bears."""
+    event = sent(api, type_)
+    *_urn, name, version = event["dataschema"].split(":")
+    answer = api.anonymous.get(f"/schemas/{name}/{version}")
+
+    validator(answer.json()).validate(event)
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/schema+json")
+    assert answer.json()["$id"] == f"urn:meldwatch:event:{type_}:{VERSION}"
+
+
+@pytest.mark.parametrize("type_", get_args(EventType))
+def test_what_is_no_such_event_is_found_out(api: Api, type_: EventType) -> None:
+    """One of another type, one that lacks a field, one with a field too many, one with a value that is none."""
+    event = sent(api, type_)
+    wrong = [{**event, "type": other} for other in get_args(EventType) if other != type_]
+    wrong += [{name: value for name, value in event.items() if name != gone} for gone in event]
+    wrong += [{**event, "data": {**event["data"], "more": 1}}, {**event, "sequence": "7"}]
+    wrong += [{**event, "data": {**event["data"], "current": None}}]
+
+    checker = validator(served(api, type_))
+
+    assert [each for each in wrong if checker.is_valid(each)] == []
+
+
+@pytest.mark.parametrize("path", ["connection.status_changed/2", "connection.none/1", "connection.status_changed/01"])
+def test_an_unknown_schema_is_404(api: Api, path: str) -> None:
+    """With the names of those that there are."""
+    answer = api.anonymous.get(f"/schemas/{path}")
+
+    assert answer.status_code == 404
+    assert all(f"{type_}/{VERSION}" in answer.json()["detail"] for type_ in get_args(EventType))
+
+
+def test_every_type_has_its_shape() -> None:
+    """The shapes name the type and the schema that events of it bear, and have the data of it."""
+    said = {
+        type_: (
+            get_args(shape.model_fields["type"].annotation),
+            get_args(shape.model_fields["dataschema"].annotation),
+            shape.model_fields["data"].annotation,
+        )
+        for type_, shape in EVENTS.items()
+    }
+
+    assert said == {
+        type_: ((type_,), (f"urn:meldwatch:schema:{type_}:{VERSION}",), DATA[type_]) for type_ in get_args(EventType)
+    }
+
+
+def test_the_asyncapi_document_is_valid(api: Api) -> None:
+    """By the official schema of AsyncAPI 3."""
+    document = api.anonymous.get("/asyncapi.json").json()
+
+    jsonschema.Draft7Validator(json.loads(OFFICIAL.read_text())).validate(document)
+
+    assert document == json.loads(json.dumps(event_schemas.asyncapi()))
+
+
+def test_what_asyncapi_refers_to_is_there() -> None:
+    """Every reference of the document leads to a place in it: the official schema does not follow them."""
+    document = event_schemas.asyncapi()
+
+    assert [reference for reference in references(document) if not leads_somewhere(document, reference)] == []
+
+
+def references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return own + [reference for value in node.values() for reference in references(value)]
+    return [reference for value in node for reference in references(value)] if isinstance(node, list) else []
+
+
+def leads_somewhere(document: Any, reference: str) -> bool:
+    for name in reference.removeprefix("#/").split("/"):
+        document = document.get(name, {})
+    return bool(document)
+
+
+def test_asyncapi_knows_every_type_and_the_route(api: Api) -> None:
+    """The messages are the types of events, the address and the parameters those of the API."""
+    document, described = event_schemas.asyncapi(), api.anonymous.get("/openapi.json").json()
+    stream = described["paths"][document["channels"]["stream"]["address"]]["get"]
+    asked = {item["name"] for item in stream["parameters"] if item["in"] == "query"}
+
+    assert {message["name"] for message in document["components"]["messages"].values()} == set(get_args(EventType))
+    assert set(document["operations"]["streamEvents"]["bindings"]["http"]["query"]["properties"]) == asked
+    assert document["channels"]["stream"]["messages"].keys() == document["components"]["messages"].keys()
+
+
+def test_asyncapi_says_what_is_pushed(database: Database) -> None:
+    """Where to, since only a subscription knows, is left open; the headers are those that a push bears."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer = ScriptedConsumer()
+    deliver_on(database, consumer).deliver("s1")
+    (pushed,) = consumer.pushes
+    document = event_schemas.asyncapi()
+    channel, operation = document["channels"]["push"], document["operations"]["pushEvent"]
+    (message,) = [each for each in channel["messages"].values() if each["name"] == "connection.status_changed"]
+    described = document["components"]["schemas"]["PushHeaders"]
+    scheme = document["components"]["securitySchemes"]["signature"]
+
+    assert (channel["address"], operation["action"], operation["bindings"]["http"]["method"]) == (None, "send", "POST")
+    assert channel["messages"].keys() == document["channels"]["stream"]["messages"].keys()
+    assert message["contentType"] == pushed.headers["Content-Type"]
+    assert scheme["name"] in described["required"]
+    assert set(described["required"]) == pushed.headers.keys() - {"Content-Type"}
+    validator({**message["headers"], "components": document["components"]}).validate(dict(pushed.headers))
+    validator({**message["payload"], "components": document["components"]}).validate(json.loads(pushed.body))
+
+
+@pytest.mark.parametrize("type_", get_args(EventType))
+def test_a_message_has_the_payload_that_is_sent(api: Api, type_: EventType) -> None:
+    """Its schema in the document says the same as the one that is served."""
+    event, document = sent(api, type_), event_schemas.asyncapi()
+    (message,) = [each for each in document["components"]["messages"].values() if each["name"] == type_]
+
+    validator({**message["payload"], "components": document["components"]}).validate(event)

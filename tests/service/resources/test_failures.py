@@ -1,0 +1,85 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from runtime.queues import reads
+from schemas.meld.read_outcome import Absent
+from tests.service.conftest import Api
+from tests.support import row_factory
+from tests.support.scripted_meld import ScriptedReader, refresh_on
+from workers.refetch.retry_policy import MAX_ATTEMPTS
+
+LATER = row_factory.TIME + timedelta(minutes=15)
+
+
+def find(api: Api, **query: Any) -> dict[str, Any]:
+    answer = api.reader.get("/api/failures", params=query)
+    assert answer.status_code == 200, answer.text
+    page: dict[str, Any] = answer.json()
+    return page
+
+
+def test_what_was_given_up_is_listed(api: Api) -> None:
+    """With why, and whether it is tried on; what is owed, or was read at last, is not there."""
+    row_factory.store(
+        api.database,
+        row_factory.job("dead", trigger="reconcile", requested=1, failed_at=row_factory.TIME, error="404"),
+        row_factory.job("tried on", requested=1, failed_at=row_factory.TIME, error="500", due_at=LATER),
+        row_factory.job("owed", requested=1, due_at=row_factory.TIME, error="500"),
+        row_factory.job("read", requested=1, completed=1),
+    )
+
+    assert find(api) == {
+        "failures": [
+            {
+                "connection_id": "dead",
+                "trigger": "reconcile",
+                "failed_at": "2026-01-02T03:04:05.678901Z",
+                "error": "404",
+                "retry_at": None,
+            },
+            {
+                "connection_id": "tried on",
+                "trigger": "webhook",
+                "failed_at": "2026-01-02T03:04:05.678901Z",
+                "error": "500",
+                "retry_at": "2026-01-02T03:19:05.678901Z",
+            },
+        ],
+        "next": None,
+    }
+
+
+def test_pages(api: Api) -> None:
+    """Each failure on one page, in the order of the ids, and no cursor after the last."""
+    row_factory.store(api.database, *(row_factory.job(id_, requested=1, failed_at=row_factory.TIME) for id_ in "cabd"))
+
+    first = find(api, limit=3)
+    second = find(api, limit=3, after=first["next"])
+
+    assert [row["connection_id"] for row in (*first["failures"], *second["failures"])] == list("abcd")
+    assert (first["next"], second["next"]) == ("c", None)
+
+
+@pytest.mark.parametrize("query", [{"limit": 0}, {"after": ""}, {"state": "dead"}])
+def test_what_cannot_be_asked_is_refused(api: Api, query: dict[str, Any]) -> None:
+    """A limit out of range, an empty cursor, a filter that there is not."""
+    assert api.reader.get("/api/failures", params=query).status_code == 422
+
+
+def test_a_read_that_no_webhook_asked_for_is_shown(api: Api) -> None:
+    """A connection that a reconcile missed and that Meld answers 404 for has no webhook that could be failed."""
+    row_factory.store(api.database, row_factory.connection("gone"), row_factory.job("gone"))
+    reader = ScriptedReader()
+    reader.answers["gone"] = Absent()
+    refresh = refresh_on(api.database, reader)
+
+    for _ in range(MAX_ATTEMPTS):
+        with api.database.write() as session:
+            reads.raise_jobs(api.database, session, ["gone"], "reconcile")
+        refresh.refresh("gone")
+
+    (failure,) = find(api)["failures"]
+    assert (failure["connection_id"], failure["trigger"], failure["retry_at"]) == ("gone", "reconcile", None)
+    assert failure["error"].startswith("Meld answered 404")

@@ -1,0 +1,178 @@
+from typing import Any
+
+import pytest
+
+from tests.service.conftest import WHO, Api
+from tests.service.replay.replay_helpers import acts, player_on, row_of
+from tests.support.scripted_consumer import emit, subscribe
+from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.webhook_factory import body, store
+
+
+def post(api: Api, path: str = "", **wish: Any) -> Any:
+    return api.admin.post(f"/api/replays{path}", json=wish)
+
+
+def made(api: Api, **wish: Any) -> Any:
+    answer = post(api, **{"kind": "webhooks", "all": True, **wish})
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def get(api: Api, id_: str) -> Any:
+    return api.reader.get(f"/api/replays/{id_}").json()
+
+
+def problem(answer: Any) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code, answer.json()["detail"]
+
+
+def test_a_replay_is_started_and_watched(api: Api) -> None:
+    """202 with the replay; whoever may read sees how far it has come, and how much of that is still to be read."""
+    store(api.database, body("c1", newStatus="ACTIVE"), body("c2", newStatus="ACTIVE"))
+    refresh = refresh_on(api.database, ScriptedReader())
+    for id_ in ("c1", "c2"):
+        refresh.refresh(id_)
+    replay = made(api, rate=5, state="processed")
+    waiting = get(api, replay["id"])
+    player_on(api.database).play(replay["id"])
+    asked = get(api, replay["id"])
+    for id_ in ("c1", "c2"):
+        refresh.refresh(id_)
+    read = get(api, replay["id"])
+
+    assert replay == waiting
+    assert (waiting["state"], waiting["total"], waiting["done"], waiting["attended"]) == ("waiting", None, 0, False)
+    assert (waiting["kind"], waiting["rate"], waiting["filter"]) == ("webhooks", 5, {"state": "processed"})
+    assert (asked["state"], asked["total"], asked["done"], asked["pending"]) == ("finished", 2, 2, 2)
+    assert (read["pending"], read["finished_at"].endswith("Z")) == (0, True)
+
+
+def test_events_are_sent_again_to_a_subscription(api: Api) -> None:
+    """Named by name or id; what the subscriber has not taken yet is pending."""
+    subscribe(api.database, "s1")
+    emit(api.database, "c1", "c1", "c2")
+    by_name = made(api, kind="events", subscription="name of s1", after=1)
+    by_id = made(api, kind="events", subscription="s1", connection="c2")
+    for each in (by_name, by_id):
+        player_on(api.database).play(each["id"])
+
+    assert by_name["subscription_id"] == by_id["subscription_id"] == "s1"
+    assert [get(api, each["id"])["pending"] for each in (by_name, by_id)] == [2, 1]
+    (delivery,) = [
+        row for row in api.reader.get("/api/deliveries").json()["deliveries"] if row["replay_id"] == by_id["id"]
+    ]
+    assert (delivery["connection_id"], delivery["event_id"]) == ("c2", "event-3")
+
+
+def test_it_is_stopped_and_resumed(api: Api) -> None:
+    """Each act is answered with what it led to; done twice it is done once, and noted once."""
+    replay = made(api)
+    path = f"/{replay['id']}"
+    stopped = [post(api, f"{path}/stop").json() for _ in range(2)]
+    resumed = [post(api, f"{path}/resume").json() for _ in range(2)]
+
+    assert [each["state"] for each in (*stopped, *resumed)] == ["stopped", "stopped", "waiting", "waiting"]
+    assert stopped[0]["stopped_at"] == stopped[1]["stopped_at"]
+    assert [act for act, _who, _subject in acts(api.database)] == ["replay.started", "replay.stopped", "replay.resumed"]
+    assert {subject for _act, _who, subject in acts(api.database)} == {replay["id"]}
+    assert {who for _act, who, _subject in acts(api.database)} == {WHO}
+    assert get(api, replay["id"])["who"] == WHO
+
+
+def test_what_is_over_stays_over(api: Api) -> None:
+    """A replay that has ended is neither stopped nor resumed: 409, and nothing is noted."""
+    replay = made(api)
+    player_on(api.database).play(replay["id"])
+
+    answers = [problem(post(api, f"/{replay['id']}/{verb}")) for verb in ("stop", "resume")]
+
+    assert answers == [(409, "This replay has ended. Start another one.")] * 2
+    assert len(acts(api.database)) == 1
+
+
+def test_they_are_listed(api: Api) -> None:
+    """In the order in which they were started, each on one page."""
+    ids = [made(api)["id"] for _ in range(3)]
+    first = api.reader.get("/api/replays", params={"limit": 2}).json()
+    second = api.reader.get("/api/replays", params={"limit": 2, "after": first["next"]}).json()
+
+    assert [each["id"] for each in (*first["replays"], *second["replays"])] == ids
+    assert second["next"] is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({}, "'kind'"),
+        ({"kind": "webhooks"}, "Without a filter"),
+        ({"kind": "webhooks", "rate": 3}, "Without a filter"),
+        ({"kind": "events", "subscription": "s1"}, "Without a filter"),
+        ({"kind": "events", "all": True}, "'subscription' is needed"),
+        ({"kind": "webhooks", "all": True, "subscription": "s1"}, "'subscription' is needed"),
+        ({"kind": "events", "subscription": "s1", "rate": 3, "all": True}, "'rate' belongs"),
+        ({"kind": "webhooks", "after": 3}, "A replay of webhooks has no 'after'"),
+        ({"kind": "events", "subscription": "s1", "state": "failed"}, "A replay of events has no 'state'"),
+        ({"kind": "events", "subscription": "s1", "type": "nonsense"}, "'type' of an event is one of"),
+        ({"kind": "webhooks", "state": "lost"}, "'state'"),
+        ({"kind": "webhooks", "since": "yesterday"}, "'since'"),
+        ({"kind": "webhooks", "all": True, "rate": 0}, "'rate'"),
+        ({"kind": "webhooks", "all": True, "rate": 1001}, "'rate'"),
+        ({"kind": "webhooks", "connection": "a\x00b"}, "'connection'"),
+        ({"kind": "events", "subscription": "s1", "after": -1}, "'after'"),
+        ({"kind": "webhooks", "all": True, "nonsense": 1}, "'nonsense' is no field here"),
+    ],
+)
+def test_what_cannot_be_is_refused(api: Api, wish: dict[str, Any], words: str) -> None:
+    """422, with what to mend; nothing is started, and nothing noted."""
+    status, detail = problem(post(api, **wish))
+
+    assert status == 422
+    assert words in detail
+    assert api.reader.get("/api/replays").json()["replays"] == []
+    assert acts(api.database) == []
+
+
+def test_what_is_not_there_is_404(api: Api) -> None:
+    """A subscription or a replay that nobody knows."""
+    unknown = [post(api, kind="events", subscription="none", all=True), api.reader.get("/api/replays/none")]
+    unknown += [post(api, "/none/stop"), post(api, "/none/resume")]
+
+    assert [problem(answer)[0] for answer in unknown] == [404] * 4
+
+
+def test_only_admins_act(api: Api) -> None:
+    """A read token watches; without a token nothing is seen."""
+    replay = made(api)
+
+    acting = [api.reader.post(f"/api/replays{path}", json={}) for path in ("", f"/{replay['id']}/stop")]
+    assert [answer.status_code for answer in acting] == [403, 403]
+    assert api.anonymous.get("/api/replays").status_code == 401
+
+
+def test_it_stands_in_the_acts_of_its_connection(api: Api) -> None:
+    """A replay about one connection is noted as an act on it."""
+    made(api, connection="c1")
+    made(api)
+
+    with api.database.read() as session:
+        noted = session.connection().exec_driver_sql("SELECT connection_id FROM audit ORDER BY id").scalars().all()
+    assert list(noted) == ["c1", None]
+
+
+def test_a_read_tells_its_replay(api: Api) -> None:
+    """The timeline names the replay that had a connection read, where the read found something."""
+    store(api.database, body("c1", newStatus="ACTIVE"))
+    reader = ScriptedReader()
+    refresh_on(api.database, reader).refresh("c1")
+    replay = made(api)
+    player_on(api.database).play(replay["id"])
+    reader.answers["c1"] = found("c1", "DEGRADED")
+    refresh_on(api.database, reader).refresh("c1")
+
+    items = api.reader.get("/api/connections/c1/timeline").json()["timeline"]
+
+    reads = [(item["read"]["trigger"], item["read"]["replay_id"]) for item in items if item["kind"] == "read"]
+    assert reads == [("webhook", None), ("replay", replay["id"])]
+    assert row_of(api.database, replay["id"]).done == 1

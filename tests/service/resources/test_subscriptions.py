@@ -1,0 +1,468 @@
+import random
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from runtime.database import Database
+from runtime.errors import EncryptionError
+from runtime.security.encryption import Encryption
+from schemas.api_queries import SubscriptionQuery
+from schemas.push import Receipt
+from schemas.subscriptions import NewSubscription, SubscriptionChange
+from schemas.tables import DeliveryQueueRow, DeliveryRow, SubscriptionRow
+from service.errors import BodyError
+from service.scheduler.due_deliveries import due_pushes
+from service.subscriptions.manage import SubscriptionManager
+from tests.service.conftest import Api, Parts
+from tests.support.encryption_keys import OLD
+from tests.support.polling import eventually
+from tests.support.scripted_consumer import (
+    VAULT,
+    ScriptedConsumer,
+    deliver_on,
+    deliveries,
+    emit,
+    lanes,
+    subscribe,
+    subscription,
+)
+from workers.delivery.backoff import GIVE_UP_SECONDS
+
+URL = "https://consumer.example/events"
+
+
+def made(api: Api, name: str = "crm", **fields: Any) -> Any:
+    answer = api.admin.post("/api/subscriptions", json={"name": name, "url": URL, **fields})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def problem(answer: Any) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code, answer.json()["detail"]
+
+
+def patch(api: Api, id_: str, **fields: Any) -> Any:
+    answer = api.admin.patch(f"/api/subscriptions/{id_}", json=fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_its_secret_is_shown_once_and_stored_sealed(api: Api) -> None:
+    """The answer that makes a subscription shows the secret; no other answer and no row does."""
+    created = made(api)
+    secret = created.pop("secret")
+    shown = api.admin.get(f"/api/subscriptions/{created['id']}")
+    listed = api.admin.get("/api/subscriptions")
+    row = subscription(api.database, created["id"])
+
+    assert secret.startswith("whsec_")
+    assert shown.json() == created
+    assert listed.json() == {"subscriptions": [created], "next": None}
+    assert (created["state"], created["failing"], created["types"], created["after_position"]) == (
+        "active",
+        False,
+        [],
+        0,
+    )
+    assert secret not in shown.text + listed.text + row.model_dump_json()
+    assert VAULT.open(row.secret) == secret
+
+
+def test_only_admins_see_them(api: Api) -> None:
+    """A read token reads deliveries, and nothing of subscriptions."""
+    id_ = made(api)["id"]
+    paths = ["/api/subscriptions", f"/api/subscriptions/{id_}"]
+
+    assert [api.reader.get(path).status_code for path in paths] == [403, 403]
+    assert api.reader.post("/api/subscriptions", json={}).status_code == 403
+    assert api.reader.get("/api/deliveries").status_code == 200
+    assert api.anonymous.get("/api/deliveries").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"url": "http://consumer.example"}, "Without TLS"),
+        ({"url": "https://localhost/x"}, "not public"),
+        ({"url": "https://inside.example/x"}, "not public"),
+        ({"url": "https://nowhere.example/x"}, "no address"),
+        ({"url": "ftp://x"}, "https://"),
+        ({"url": "python:mine.f"}, "MELDWATCH_HANDLERS"),
+        ({"url": ""}, "'url'"),
+        ({"name": ""}, "'name'"),
+        ({"name": "x" * 101}, "'name'"),
+        ({"name": "a\nb"}, "'name'"),
+        ({"types": ["nonsense"]}, "'types.0'"),
+        ({"types": "connection.status_changed"}, "'types'"),
+        ({"from_position": -1}, "'from_position'"),
+        ({"from_position": 1}, "come to 0 only"),
+        ({"secret": "mine"}, "'secret' is no field here"),
+    ],
+)
+def test_what_cannot_be_is_refused(api: Api, fields: dict[str, Any], word: str) -> None:
+    """422, with what to mend, and nothing is stored."""
+    answer = api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL, **fields})
+
+    assert problem(answer)[0] == 422
+    assert word in problem(answer)[1]
+    assert api.admin.get("/api/subscriptions").json()["subscriptions"] == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "word"),
+    [
+        (("PATCH", {"url": URL}), 409, "mine.f is a handler in Python"),
+        (("PATCH", {"types": []}), 409, "@on"),
+        (("PATCH", {"url": "python:mine.g"}), 422, "MELDWATCH_HANDLERS"),
+        (("POST", None), 409, "no secret"),
+    ],
+)
+def test_of_a_handler_only_what_is_not_in_its_code_can_be_changed(
+    api: Api, wish: tuple[str, dict[str, Any] | None], status: int, word: str
+) -> None:
+    """Its URL, its types and its secret stay; and it can be looked at, paused, resumed, redriven and removed."""
+    subscribe(api.database, "h1", name="mine.f", url="python:mine.f", secret="")
+    before = subscription(api.database, "h1")
+    method, body = wish
+    refused = api.admin.request(method, f"/api/subscriptions/h1{'' if body else '/rotate'}", json=body)
+    after = subscription(api.database, "h1")
+    shown = api.admin.get("/api/subscriptions/mine.f").json()
+    states = [patch(api, "h1", state=state)["state"] for state in ("paused", "active")]
+    redriven = api.admin.post("/api/subscriptions/h1/redrive").json()
+
+    assert (problem(refused)[0], word in problem(refused)[1]) == (status, True)
+    assert after == before
+    assert (shown["name"], shown["url"]) == ("mine.f", "python:mine.f")
+    assert (states, redriven["redriven"]) == (["paused", "active"], 0)
+    assert api.admin.delete("/api/subscriptions/h1").status_code == 204
+
+
+def test_a_consumer_cannot_become_a_handler(api: Api) -> None:
+    """Not even with a URL of its kind."""
+    answer = api.admin.patch(f"/api/subscriptions/{made(api)['id']}", json={"url": "python:mine.f"})
+
+    assert problem(answer)[0] == 422
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"name": "\xff"}', b"null", b"{" * 5000])
+def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> None:
+    """Whatever it is."""
+    answer = api.admin.post("/api/subscriptions", content=body)
+
+    assert problem(answer)[0] == 422
+
+
+def test_a_large_body_is_refused(api: Api) -> None:
+    """Before it is looked at."""
+    assert problem(api.admin.post("/api/subscriptions", content=b" " * 70_000))[0] == 413
+
+
+def test_names_are_unique(api: Api) -> None:
+    """409, and the first one stays as it is."""
+    first = made(api)
+    answer = api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL})
+
+    assert problem(answer) == (409, "There is a subscription 'crm' already. Choose another name.")
+    assert subscription(api.database, first["id"]).name == "crm"
+
+
+def test_without_a_key_none_is_made(database: Database) -> None:
+    """Closed by default: the message names the setting and says how to make a key."""
+    closed = Parts(database=database).subscribe(Encryption([]))
+
+    with pytest.raises(EncryptionError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set.*openssl"):
+        closed.create(NewSubscription(name="crm", url=URL), who="alice")
+    with database.read() as session:
+        assert session.exec(select(SubscriptionRow)).all() == []
+
+
+def test_it_gets_what_comes_after_it_was_made(api: Api) -> None:
+    """Events of before are not owed to it, unless it begins earlier; then those behind the position are, in order."""
+    emit(api.database, "c1", "c2", "c1")
+    now, early = made(api, "now"), made(api, "early", from_position=1)
+    typed = made(api, "typed", from_position=0, types=["connection.primary_duplicate_moved"])
+    emit(api.database, "c1")
+    owed = [(row.subscription_id, row.position) for row in deliveries(api.database)]
+    consumer = ScriptedConsumer(early["secret"])
+    deliver_on(api.database, consumer).deliver(early["id"])
+
+    assert sorted(position for id_, position in owed if id_ == now["id"]) == [4]
+    assert sorted(position for id_, position in owed if id_ == early["id"]) == [2, 3, 4]
+    assert [id_ for id_, _position in owed if id_ == typed["id"]] == []
+    assert sorted(consumer.event_ids) == ["event-2", "event-3", "event-4"]
+    assert consumer.event_ids.index("event-3") < consumer.event_ids.index("event-4")
+
+
+def test_the_past_has_a_bound(database: Database) -> None:
+    """It is owed in one transaction; what is beyond that is read from the feed, and nothing is stored."""
+    emit(database, "c1", "c2", "c3")
+    subscribe = Parts(database=database).subscribe(most_earlier=2)
+    with pytest.raises(BodyError, match="3 events lie behind it"):
+        subscribe.create(NewSubscription(name="all", url=URL, from_position=0), who="alice")
+    subscribe.create(NewSubscription(name="some", url=URL, from_position=1), who="alice")
+
+    assert [each.name for each in subscribe.find(SubscriptionQuery()).subscriptions] == ["some"]
+    assert [row.position for row in deliveries(database)] == [2, 3]
+
+
+def test_names_that_are_ids_deceive_nobody(api: Api) -> None:
+    """An id is looked for first."""
+    first = made(api)
+    made(api, first["id"])
+
+    assert api.admin.get(f"/api/subscriptions/{first['id']}").json()["name"] == "crm"
+    assert api.admin.get("/api/subscriptions/crm").json()["id"] == first["id"]
+
+
+def test_none_is_missed_while_one_is_made(database: Database) -> None:
+    """Events that are written while subscriptions are made are owed to each of them from its position on, once."""
+    subscribe = Parts(database=database).subscribe()
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            emit(database, "c1", "c2")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    made = [subscribe.create(NewSubscription(name=f"n{number}", url=URL), who="alice") for number in range(10)]
+    ended.set()
+    writer.join()
+    emit(database, "c1")
+
+    rows = deliveries(database)
+    last = max(row.position for row in rows)
+    for each in made:
+        got = sorted(row.position for row in rows if row.subscription_id == each.id)
+        assert got == list(range(each.after_position + 1, last + 1))
+
+
+def test_a_pause_holds_everything_back(api: Api) -> None:
+    """And what was missed is sent when it is made active again."""
+    created = made(api)
+    id_ = created["id"]
+    paused = patch(api, id_, state="paused")
+    events = emit(api.database, "c1", "c1")
+    consumer = ScriptedConsumer(created["secret"])
+    deliver_on(api.database, consumer).deliver(id_)
+    during = list(consumer.event_ids)
+    active = patch(api, id_, state="active")
+    deliver_on(api.database, consumer).deliver(id_)
+
+    assert (paused["state"], active["state"], active["paused_at"]) == ("paused", "active", None)
+    assert (during, consumer.event_ids) == ([], events)
+
+
+def test_active_again_is_tried_at_once(api: Api) -> None:
+    """Whoever mended a consumer waits for no schedule, and gets all attempts anew; a disabled one likewise."""
+    id_ = made(api)["id"]
+    emit(api.database, "c1")
+    with api.database.write() as session:
+        session.exec(update(DeliveryRow).values(attempts=6, tried_at=datetime.now(UTC) - timedelta(days=9)))
+        session.exec(update(DeliveryQueueRow).values(due_at=datetime.now(UTC) + timedelta(hours=6)))
+        now = datetime.now(UTC)
+        session.exec(update(SubscriptionRow).values(disabled_at=now, failing_since=now - timedelta(days=2), error="x"))
+    disabled = api.admin.get(f"/api/subscriptions/{id_}").json()
+    active = patch(api, id_, state="active")
+    (row,), (lane,) = deliveries(api.database), lanes(api.database)
+
+    assert (disabled["state"], disabled["failing"], disabled["error"]) == ("disabled", True, "x")
+    assert (active["state"], active["failing"], active["failing_since"], active["error"]) == (
+        "active",
+        False,
+        None,
+        None,
+    )
+    assert (row.attempts, row.tried_at) == (0, None)
+    assert lane.due_at is not None
+    assert lane.due_at <= datetime.now(UTC) + timedelta(seconds=1)
+
+
+def test_a_change_changes_what_it_names(api: Api) -> None:
+    """The rest stays; a URL is checked as that of a new one is."""
+    before = made(api, types=["connection.status_changed"])
+    after = patch(api, before["id"], url="https://other.example/", types=[])
+    refused = api.admin.patch(f"/api/subscriptions/{before['id']}", json={"url": "https://localhost/"})
+    odd = api.admin.patch(f"/api/subscriptions/{before['id']}", json={"state": "disabled"})
+
+    del before["secret"]
+    assert after == {**before, "url": "https://other.example/", "types": []}
+    assert (refused.status_code, odd.status_code) == (422, 422)
+    assert subscription(api.database, before["id"]).url == "https://other.example/"
+
+
+def test_a_rotation_overlaps(api: Api) -> None:
+    """The new secret is shown once, and the ones before sign for a day each, also where it is rotated again."""
+    first = made(api)
+    second = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()
+    third = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()
+    row = subscription(api.database, first["id"])
+
+    assert VAULT.open(row.secret) == third["secret"]
+    assert [VAULT.open(old["sealed"]) for old in row.previous_secrets] == [second["secret"], first["secret"]]
+    for old in row.previous_secrets:
+        left = datetime.fromisoformat(old["until"]) - datetime.now(UTC)
+        assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24, seconds=1)
+
+
+def test_a_rotation_leaves_a_secret_behind_that_no_key_opens(api: Api) -> None:
+    """Its key is lost, and it would hold up every push: the new secret alone signs from now on."""
+    first = made(api)
+    lost = Encryption([OLD]).seal("whsec_lost")
+    with api.database.write() as session:
+        session.exec(update(SubscriptionRow).values(secret=lost))
+    emit(api.database, "c1")
+
+    new = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()["secret"]
+    consumer = ScriptedConsumer(new)
+    deliver_on(api.database, consumer).deliver(first["id"])
+
+    assert subscription(api.database, first["id"]).previous_secrets == []
+    assert len(consumer.pushes) == 1
+
+
+def test_the_dead_are_redriven(api: Api) -> None:
+    """They are sent again, in order, before what stands behind them."""
+    created = made(api)
+    id_ = created["id"]
+    first, second, third = emit(api.database, "c1", "c1", "c1")
+    with api.database.write() as session:
+        long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 9)
+        dead = update(DeliveryRow).where(col(DeliveryRow.event_id).in_([first, second]))
+        session.exec(dead.values(dead_at=long_ago, tried_at=long_ago, attempts=17))
+    listed = api.reader.get("/api/deliveries", params={"state": "dead"}).json()["deliveries"]
+    receipt = api.admin.post(f"/api/subscriptions/{id_}/redrive").json()
+    consumer = ScriptedConsumer(created["secret"])
+    deliver_on(api.database, consumer).deliver(id_)
+
+    assert [row["event_id"] for row in listed] == [first, second]
+    assert receipt == {"subscription_id": id_, "redriven": 2}
+    assert consumer.event_ids == [first, second, third]
+    assert api.admin.post(f"/api/subscriptions/{id_}/redrive").json()["redriven"] == 0
+
+
+def test_what_is_removed_leaves_nothing(api: Api) -> None:
+    """204, then 404; neither lanes nor deliveries stay, those of others do."""
+    gone, stays = made(api, "gone")["id"], made(api, "stays")["id"]
+    emit(api.database, "c1")
+    answer = api.admin.delete(f"/api/subscriptions/{gone}")
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert api.admin.get(f"/api/subscriptions/{gone}").status_code == 404
+    left: list[Any] = [*deliveries(api.database), *lanes(api.database)]
+    assert {row.subscription_id for row in left} == {stays}
+
+
+def test_a_push_under_way_finds_its_subscription_gone(api: Api) -> None:
+    """What comes of it is thrown away."""
+    created = made(api)
+    id_ = created["id"]
+    (event,) = emit(api.database, "c1")
+    consumer = ScriptedConsumer(created["secret"])
+
+    def remove() -> Any:
+        api.admin.delete(f"/api/subscriptions/{id_}")
+        return consumer.usual
+
+    consumer.answers[event] = remove
+    deliver_on(api.database, consumer).deliver(id_)
+
+    assert (deliveries(api.database), lanes(api.database)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate"), ("POST", "/redrive")]
+)
+def test_what_is_unknown_is_404(api: Api, method: str, path: str) -> None:
+    """With a word on where to look."""
+    answer = api.admin.request(method, f"/api/subscriptions/nobody{path}", json={} if method == "PATCH" else None)
+
+    assert problem(answer)[0] == 404
+    assert "/api/subscriptions" in problem(answer)[1]
+
+
+def test_they_are_listed_by_name(api: Api) -> None:
+    """Page by page."""
+    for name in ("b", "a", "c"):
+        made(api, name)
+    first = api.admin.get("/api/subscriptions", params={"limit": 2}).json()
+    second = api.admin.get("/api/subscriptions", params={"limit": 2, "after": first["next"]}).json()
+
+    assert [row["name"] for row in first["subscriptions"]] == ["a", "b"]
+    assert [row["name"] for row in second["subscriptions"]] == ["c"]
+    assert second["next"] is None
+
+
+def rotating(
+    subscribe: SubscriptionManager, consumer: ScriptedConsumer, chance: random.Random, ids: list[str]
+) -> Callable[[], None]:
+    """Return what gives any of the subscriptions a new secret, and tells the consumer."""
+
+    def rotate() -> None:
+        new = subscribe.rotate(chance.choice(ids), who="alice").secret
+        # As many as may still sign what is under way.
+        consumer.secrets = (new, *consumer.secrets)[:30]
+
+    return rotate
+
+
+def test_everything_at_once_ends_well(database: Database) -> None:
+    """Events, pushes, resumes, redrives, rotations and the clock beside each other: nobody blocks another for good."""
+    subscribe = Parts(database=database).subscribe()
+    created = [subscribe.create(NewSubscription(name=name, url=URL), who="alice") for name in ("a", "b", "c")]
+    ids = [each.id for each in created]
+    names = [f"c{number}" for number in range(8)]
+    chance = random.Random(4)
+    news = iter(range(1, 16))
+    consumer = ScriptedConsumer(*(each.secret for each in created))
+    consumer.usual = lambda: chance.choice([Receipt(200), Receipt(500, "no")])
+    rotate = rotating(subscribe, consumer, chance, ids)
+    process = deliver_on(database, consumer)
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def clock() -> None:
+        with database.write() as session:
+            due_pushes(database, session)
+
+    acts: list[Callable[[], object]] = [
+        lambda: next(news, None) and emit(database, *chance.sample(names, 4)),
+        lambda: process.deliver(chance.choice(ids)),
+        lambda: process.deliver(chance.choice(ids)),
+        lambda: subscribe.change(chance.choice(ids), SubscriptionChange(state="active"), who="alice"),
+        lambda: (subscribe.redrive(chance.choice(ids), who="alice"), rotate()),
+        lambda: (clock(), process.give_back()),
+    ]
+
+    def repeat(act: Callable[[], object]) -> None:
+        try:
+            while not ended.is_set():
+                act()
+        except BaseException as error:  # noqa: BLE001 - of whatever kind, it is what this looks for
+            errors.append(error)
+
+    threads = [threading.Thread(target=repeat, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: errors or len(consumer.pushes) > 80, 30)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    consumer.usual = Receipt(200)
+    for id_ in ids:
+        subscribe.change(id_, SubscriptionChange(state="active"), who="alice")
+
+    def is_done() -> bool:
+        for id_ in ids:
+            process.deliver(id_)
+        return not any(lane.due_at for lane in lanes(database))
+
+    eventually(is_done, 60)
+    assert errors == []
+    assert all(row.delivered_at for row in deliveries(database))

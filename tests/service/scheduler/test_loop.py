@@ -1,0 +1,267 @@
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from runtime.queues import circuit_breaker, reads
+from schemas.tables import ReadRequestRow, TaskLeaseRow
+from service.scheduler.loop import LEASE_SECONDS, MOST_CALLS, OVERDUE_PASSES, Scheduler
+from tests.service.fakes import HandClock
+from tests.support.polling import eventually
+from tests.support.row_factory import connection, job, store
+
+Make = Callable[..., Scheduler]
+
+
+@pytest.fixture
+def hand() -> HandClock:
+    """The time that the database goes by."""
+    return HandClock()
+
+
+@pytest.fixture
+def timed(database_url: str, hand: HandClock) -> Iterator[Database]:
+    """A database that goes by a time set by hand."""
+    database = Database(database_url, clock=hand)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def called() -> list[str]:
+    """Whose workers were called."""
+    return []
+
+
+@pytest.fixture
+def make(timed: Database, called: list[str]) -> Make:
+    """Make a clock as a process would."""
+
+    def make(holder: str = "one", **options: Any) -> Scheduler:
+        return Scheduler(
+            **{"database": timed, "call": called.extend, "push": called.extend, "holder": holder, **options}
+        )
+
+    return make
+
+
+def owed(hand: HandClock, connection_id: str, due_in: float = -1, **values: Any) -> ReadRequestRow:
+    """Return a job that owes a read; times are in seconds from now."""
+    times = {name: hand.now + timedelta(seconds=value) for name, value in values.items() if isinstance(value, float)}
+    return job(connection_id, requested=1, due_at=hand.now + timedelta(seconds=due_in), **{**values, **times})
+
+
+def close_gate(database: Database, seconds: float) -> None:
+    with database.write() as session:
+        circuit_breaker.close(database, session, reason="throttled", detail="Meld answered 429", seconds=seconds)
+
+
+def test_who_is_called(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """Workers are called for what is owed, due, not under way and not called for lately; nobody else's."""
+    long_ago, lately = -reads.WOKEN_SECONDS - 1.0, -reads.WOKEN_SECONDS + 1.0
+    store(
+        timed,
+        owed(hand, "due"),
+        owed(hand, "due just now", 0),
+        owed(hand, "call lost", woken_at=long_ago),
+        owed(hand, "lease over", lease_token="t", leased_until=-0.5),
+        owed(hand, "given up, may heal", failed_at=-900.0),
+        owed(hand, "not due", 1),
+        owed(hand, "called lately", woken_at=lately),
+        owed(hand, "at work", lease_token="t", leased_until=1.0),
+        owed(hand, "at work, called long ago", lease_token="t", leased_until=1.0, woken_at=long_ago),
+        job("idle", requested=3, completed=3),
+        job("never due", requested=1, due_at=None),
+    )
+
+    assert make().run_once() == 5
+    assert sorted(called) == ["call lost", "due", "due just now", "given up, may heal", "lease over"]
+
+
+def test_a_due_job_is_called_again_only_after_a_while(
+    timed: Database, hand: HandClock, make: Make, called: list[str]
+) -> None:
+    """A message on its way is given time to arrive; one that was lost is sent anew."""
+    store(timed, owed(hand, "c1"))
+    clock = make()
+
+    counts = []
+    for _ in range(3 * reads.WOKEN_SECONDS):
+        clock.run_once()
+        counts.append(len(called))
+        hand.move(1)
+
+    first, second = reads.WOKEN_SECONDS, 2 * reads.WOKEN_SECONDS
+    assert counts[first] == 1
+    assert counts[first + 1] == 2
+    assert counts[second + 1] == 2
+    assert counts[-1] == 3
+
+
+def test_what_is_due_longest_is_called_first(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """Where not all can be called, the oldest wishes come first, and the next pass adds nothing."""
+    store(timed, *(owed(hand, f"c{number:04}", -float(number)) for number in range(MOST_CALLS + 200)))
+    clock = make()
+
+    counts = [clock.run_once(), clock.run_once()]
+
+    assert counts == [MOST_CALLS, 0]
+    assert set(called) == {f"c{number:04}" for number in range(200, MOST_CALLS + 200)}
+
+
+def test_calls_that_arrived_make_room(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """As workers claim what they were called for, others are called."""
+    store(timed, *(owed(hand, f"c{number:04}") for number in range(MOST_CALLS + 200)))
+    clock = make()
+    clock.run_once()
+    with timed.write() as session:
+        for row in session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id.in_(called[:150]))).all():  # type: ignore[attr-defined]
+            row.lease_token, row.leased_until, row.woken_at = "t", hand.now + timedelta(seconds=30), None
+
+    assert clock.run_once() == 150
+    assert len(set(called)) == MOST_CALLS + 150
+
+
+def test_nobody_is_called_during_a_pause(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """While reads rest nobody is called; afterwards one, who finds out whether the pause is over."""
+    store(timed, *(owed(hand, f"c{number}") for number in range(20)))
+    close_gate(timed, 30)
+    clock = make()
+    during = clock.run_once()
+    hand.move(30.5)
+    after = clock.run_once()
+    with timed.write() as session:
+        circuit_breaker.open_(session)
+
+    assert (during, after, clock.run_once(), len(set(called))) == (0, 1, 19, 20)
+
+
+@pytest.mark.parametrize("seconds", [30, -1], ids=["during", "after"])
+def test_the_overdue_wait_for_the_end_of_a_pause(
+    timed: Database, hand: HandClock, make: Make, called: list[str], seconds: float
+) -> None:
+    """So do those that are read again only because much time has passed."""
+    old = hand.now - timedelta(hours=9)
+    for number in range(5):
+        store(timed, connection(f"c{number}", checked_at=old), job(f"c{number}"))
+    close_gate(timed, seconds)
+
+    make(fresh_seconds=3600).run_once()
+
+    assert called == []
+
+
+def test_the_overdue_are_called_once_in_a_while(
+    timed: Database, hand: HandClock, make: Make, called: list[str]
+) -> None:
+    """A connection that nobody spoke of for too long is asked for, once; one that cannot change any more is not."""
+    old = hand.now - timedelta(hours=9)
+    store(timed, connection("old", checked_at=old), job("old"), connection("new", checked_at=hand.now), job("new"))
+    store(timed, connection("gone", checked_at=old, status="DELETED"), job("gone"))
+    clock = make(fresh_seconds=3600)
+
+    for _ in range(OVERDUE_PASSES + 1):
+        clock.run_once()
+
+    assert called == ["old"]
+
+
+def test_one_of_several_clocks_is_at_it(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """Another takes over when the one has not been heard of for its lease's time, and not before."""
+    clocks = {"one": make("one"), "two": make("two")}
+
+    def at_it_after(seconds: float, *asked: str) -> list[str]:
+        """Let time pass, and return which of the clocks that are asked, in this order, did a pass."""
+        hand.move(seconds)
+        store(timed, owed(hand, f"c{hand.now}"))
+        return [name for name in asked if clocks[name].run_once()]
+
+    who = [
+        at_it_after(0, "one", "two"),
+        at_it_after(LEASE_SECONDS - 0.1, "two", "one"),
+        at_it_after(LEASE_SECONDS - 0.1, "two"),
+        at_it_after(0.2, "two", "one"),
+        at_it_after(1, "one", "two"),
+    ]
+    assert who == [["one"], ["one"], [], ["two"], ["two"]]
+
+
+@pytest.mark.parametrize("clocks", [2, 8])
+def test_several_clocks_at_once_call_once(database_url: str, hand: HandClock, clocks: int) -> None:
+    """Of clocks that begin in one moment one does the pass, and each due job is called exactly once."""
+    databases = [Database(database_url, clock=hand) for _ in range(clocks)]
+    called: list[str] = []
+    store(databases[0], *(owed(hand, f"c{number}") for number in range(200)))
+    ready = threading.Barrier(clocks)
+    counts: list[int] = []
+
+    def run(number: int) -> None:
+        clock = Scheduler(database=databases[number], call=called.extend, push=called.extend, holder=f"clock {number}")
+        for _ in range(5):
+            ready.wait()
+            counts.append(clock.run_once())
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(clocks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in databases:
+        each.close()
+
+    assert max(counts) == 200
+    assert sum(counts) == 200
+    assert set(Counter(called).values()) == {1}
+
+
+def test_the_lease_names_its_holder(timed: Database, make: Make) -> None:
+    """An operator can see which process is at it, and when it was last."""
+    make("host 17 abc").run_once()
+
+    with timed.read() as session:
+        (lease,) = session.exec(select(TaskLeaseRow)).all()
+    assert (lease.name, lease.holder) == ("clock", "host 17 abc")
+    assert lease.ran_at is not None
+
+
+def test_a_broker_that_is_away_is_said(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """A pass whose calls are not taken says so; the jobs are called for again, not given up."""
+    store(timed, owed(hand, "c1"))
+
+    def away(_ids: object) -> None:
+        raise OutOfReachError("away")
+
+    with pytest.raises(OutOfReachError):
+        make(call=away).run_once()
+    hand.move(reads.WOKEN_SECONDS + 1)
+
+    assert make().run_once() == 1
+
+
+def test_its_thread_calls_by_itself_and_survives(database: Database) -> None:
+    """A job that nobody was called for is called for within a pass or two, whatever the pass before raised."""
+    called: list[str] = []
+    errors: list[Exception] = [OutOfReachError("away"), RuntimeError("unforeseen")]
+
+    def call(ids: list[str]) -> None:
+        if errors:
+            raise errors.pop()
+        called.extend(ids)
+
+    clock = Scheduler(database=database, call=call, push=call, holder="one")  # type: ignore[arg-type]
+    clock.start()
+    assert clock.is_alive()
+    eventually(lambda: not errors, seconds=4)
+    with database.write() as session:
+        reads.raise_jobs(database, session, ["c1"], "operator")
+        session.get_one(ReadRequestRow, "c1").woken_at = None
+
+    assert eventually(lambda: called, seconds=4) == ["c1"]
+    clock.stop()
+    assert not clock.is_alive()

@@ -1,0 +1,118 @@
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlmodel import col, select
+
+from runtime.database import Database
+from schemas.tables import ConnectionRow, ReadRequestRow
+from service.scheduler.loop import Scheduler
+from service.scheduler.stale_connections import raise_overdue
+from tests.support.row_factory import connection
+
+WEEK = 7 * 86400.0
+NOW = datetime.now(UTC)
+HOUR_AGO = {"checked_at": NOW - timedelta(hours=1)}
+
+
+def put(database: Database, id_: str, *, requested: int = 0, **fields: Any) -> None:
+    row = connection(id_, **{"created_at": NOW, "checked_at": NOW, "status": "ACTIVE", **fields})
+    job = ReadRequestRow(
+        connection_id=id_, trigger="webhook", requested_at=NOW, requested=requested, completed=0, due_at=None
+    )
+    with database.write() as session:
+        session.add(row)
+        session.add(job)
+
+
+def overdue(database: Database, fresh_seconds: float = WEEK) -> Sequence[str]:
+    with database.write() as session:
+        return sorted(raise_overdue(database, session, fresh_seconds=fresh_seconds))
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_raised"),
+    [
+        (
+            {"status": "IN_PROGRESS", "created_at": NOW - timedelta(hours=5), "checked_at": NOW - timedelta(hours=1)},
+            True,
+        ),
+        (
+            {"status": "IN_PROGRESS", "created_at": NOW - timedelta(hours=3), "checked_at": NOW - timedelta(hours=1)},
+            False,
+        ),
+        # A run of all tests may take long, and this time is of its beginning.
+        (
+            {"status": "IN_PROGRESS", "created_at": NOW - timedelta(hours=5), "checked_at": NOW + timedelta(hours=1)},
+            False,
+        ),
+        (
+            {"status": "IN_PROGRESS", "created_at": None, "observed_at": NOW - timedelta(hours=5), **HOUR_AGO},
+            True,
+        ),
+        (
+            {"status": "IN_PROGRESS", "created_at": None, "observed_at": NOW - timedelta(hours=3), **HOUR_AGO},
+            False,
+        ),
+        ({"status": "ACTIVE", "created_at": NOW - timedelta(hours=5), "checked_at": NOW - timedelta(hours=1)}, False),
+        ({"status": "ACTIVE", "checked_at": NOW - timedelta(days=8)}, True),
+        ({"status": "DELETED", "checked_at": NOW - timedelta(days=8)}, False),
+        ({"status": "EXPIRED", "checked_at": NOW - timedelta(days=8)}, False),
+        ({"status": "ACTIVE", "checked_at": NOW - timedelta(days=8), "requested": 1}, False),
+    ],
+    ids=[
+        "expired",
+        "young",
+        "just-read",
+        "no-creation",
+        "no-creation-young",
+        "completed",
+        "stale",
+        "deleted",
+        "dead",
+        "owed",
+    ],
+)
+def test_what_is_overdue_is_raised(database: Database, fields: dict[str, Any], is_raised: bool) -> None:  # noqa: FBT001
+    """Silent expiry after four hours, and a last read a week ago; not the dead, nor what is owed or keeps failing."""
+    put(database, "c1", **fields)
+
+    assert overdue(database) == (["c1"] if is_raised else [])
+
+
+def test_age_can_be_left_alone(database: Database) -> None:
+    """With 0 nothing is read again for its age."""
+    put(database, "c1", checked_at=NOW - timedelta(days=800))
+
+    assert overdue(database, 0) == []
+
+
+def test_the_oldest_come_first_and_not_all_at_once(database: Database) -> None:
+    """A thousand that are overdue are read spread out over time, the oldest first."""
+    for number in range(60):
+        put(database, f"c{number:02}", checked_at=NOW - timedelta(days=8, minutes=number))
+
+    assert overdue(database) == [f"c{number:02}" for number in range(10, 60)]
+
+
+def test_the_clock_looks_for_it(database: Database) -> None:
+    """A pass of the clock raises what is overdue, with the trigger that events then tell."""
+    put(database, "c1", checked_at=NOW - timedelta(days=8))
+    calls: list[str] = []
+
+    Scheduler(database=database, call=calls.extend, push=calls.extend, holder="me", fresh_seconds=WEEK).run_once()
+
+    with database.read() as session:
+        triggers = session.exec(select(ReadRequestRow.trigger).where(col(ReadRequestRow.requested) > 0)).all()
+    assert (calls, triggers) == (["c1"], ["clock"])
+
+
+def test_connections_without_a_job_are_left_alone(database: Database) -> None:
+    """A row that no worker ever wrote does not stop the look."""
+    with database.write() as session:
+        session.add(connection("c1", checked_at=NOW - timedelta(days=8)))
+
+    assert overdue(database) == []
+    with database.read() as session:
+        assert session.get(ConnectionRow, "c1") is not None

@@ -1,0 +1,452 @@
+import itertools
+import random
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from sqlalchemy import delete, update
+from sqlmodel import col, select
+
+from runtime.database import Database
+from runtime.errors import EncryptionError, OutOfReachError
+from runtime.security.encryption import Encryption
+from schemas.key_rotation import KeyRotationReport
+from schemas.tables import AuditRow, DeliveryQueueRow, RejectionRow, SubscriptionRow, WebhookRow
+from service.ingest.webhook_insert import table_for
+from service.key_rotation import MOST_BYTES, KeyRotation
+from service.rejected.store import RejectionStore
+from tests.end_to_end.manual_time import empty
+from tests.service.conftest import Parts
+from tests.service.rejected.refused_requests import refused, rejections
+from tests.support import row_factory
+from tests.support.encryption_keys import KEY, OLD, VAULT
+from tests.support.scripted_consumer import SECRET, ScriptedConsumer, at_once, deliver_on, emit, subscribe, subscription
+from tests.support.webhook_factory import body, delivery
+
+LOST = SecretStr(Fernet.generate_key().decode())
+BOTH = Encryption([KEY, OLD])
+VAULTS = {"clear": Encryption([]), "old": Encryption([OLD]), "new": VAULT, "lost": Encryption([LOST])}
+BODIES = ("webhook bodies", "rejection bodies")
+
+
+def rotate_on(
+    database: Database, vault: Encryption = BOTH, wait: Callable[[float], object] = id, **bounds: int
+) -> KeyRotation:
+    return KeyRotation(database=database, vault=vault, wait=wait, **bounds)
+
+
+def webhook(vault: Encryption, raw: bytes = b"raw", **values: Any) -> WebhookRow:
+    return row_factory.webhook(body=vault.seal_bytes(raw), encrypted_with=vault.key_name, **values)
+
+
+def rejection(vault: Encryption, digest: str, raw: bytes = b"raw") -> RejectionRow:
+    sealed = {"body": vault.seal_bytes(raw), "encrypted_with": vault.key_name}
+    times = {"first_at": row_factory.TIME, "received_at": row_factory.TIME}
+    return RejectionRow(digest=digest, reason="wrong", size=len(raw), headers={}, is_likely=True, **times, **sealed)
+
+
+def stored(database: Database) -> list[WebhookRow]:
+    with database.read() as session:
+        return list(session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all())
+
+
+def opened(vault: Encryption, found: Sequence[WebhookRow | RejectionRow]) -> list[bytes]:
+    return [vault.open_bytes(row.body, row.encrypted_with) for row in found]
+
+
+def previous(vault: Encryption, secret: str, hours: float) -> dict[str, str]:
+    return {"sealed": vault.seal(secret), "until": (datetime.now(UTC) + timedelta(hours=hours)).isoformat()}
+
+
+def came_to(rotations: Sequence[KeyRotationReport]) -> dict[str, tuple[int, int, dict[str, int]]]:
+    return {each.kind: (each.rotated, each.unreadable, each.keys) for each in rotations}
+
+
+def test_everything_is_sealed_with_the_newest_key(database: Database) -> None:
+    """Bodies in clear and under an older key, and all secrets; the newest key alone opens them all then."""
+    row_factory.store(database, *(webhook(VAULTS[name], name.encode()) for name in ("clear", "old", "new")))
+    row_factory.store(database, rejection(VAULTS["clear"], "1"), rejection(VAULTS["old"], "2"))
+    subscribe(database, secret=VAULTS["old"].seal(SECRET), previous_secrets=[previous(VAULTS["old"], "before", 1)])
+    subscribe(database, "handler", url="python:ours.handle", secret="")
+
+    rotations = rotate_on(database).run(who="alice")
+
+    name = VAULT.key_name
+    assert came_to(rotations) == {
+        "webhook bodies": (2, 0, {name: 3}),
+        "rejection bodies": (2, 0, {name: 2}),
+        "subscription secrets": (2, 0, {name: 2}),
+    }
+    assert {each.newest for each in rotations} == {name}
+    assert opened(VAULT, stored(database)) == [b"clear", b"old", b"new"]
+    assert opened(VAULT, rejections(database)) == [b"raw", b"raw"]
+    bodies: list[Any] = [*stored(database), *rejections(database)]
+    assert {each.encrypted_with for each in bodies} == {name}
+    row = subscription(database)
+    assert [VAULT.open(row.secret), VAULT.open(row.previous_secrets[0]["sealed"])] == [SECRET, "before"]
+    assert subscription(database, "handler").secret == ""
+
+
+def test_a_second_run_leaves_bodies_as_they_are(database: Database) -> None:
+    """What the newest key has sealed is looked at, and not written again."""
+    row_factory.store(database, *(webhook(VAULTS["old"]) for _ in range(5)))
+    rotate_on(database).run(who="alice")
+    before = [row.body for row in stored(database)]
+
+    rotations = rotate_on(database).run(who="alice")
+
+    assert came_to(rotations)["webhook bodies"] == (0, 0, {VAULT.key_name: 5})
+    assert [row.body for row in stored(database)] == before
+
+
+def test_the_act_is_noted(database: Database) -> None:
+    """With the name of the key, before anything is done, so that one that is interrupted is noted as well."""
+    row_factory.store(database, webhook(VAULTS["old"]))
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rotate_on(database, wait=interrupt).run(who="alice")
+
+    with database.read() as session:
+        (act,) = session.exec(select(AuditRow)).all()
+    assert (act.who, act.act, act.subject) == ("alice", "keys.rotated", VAULT.key_name)
+
+
+def test_without_a_key_nothing_is_done(database: Database) -> None:
+    """And what is missing is said."""
+    row_factory.store(database, webhook(VAULTS["clear"]))
+
+    with pytest.raises(EncryptionError, match="MELDWATCH_ENCRYPTION_KEYS is not set"):
+        rotate_on(database, Encryption([])).run(who="alice")
+
+    with database.read() as session:
+        assert session.exec(select(AuditRow)).all() == []
+    assert [row.encrypted_with for row in stored(database)] == [None]
+
+
+def test_what_no_key_opens_stays_as_it_is(database: Database) -> None:
+    """It is counted, under the name of its key where there is one; everything else is sealed anew."""
+    spoilt = webhook(VAULTS["old"], b"spoilt")
+    spoilt.body = spoilt.body[:-4] + b"AAA="
+    row_factory.store(database, webhook(VAULTS["lost"]), spoilt, webhook(VAULTS["old"], b"good"))
+    row_factory.store(database, rejection(VAULTS["lost"], "1"))
+    subscribe(database, "s1", secret=VAULTS["lost"].seal(SECRET), previous_secrets=[previous(VAULTS["old"], "good", 1)])
+    subscribe(database, "s2", secret=VAULTS["old"].seal(SECRET), previous_secrets=[previous(VAULTS["lost"], "x", 1)])
+    before = [row.body for row in stored(database)]
+
+    rotations = rotate_on(database).run(who="alice")
+
+    new, old, lost = (VAULTS[name].key_name for name in ("new", "old", "lost"))
+    assert came_to(rotations) == {
+        "webhook bodies": (1, 2, {new: 1, old: 1, lost: 1}),
+        "rejection bodies": (0, 1, {lost: 1}),
+        "subscription secrets": (2, 2, {new: 2, "unknown": 2}),
+    }
+    assert [row.body for row in stored(database)][:2] == before[:2]
+    assert opened(VAULT, stored(database)[2:]) == [b"good"]
+    first, second = subscription(database, "s1"), subscription(database, "s2")
+    assert [VAULTS["lost"].open(first.secret), VAULT.open(first.previous_secrets[0]["sealed"])] == [SECRET, "good"]
+    assert [VAULT.open(second.secret), VAULTS["lost"].open(second.previous_secrets[0]["sealed"])] == [SECRET, "x"]
+
+
+def test_a_handler_has_nothing_to_seal(database: Database) -> None:
+    """Its secret is none: it is neither counted nor missed, and stays as it is."""
+    subscribe(database, url="python:mine.f", secret="")
+
+    rotations = rotate_on(database).run(who="alice")
+
+    assert came_to(rotations)["subscription secrets"] == (0, 0, {VAULT.key_name: 0})
+    assert subscription(database).secret == ""
+
+
+def test_a_secret_that_signs_no_more_is_dropped(database: Database) -> None:
+    """Its overlap is over; that no key opens it is nobody's trouble."""
+    subscribe(database, previous_secrets=[previous(VAULT, "lasts", 1), previous(VAULTS["lost"], "over", -1)])
+
+    rotations = rotate_on(database).run(who="alice")
+
+    assert came_to(rotations)["subscription secrets"] == (2, 0, {VAULT.key_name: 2})
+    assert [VAULT.open(old["sealed"]) for old in subscription(database).previous_secrets] == ["lasts"]
+
+
+def test_a_long_past_is_gone_through_to_the_end(database: Database) -> None:
+    """Several spans, with holes between the ids, bodies that fill a commit alone, and every row once."""
+    sizes = [1, MOST_BYTES // 2, MOST_BYTES + 1, *[10] * 2_500, MOST_BYTES // 2, MOST_BYTES // 2, 1]
+    row_factory.store(database, *(webhook(VAULTS["clear"], b"x" * size) for size in sizes))
+    with database.write() as session:
+        session.exec(delete(WebhookRow).where(col(WebhookRow.id) % 7 == 0))
+    before = opened(VAULT, stored(database))
+    rests: list[float] = []
+    looked: list[int] = []
+
+    rotations = rotate_on(database, wait=rests.append).run(looked.append, who="alice")
+
+    assert came_to(rotations)["webhook bodies"] == (len(before), 0, {VAULT.key_name: len(before)})
+    assert [row.encrypted_with for row in stored(database)] == [VAULT.key_name] * len(before)
+    assert opened(VAULT, stored(database)) == before
+    assert (sum(looked), len(looked)) == (len(before), 3)
+    assert len(rests) >= len(before) / 100
+
+
+@given(
+    kinds=st.lists(st.sampled_from([*VAULTS, "emptied", "gone"]), max_size=12),
+    span=st.integers(1, 4),
+    most_rows=st.integers(1, 4),
+    death=st.none() | st.integers(1, 6),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_stored_and_wherever_it_dies(
+    sqlite_url: str, kinds: list[str], span: int, most_rows: int, death: int | None
+) -> None:
+    """Any rows, in pieces of any size, killed behind any commit: another run leaves it as one would have."""
+    database = Database(sqlite_url)
+    empty(database)
+    for number, kind in enumerate(kinds):
+        vault = VAULTS.get(kind, VAULTS["old"])
+        emptied = {"emptied_at": row_factory.TIME} if kind == "emptied" else {}
+        row_factory.store(database, webhook(vault, b"%d" % number, event_id=str(number), **emptied))
+    with database.write() as session:
+        session.exec(
+            delete(WebhookRow).where(col(WebhookRow.event_id).in_(n for n, k in enumerate(kinds) if k == "gone"))
+        )
+    left = [death or 0]
+
+    def die(_seconds: float) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise InterruptedError
+
+    try:
+        rotations = rotate_on(database, wait=die, span=span, most_rows=most_rows).run(who="alice")
+    except InterruptedError:
+        rotations = rotate_on(database, span=span, most_rows=most_rows).run(who="alice")
+
+    expected = {"clear": "new", "old": "new", "new": "new", "lost": "lost", "emptied": "old"}
+    found = stored(database)
+    names = {row.event_id: row.encrypted_with for row in found}
+    assert names == {
+        str(number): VAULTS[expected[kind]].key_name for number, kind in enumerate(kinds) if kind != "gone"
+    }
+    assert opened(Encryption([KEY, OLD, LOST]), found) == [row.event_id.encode() for row in found]
+    assert rotations[0].unreadable == kinds.count("lost")
+    assert sum(rotations[0].keys.values()) == len(found) - kinds.count("emptied")
+    database.close()
+
+
+class Meddling(Encryption):
+    """A vault that does something once, when the first body is sealed: between its row's being read and written."""
+
+    def __init__(self, meddle: Callable[[], object]) -> None:
+        super().__init__([KEY, OLD])
+        self._meddle = [meddle]
+
+    def seal_bytes(self, content: bytes) -> bytes:
+        """Meddle, and seal."""
+        while self._meddle:
+            self._meddle.pop()()
+        return super().seal_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        update(WebhookRow).values(body=b"", emptied_at=row_factory.TIME),
+        update(WebhookRow).values(body=b"", encrypted_with=None, emptied_at=row_factory.TIME),
+        update(WebhookRow).values(body=VAULTS["lost"].seal_bytes(b"other"), encrypted_with=VAULTS["lost"].key_name),
+        delete(WebhookRow),
+    ],
+    ids=["emptied", "emptied and unsealed", "rotated to another key", "removed"],
+)
+def test_what_changes_meanwhile_is_left(database: Database, change: Any) -> None:
+    """A row that is not as it was read is not written: what retention has removed does not come back."""
+    row_factory.store(database, webhook(VAULTS["old"], b"removed"))
+    changed: list[WebhookRow] = []
+
+    def meddle() -> None:
+        with database.write() as session:
+            session.exec(change)
+        changed.extend(stored(database))
+
+    (rotation, *_) = rotate_on(database, Meddling(meddle)).run(who="alice")
+
+    assert rotation.rotated == 0
+    assert stored(database) == changed
+
+
+def test_a_step_of_a_worker_meanwhile_is_kept(database: Database) -> None:
+    """A webhook that is processed, or that comes again, while its body is sealed anew is both."""
+    raw = body("c1", event_id="e1")
+    with closing(table_for(database, VAULTS["old"])) as table:
+        table.insert([delivery(raw)])
+
+        def meddle() -> None:
+            table.insert([delivery(raw)])
+            with database.write() as session:
+                session.exec(update(WebhookRow).values(processed_at=row_factory.TIME))
+
+        rotate_on(database, Meddling(meddle)).run(who="alice")
+
+    (row,) = stored(database)
+    assert (row.deliveries, row.processed_at, row.encrypted_with) == (2, row_factory.TIME, VAULT.key_name)
+    assert opened(VAULT, [row]) == [raw]
+
+
+def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
+    """Two rotations while webhooks come and repeat under either key: every body opens, and in the end under the new."""
+    known = [body(f"c{number}", event_id=f"e{number}") for number in range(400)]
+    with closing(table_for(database, VAULTS["old"])) as table:
+        for start in range(0, 200, 50):
+            table.insert([delivery(raw) for raw in known[start : start + 50]])
+    outcomes: list[Sequence[KeyRotationReport]] = []
+    is_over = threading.Event()
+
+    def write(vault: Encryption, start: int) -> None:
+        with closing(table_for(database, vault)) as table:
+            for number in range(start, 400, 2):
+                table.insert([delivery(known[number]), delivery(known[number // 2])])
+
+    def turn() -> None:
+        while not is_over.is_set():
+            outcomes.append(rotate_on(database, span=64, most_rows=16).run(who="alice"))
+
+    turners = [threading.Thread(target=turn) for _ in range(2)]
+    writers = [
+        threading.Thread(target=write, args=(VAULTS["old"], 200)),
+        threading.Thread(target=write, args=(BOTH, 201)),
+    ]
+    for thread in (*turners, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    is_over.set()
+    for thread in turners:
+        thread.join()
+    (last, *_) = rotate_on(database).run(who="alice")
+
+    assert last.keys == {VAULT.key_name: 400}
+    assert {row.event_id: VAULT.open_bytes(row.body, row.encrypted_with) for row in stored(database)} == {
+        f"e{number}": raw for number, raw in enumerate(known)
+    }
+    assert all(rotation.unreadable == 0 for rotations in outcomes for rotation in rotations)
+    # Each row was sealed anew once, by the one or by the other.
+    old = sum(rotations[0].rotated for rotations in outcomes) + last.rotated
+    assert old == 300
+
+
+def test_refused_webhooks_that_come_again_meanwhile_are_counted(database: Database) -> None:
+    """Whoever counts them locks many rows at once, as a rotation does, and in the same order."""
+    comings = [refused(body(f"c{number}", event_id=f"e{number}")) for number in range(120)]
+    chance = random.Random(5)
+    orders = [chance.sample(comings, len(comings)) for _ in range(40)]
+    vaults = itertools.cycle([BOTH, Encryption([OLD, KEY])])
+    for coming in comings:
+        RejectionStore(database=database, vault=BOTH).keep([coming])
+    is_over = threading.Event()
+    errors: list[Exception] = []
+
+    def turn() -> None:
+        while not is_over.is_set():
+            try:
+                rotate_on(database, next(vaults)).run(who="alice")
+            except OutOfReachError as error:
+                errors.append(error)
+
+    turning = threading.Thread(target=turn)
+    turning.start()
+    for order in orders:
+        RejectionStore(database=database, vault=BOTH).keep(order)
+    is_over.set()
+    turning.join()
+
+    assert errors == []
+    assert [row.times for row in rejections(database)] == [41] * len(comings)
+    assert opened(BOTH, rejections(database)) == [each.body for each in comings]
+
+
+def test_a_secret_that_is_rotated_meanwhile_is_the_newer_one(database: Database) -> None:
+    """A subscription's rotation and one of the keys lock its row: whichever comes last, the last secret signs."""
+    keeper = Parts(database=database).subscribe(BOTH)
+    subscribe(database, secret=VAULTS["old"].seal(SECRET))
+    secrets: list[str] = []
+    is_over = threading.Event()
+
+    def renew() -> None:
+        try:
+            secrets.extend(keeper.rotate("s1", who="alice").secret for _ in range(12))
+        finally:
+            is_over.set()
+
+    def turn() -> None:
+        while not is_over.is_set():
+            rotate_on(database).run(who="alice")
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    at_once(2, turn)
+    renewing.join()
+    rotate_on(database).run(who="alice")
+
+    row = subscription(database)
+    sealed = [row.secret, *(old["sealed"] for old in row.previous_secrets)]
+    assert [VAULT.open(each) for each in sealed] == secrets[: -len(sealed) - 1 : -1]
+    assert len(sealed) == 6
+
+
+def test_a_process_without_the_newest_key_keeps_its_events(database: Database) -> None:
+    """It says what it lacks, and gives nothing up; once it knows the key, it sends what it owes."""
+    consumer = ScriptedConsumer()
+    subscribe(database, secret=VAULTS["old"].seal(SECRET))
+    (event_id,) = emit(database, "c1")
+    rotate_on(database).run(who="alice")
+
+    deliver_on(database, consumer, vault=VAULTS["old"]).deliver("s1")
+    said = subscription(database).error or ""
+    with database.write() as session:
+        session.exec(update(DeliveryQueueRow).values(due_at=row_factory.TIME))
+    deliver_on(database, consumer, vault=Encryption([OLD, KEY])).deliver("s1")
+
+    assert "lacks the key" in said
+    assert consumer.event_ids == [event_id]
+
+
+STEPS = [
+    ([OLD], [OLD]),
+    ([OLD, KEY], [OLD]),
+    ([OLD, KEY], [OLD, KEY]),
+    ([KEY, OLD], [OLD, KEY]),
+    ([KEY, OLD], [KEY, OLD]),
+    None,  # keys rotate
+    ([KEY], [KEY, OLD]),
+    ([KEY], [KEY]),
+]
+"""The order that docs/operations.md gives: the keys of two processes, step by step."""
+
+
+def test_in_the_order_of_the_documents_nothing_is_ever_unreadable(database: Database) -> None:
+    """In every step each of two processes stores a body and a secret, and opens all that either has stored so far."""
+    count = 0
+    for number, step in enumerate(STEPS):
+        if step is None:
+            rotations = rotate_on(database).run(who="alice")
+            assert all(each.keys.keys() == {VAULT.key_name} for each in rotations if each.keys)
+            continue
+        vaults = [Encryption(keys) for keys in step]
+        for place, vault in enumerate(vaults):
+            with closing(table_for(database, vault)) as table:
+                table.insert([delivery(b"%d %d" % (number, place))])
+            subscribe(database, f"s{number}-{place}", secret=vault.seal(SECRET))
+        with database.read() as session:
+            secrets = session.exec(select(SubscriptionRow.secret)).all()
+        count += 2
+        for vault in vaults:
+            assert len(set(opened(vault, stored(database)))) == count
+            assert [vault.open(secret) for secret in secrets] == [SECRET] * count

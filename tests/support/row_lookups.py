@@ -1,0 +1,53 @@
+"""What a read leaves behind, as the tests of the workers look at it; and time that goes by at once."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from runtime.database import Database
+from schemas import tables
+from schemas.api_resources import state_of
+from schemas.events import Event
+from schemas.tables import CircuitBreakerRow, ConnectionRow, ReadRequestRow, WebhookRow
+from workers.refetch.follow_up_reads import SETTLE_SECONDS
+
+
+def all_rows(database: Database, table: type[Any]) -> Sequence[Any]:
+    with database.read() as session:
+        return session.exec(select(table)).all()
+
+
+def job_of(database: Database, connection_id: str) -> ReadRequestRow:
+    with database.read() as session:
+        return session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == connection_id)).one()
+
+
+def events_of(database: Database) -> list[Event]:
+    with database.read() as session:
+        rows = session.exec(select(tables.EventRow).order_by(col(tables.EventRow.position))).all()
+        return [Event.from_row(row) for row in rows]
+
+
+def mirror_of(database: Database, connection_id: str) -> ConnectionRow:
+    with database.read() as session:
+        return session.get_one(ConnectionRow, connection_id)
+
+
+def make_due(database: Database) -> None:
+    """Let the time pass that jobs and pauses wait for: move them into the past, and webhooks a little."""
+    past = datetime.now(UTC) - timedelta(hours=1)
+    settled = datetime.now(UTC) - timedelta(seconds=SETTLE_SECONDS + 1)
+    with database.write() as session:
+        session.exec(update(ReadRequestRow).where(col(ReadRequestRow.due_at).is_not(None)).values(due_at=past))
+        session.exec(
+            update(CircuitBreakerRow).where(col(CircuitBreakerRow.paused_until).is_not(None)).values(paused_until=past)
+        )
+        session.exec(update(WebhookRow).where(col(WebhookRow.received_at) > settled).values(received_at=settled))
+
+
+def states_of(database: Database) -> list[str]:
+    with database.read() as session:
+        return [state_of(row) for row in session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all()]

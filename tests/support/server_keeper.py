@@ -1,0 +1,105 @@
+"""Run a server for as long as somebody holds a lock; then end it and remove its directory.
+
+A test run may end by an exception, by Ctrl-C or by SIGKILL: whatever happens, the kernel gives its lock free, and no
+server outlives it. Used by ``tests.support.servers``:
+
+    python server_keeper.py LOCK SIGNAL USER DIRECTORY COMMAND...
+
+``SIGNAL`` is the number that ends the server; ``USER`` is the user that it runs as, ``-`` for the present one. SIGTERM
+to the keeper ends the server and removes the directory; a server that ends on its own leaves it.
+"""
+
+import contextlib
+import fcntl
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 10
+
+
+class _AskedToStopError(Exception):
+    """SIGTERM came."""
+
+
+def _stop(_number: int, _frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _AskedToStopError
+
+
+def _is_held(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _is_asked_to_end(server: subprocess.Popen[bytes], lock: int) -> bool:
+    """Wait for the server's end, or until it shall end."""
+    try:
+        while _is_held(lock):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(POLL_SECONDS)
+                return False
+    except _AskedToStopError:
+        pass
+    return True
+
+
+def _end(server: subprocess.Popen[bytes], number: int) -> None:
+    for kill in (number, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, kill)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(PATIENCE_SECONDS)
+
+
+def _identity(user: str) -> dict[str, Any]:
+    if user == "-":
+        return {}
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _remove_run(run: Path) -> None:
+    """Remove what the run shared, as the last of its keepers: nobody else may be there to do it."""
+    if not list(run.glob("*.server")):
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def main() -> int:
+    """Keep one server; return its exit code, or 0 where it was ended."""
+    lock_path, number, user, directory, *command = sys.argv[1:]
+    lock = os.open(lock_path, os.O_RDWR)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    with Path(directory, "output").open("ab") as output:
+        server = subprocess.Popen(
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            **_identity(user),
+        )
+    sys.stdout.write(f"{server.pid}\n")
+    sys.stdout.flush()
+    if not _is_asked_to_end(server, lock):
+        return server.returncode
+    _end(server, int(number))
+    shutil.rmtree(directory, ignore_errors=True)
+    if not _is_held(lock):
+        _remove_run(Path(lock_path).parent)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

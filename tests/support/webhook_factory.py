@@ -1,0 +1,57 @@
+"""Webhooks for tests: made as Meld makes them, and stored through the real inbox."""
+
+import itertools
+import json
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from runtime.database import Database
+from schemas.meld.webhook import ReceivedWebhook
+from schemas.tables import WebhookRow
+from service.ingest.payload import read_hint
+from service.ingest.webhook_insert import table_for
+from tests.support.encryption_keys import VAULT
+
+STATUS_CHANGE = "BANK_LINKING_CONNECTION_STATUS_CHANGE"
+DELETED = "BANK_LINKING_CONNECTION_DELETED"
+_NUMBERS = itertools.count(1)
+_START = datetime.now(UTC)
+
+
+def body(connection_id: str | None, type_: str = STATUS_CHANGE, event_id: str | None = None, **payload: Any) -> bytes:
+    """Return a webhook's body; later ones say that they happened later."""
+    number = next(_NUMBERS)
+    named = {"connectionId": connection_id} if connection_id is not None else {}
+    envelope = {
+        "eventType": type_,
+        "eventId": event_id or f"event-{number}",
+        "timestamp": (_START + timedelta(milliseconds=number)).isoformat().replace("+00:00", "Z"),
+        "accountId": "acct",
+        "profileId": None,
+        "version": "2023-12-19",
+        "payload": {"requestId": "req", **named, **payload},
+    }
+    return json.dumps(envelope, separators=(",", ":")).encode()
+
+
+def delivery(raw: bytes) -> ReceivedWebhook:
+    """Return a verified delivery of a body."""
+    return ReceivedWebhook(
+        body=raw,
+        headers={"meld-signature": "sig"},
+        url="https://example.com/webhooks/meld",
+        signed_at=datetime.now(UTC),
+        hint=read_hint(raw),
+    )
+
+
+def store(database: Database, *bodies: bytes) -> list[str]:
+    """Store webhooks, and return the connections whose workers are to be called."""
+    with closing(table_for(database, VAULT)) as table:
+        return table.insert([delivery(raw) for raw in bodies])
+
+
+def opened(webhook: WebhookRow) -> bytes:
+    """Return the body of a stored webhook as it came."""
+    return VAULT.open_bytes(webhook.body, webhook.encrypted_with)

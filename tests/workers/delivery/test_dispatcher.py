@@ -1,0 +1,738 @@
+import itertools
+import json
+import threading
+from collections import defaultdict
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import event, update
+from sqlmodel import col, select
+
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from runtime.metrics import Metrics
+from runtime.security.encryption import Encryption
+from schemas.push import Receipt
+from schemas.tables import DeliveryQueueRow, DeliveryRow, SubscriptionRow
+from tests.support.handler_processes import ScriptedHandlers
+from tests.support.polling import eventually
+from tests.support.scripted_consumer import (
+    SECRET,
+    VAULT,
+    ScriptedConsumer,
+    at_once,
+    deliver_on,
+    deliveries,
+    emit,
+    lanes,
+    subscribe,
+    subscription,
+)
+from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.webhook_factory import body, store
+from workers.delivery.backoff import GIVE_UP_SECONDS, RETRY_SECONDS
+from workers.delivery.dispatcher import DeliveryDispatcher
+from workers.delivery.transport import DeliveryTransport
+
+FAILED = Receipt(500, "the consumer answered 500", "sorry")
+
+
+@pytest.fixture
+def consumer() -> ScriptedConsumer:
+    """A consumer that answers as scripted."""
+    return ScriptedConsumer()
+
+
+@pytest.fixture
+def deliver(database: Database, consumer: ScriptedConsumer) -> DeliveryDispatcher:
+    """What delivers to it."""
+    return deliver_on(database, consumer)
+
+
+def wait_no_more(database: Database) -> None:
+    """Let the time pass that lanes wait for: move them into the past."""
+    past = datetime.now(UTC) - timedelta(hours=1)
+    with database.write() as session:
+        session.exec(update(DeliveryQueueRow).where(col(DeliveryQueueRow.due_at).is_not(None)).values(due_at=past))
+
+
+def let_leases_end(database: Database) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    with database.write() as session:
+        session.exec(
+            update(DeliveryQueueRow).where(col(DeliveryQueueRow.lease_token).is_not(None)).values(leased_until=past)
+        )
+
+
+def waits(database: Database) -> float:
+    """Return in how many seconds the only lane is due."""
+    (lane,) = lanes(database)
+    assert lane.due_at is not None
+    return (lane.due_at - datetime.now(UTC)).total_seconds()
+
+
+def test_an_event_is_pushed_to_each_that_wants_it(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """A read that changed something owes the event to the subscriptions to its type, and says whom to call."""
+    subscribe(database, "all")
+    subscribe(database, "status", types=["connection.status_changed"])
+    subscribe(database, "moves", types=["connection.primary_duplicate_moved"])
+    pushes: list[str] = []
+    store(database, body("c1"))
+
+    refresh_on(database, ScriptedReader(), pushes=pushes).refresh("c1")
+    for id_ in ("all", "status", "moves"):
+        deliver.deliver(id_)
+
+    assert pushes == ["all", "status"]
+    assert [json.loads(pushed.body)["subject"] for pushed in consumer.pushes] == ["c1", "c1"]
+    assert [(row.subscription_id, row.attempts, row.delivered_at is not None) for row in deliveries(database)] == [
+        ("all", 1, True),
+        ("status", 1, True),
+    ]
+    assert [lane.due_at for lane in lanes(database)] == [None, None]
+
+
+def test_what_came_of_it_is_kept(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
+    """Every attempt's outcome stands on the row, with the beginning of the consumer's answer where it was not taken."""
+    subscribe(database)
+    (event_id,) = emit(database, "c1")
+    consumer.answers[event_id] = FAILED
+    deliver.deliver("s1")
+    del consumer.answers[event_id]
+    wait_no_more(database)
+    deliver.deliver("s1")
+
+    (row,) = deliveries(database)
+    told = [(outcome["status"], outcome["error"], outcome["response"]) for outcome in row.outcomes]
+    assert told == [(500, "the consumer answered 500", "sorry"), (200, None, None)]
+    assert (row.attempts, row.error) == (2, None)
+    assert consumer.event_ids == [event_id, event_id]
+
+
+def test_it_is_tried_again_later_and_later(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """After 5 s, 1 min, 5 min, 30 min, 2 h, and then every 6 h."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer.usual = FAILED
+    delays = []
+    for _ in range(len(RETRY_SECONDS) + 2):
+        deliver.deliver("s1")
+        delays.append(round(waits(database), -1) if waits(database) > 10 else 5)
+        wait_no_more(database)
+
+    assert delays == [5, 60, 300, 1800, 7200, 21600, 21600, 21600]
+
+
+def test_order_is_kept_behind_what_fails(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """What stands behind a failed push of its connection waits; other connections do not."""
+    subscribe(database)
+    first, second, other = emit(database, "c1", "c1", "c2")
+    consumer.answers[first] = FAILED
+
+    deliver.deliver("s1")
+    deliver.deliver("s1")
+    before = list(consumer.event_ids)
+    del consumer.answers[first]
+    wait_no_more(database)
+    deliver.deliver("s1")
+
+    assert sorted(before) == sorted([first, other])
+    assert consumer.event_ids[2:] == [first, second]
+
+
+def test_new_events_do_not_hasten_what_waits(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """A lane that waits for another attempt goes on waiting, however much is owed behind it."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer.usual = FAILED
+    deliver.deliver("s1")
+
+    emit(database, "c1")
+    deliver.deliver("s1")
+
+    assert len(consumer.pushes) == 1
+    assert 3 < waits(database) <= 5
+
+
+@pytest.mark.parametrize(("asked", "delay"), [(120.0, 120), (1.0, 5), (10.0**7, RETRY_SECONDS[-1])])
+def test_a_consumer_may_ask_for_more_time(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer, asked: float, delay: float
+) -> None:
+    """``Retry-After`` is obeyed where it is longer than the schedule, within its bound."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer.usual = Receipt(429, "the consumer answered 429", retry_after=asked)
+
+    deliver.deliver("s1")
+
+    assert delay - 2 < waits(database) <= delay
+
+
+def test_it_is_given_up_after_three_days(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """Then it is dead and stays, and what stands behind it is sent."""
+    subscribe(database)
+    dead, behind = emit(database, "c1", "c1")
+    consumer.answers[dead] = FAILED
+    deliver.deliver("s1")
+    long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 1)
+    with database.write() as session:
+        session.exec(update(DeliveryRow).where(col(DeliveryRow.attempts) > 0).values(tried_at=long_ago))
+    wait_no_more(database)
+
+    deliver.deliver("s1")
+
+    assert consumer.event_ids == [dead, dead, behind]
+    assert [(row.dead_at is not None, row.delivered_at is not None) for row in deliveries(database)] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_gone_disables(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
+    """410 disables the subscription; what it is owed stays and grows, and is sent when it is made active again."""
+    subscribe(database)
+    first, other = emit(database, "c1", "c2")
+    consumer.usual = Receipt(410, "the consumer answered 410")
+    deliver.deliver("s1")
+    later = emit(database, "c1")
+    deliver.deliver("s1")
+    disabled = subscription(database)
+    pushed = list(consumer.event_ids)
+    consumer.usual = Receipt(200)
+    with database.write() as session:
+        session.exec(update(SubscriptionRow).values(disabled_at=None))
+    deliver.deliver("s1")
+
+    assert disabled.disabled_at is not None
+    assert pushed == [first]
+    assert set(consumer.event_ids[1:]) == {first, other, *later}
+    assert all(row.delivered_at for row in deliveries(database))
+
+
+def test_nothing_is_dropped_while_it_rests(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """What is paused gets nothing, and everything afterwards."""
+    subscribe(database, paused_at=datetime.now(UTC))
+    events = emit(database, "c1", "c1", "c2")
+    deliver.deliver("s1")
+    before = list(consumer.pushes)
+    with database.write() as session:
+        session.exec(update(SubscriptionRow).values(paused_at=None))
+
+    deliver.deliver("s1")
+
+    assert before == []
+    assert sorted(consumer.event_ids) == sorted(events)
+
+
+def test_failing_is_noted_from_the_first_failure_to_the_next_success(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """``failing_since`` stays where it was with each further failure, and goes with a push that is taken."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer.usual = FAILED
+    deliver.deliver("s1")
+    first = subscription(database)
+    wait_no_more(database)
+    deliver.deliver("s1")
+    second = subscription(database)
+    consumer.usual = Receipt(200)
+    wait_no_more(database)
+    deliver.deliver("s1")
+
+    assert first.failing_since == second.failing_since is not None
+    assert first.error == "the consumer answered 500"
+    assert (subscription(database).failing_since, subscription(database).error) == (None, None)
+
+
+def test_order_is_kept_whoever_sends(database: Database, consumer: ScriptedConsumer) -> None:
+    """Two processes with threads each, on many connections, events coming in meanwhile: each lane in order, once."""
+    subscribe(database)
+    names = [f"c{number}" for number in range(6)]
+    in_flight: dict[str, int] = defaultdict(int)
+    most: dict[str, int] = defaultdict(int)
+    lock = threading.Lock()
+
+    class Watching(ScriptedConsumer):
+        """Notes how many pushes of a connection are under way at once."""
+
+        def send(self, *arguments: object) -> Receipt:
+            """Take it, slowly."""
+            subject = json.loads(arguments[2])["subject"]  # type: ignore[call-overload]
+            with lock:
+                in_flight[subject] += 1
+                most[subject] = max(most[subject], in_flight[subject])
+            receipt = super().send(*arguments)  # type: ignore[arg-type]
+            threading.Event().wait(0.002)
+            with lock:
+                in_flight[subject] -= 1
+            return receipt
+
+    watching = Watching()
+    processes = [deliver_on(database, watching) for _ in range(2)]
+    order: list[str] = []
+
+    def write() -> None:
+        for _ in range(10):
+            order.extend(emit(database, *names))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    turns = itertools.cycle(processes)
+
+    def work() -> None:
+        with lock:
+            mine = next(turns)
+        while writer.is_alive() or any(lane.due_at for lane in lanes(database)):
+            mine.deliver("s1")
+
+    at_once(4, work)
+    writer.join()
+
+    got = watching.event_ids
+    by_connection = {
+        name: [pushed for pushed in got if pushed in set(order[number::6])] for number, name in enumerate(names)
+    }
+    assert by_connection == {name: order[number::6] for number, name in enumerate(names)}
+    assert set(most.values()) == {1}
+    assert len(got) == len(order)
+
+
+def test_a_worker_that_died_is_replaced(database: Database, consumer: ScriptedConsumer) -> None:
+    """A lane whose lease ended is taken by another, and the event is sent again under its id."""
+
+    class DiedError(BaseException):
+        """The process is gone."""
+
+    def die() -> Receipt:
+        raise DiedError
+
+    subscribe(database)
+    (event_id,) = emit(database, "c1")
+    consumer.answers[event_id] = die
+    with pytest.raises(DiedError):
+        deliver_on(database, consumer).deliver("s1")
+    other = deliver_on(database, consumer)
+    del consumer.answers[event_id]
+    other.deliver("s1")
+    during = len(consumer.pushes)
+    let_leases_end(database)
+    other.deliver("s1")
+
+    assert (during, consumer.event_ids) == (1, [event_id, event_id])
+    assert deliveries(database)[0].delivered_at is not None
+
+
+def test_who_comes_too_late_changes_nothing(database: Database, consumer: ScriptedConsumer) -> None:
+    """A push that outlives its lease is thrown away: the row says what the newer one said."""
+    subscribe(database)
+    first, second = emit(database, "c1", "c1")
+    metrics = Metrics()
+    slow = deliver_on(database, consumer, metrics=metrics)
+
+    def late() -> Receipt:
+        del consumer.answers[first]
+        let_leases_end(database)
+        deliver_on(database, consumer).deliver("s1")
+        return FAILED
+
+    consumer.answers[first] = late
+    slow.deliver("s1")
+
+    assert consumer.event_ids == [first, first, second]
+    assert [(row.attempts, row.error) for row in deliveries(database)] == [(1, None), (1, None)]
+    assert subscription(database).failing_since is None
+    assert metrics.registry.get_sample_value("meldwatch_pushes_overtaken_total") == 1
+
+
+def test_leases_are_given_back_when_a_process_ends(database: Database, consumer: ScriptedConsumer) -> None:
+    """What is under way then is free at once for another; its own late word is thrown away."""
+    subscribe(database)
+    (event_id,) = emit(database, "c1")
+    ending = deliver_on(database, consumer)
+
+    def late() -> Receipt:
+        ending.give_back()
+        consumer.answers.clear()
+        deliver_on(database, consumer).deliver("s1")
+        return FAILED
+
+    consumer.answers[event_id] = late
+    ending.deliver("s1")
+
+    assert consumer.event_ids == [event_id, event_id]
+    assert deliveries(database)[0].delivered_at is not None
+
+
+def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consumer: ScriptedConsumer) -> None:
+    """Without the key nothing is sent, the reason is shown, and the consumer's three days stay whole."""
+    subscribe(database)
+    emit(database, "c1")
+    blind = deliver_on(database, consumer, vault=Encryption([]))
+    blind.deliver("s1")
+    long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 1)
+    with database.write() as session:
+        session.exec(update(DeliveryRow).values(tried_at=long_ago))
+    wait_no_more(database)
+    blind.deliver("s1")
+    (row,) = deliveries(database)
+    wait_no_more(database)
+    deliver_on(database, consumer).deliver("s1")
+
+    assert (row.attempts, row.dead_at) == (0, None)
+    assert "MELDWATCH_ENCRYPTION_KEYS is not set" in (row.error or "")
+    assert len(consumer.pushes) == 1
+    assert subscription(database).error is None
+
+
+def test_nothing_is_opened_for_a_handler(database: Database, consumer: ScriptedConsumer) -> None:
+    """It has no secret, so a process without keys calls it as well."""
+    subscribe(database, url="python:mine.f", secret="")
+    emit(database, "c1")
+    handlers = ScriptedHandlers()
+    deliver_on(database, DeliveryTransport(push=consumer, run=handlers), vault=Encryption([])).deliver("s1")
+
+    assert ([name for name, _body in handlers.calls], consumer.pushes) == (["mine.f"], [])
+    assert deliveries(database)[0].delivered_at is not None
+
+
+def test_what_the_process_cut_short_counts_for_nothing(database: Database, consumer: ScriptedConsumer) -> None:
+    """No attempt, no blame, no delay: its lane is free at once, and the next process sends it again."""
+    subscribe(database)
+    (event_id,) = emit(database, "c1")
+    metrics = Metrics()
+    ending = deliver_on(database, consumer, metrics=metrics)
+
+    def cut() -> Receipt:
+        ending.stop()
+        return Receipt(detail="the worker ends", is_void=True)
+
+    consumer.answers[event_id] = cut
+    ending.deliver("s1")
+    (row,), (lane,) = deliveries(database), lanes(database)
+    blamed = subscription(database)
+    consumer.answers.clear()
+    deliver_on(database, consumer).deliver("s1")
+
+    assert (row.attempts, row.error, row.outcomes, lane.lease_token) == (0, None, [], None)
+    assert (blamed.failing_since, blamed.error) == (None, None)
+    assert metrics.registry.get_sample_value("meldwatch_push_seconds_count") == 0
+    assert consumer.event_ids == [event_id, event_id]
+
+
+def test_a_handler_that_raised_has_refused(database: Database, consumer: ScriptedConsumer) -> None:
+    """As a consumer that answered 500: it is no consumer that said nothing."""
+    subscribe(database)
+    emit(database, "c1")
+    consumer.usual = Receipt(detail="the handler raised KeyError", response="'x' (mine.py, line 3)")
+    metrics = Metrics()
+    deliver_on(database, consumer, metrics=metrics).deliver("s1")
+
+    (outcome,) = deliveries(database)[0].outcomes
+    assert (outcome["status"], outcome["response"]) == (None, "'x' (mine.py, line 3)")
+    assert metrics.registry.get_sample_value("meldwatch_pushes_total", {"result": "refused"}) == 1
+
+
+def test_a_resume_during_the_last_attempt_is_not_undone(database: Database, consumer: ScriptedConsumer) -> None:
+    """What was under way fails, and counts as the first attempt of those that begin anew."""
+    subscribe(database)
+    emitted = emit(database, "c1")[0]
+    long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 1)
+    with database.write() as session:
+        session.exec(update(DeliveryRow).values(tried_at=long_ago, attempts=9))
+
+    def resume() -> Receipt:
+        with database.write() as session:
+            session.exec(update(DeliveryRow).values(tried_at=None, attempts=0))
+        return Receipt(500, detail="answered 500")
+
+    consumer.answers[emitted] = resume
+    deliver_on(database, consumer).deliver("s1")
+
+    (row,) = deliveries(database)
+    assert (row.attempts, row.dead_at) == (1, None)
+
+
+def test_a_410_of_a_url_that_was_replaced_disables_nothing(database: Database, consumer: ScriptedConsumer) -> None:
+    """The operator has set another URL while the old one was being asked."""
+    subscribe(database)
+    emitted = emit(database, "c1")[0]
+
+    def replace() -> Receipt:
+        with database.write() as session:
+            session.exec(update(SubscriptionRow).values(url="https://new.example"))
+        consumer.answers[emitted] = lambda: Receipt(200)
+        return Receipt(410, detail="answered 410")
+
+    consumer.answers[emitted] = replace
+    deliver_on(database, consumer).deliver("s1")
+
+    (row,) = deliveries(database)
+    assert (subscription(database).disabled_at, row.delivered_at is None) == (None, False)
+
+
+def test_a_hanging_consumer_holds_half_of_the_threads_at_most(database: Database, consumer: ScriptedConsumer) -> None:
+    """Beside one that hangs on all its connections, a healthy one gets everything at once."""
+    subscribe(database, "hangs", url="https://hangs.example")
+    subscribe(database, "healthy", url="https://healthy.example")
+    gate = threading.Event()
+
+    class TwoConsumers(ScriptedConsumer):
+        """One hangs, one is healthy."""
+
+        def send(self, *arguments: object) -> Receipt:
+            """Take it, or hang."""
+            receipt = super().send(*arguments)  # type: ignore[arg-type]
+            if arguments[0] == "https://hangs.example":
+                gate.wait(20)
+                return Receipt(detail="no whole answer within 20 s")
+            return receipt
+
+    both = TwoConsumers()
+    process = deliver_on(database, both, threads=4)
+    emit(database, *(f"c{number}" for number in range(8)))
+    hanging = [threading.Thread(target=process.deliver, args=("hangs",)) for _ in range(4)]
+    for thread in hanging:
+        thread.start()
+    eventually(lambda: len(both.pushes) == 2, message="two threads that hang")
+
+    process.deliver("healthy")
+
+    urls = [pushed.url for pushed in both.pushes]
+    gate.set()
+    for thread in hanging:
+        thread.join()
+    assert (urls.count("https://hangs.example"), urls.count("https://healthy.example")) == (2, 8)
+
+
+def test_two_that_begin_to_hang_at_once_leave_a_thread(database: Database) -> None:
+    """Nobody could know of either that it would: a healthy one gets everything all the same."""
+    gate = threading.Event()
+
+    class ThreeConsumers(ScriptedConsumer):
+        """Two hang, one is healthy."""
+
+        def send(self, *arguments: object) -> Receipt:
+            """Take it, or hang."""
+            receipt = super().send(*arguments)  # type: ignore[arg-type]
+            if arguments[0] != "https://healthy.example":
+                gate.wait(20)
+            return receipt
+
+    for id_ in ("hangs", "too", "healthy"):
+        subscribe(database, id_, url=f"https://{id_}.example")
+    consumers = ThreeConsumers()
+    process = deliver_on(database, consumers, threads=4)
+    emit(database, *(f"c{number}" for number in range(8)))
+    hanging = [threading.Thread(target=process.deliver, args=(id_,)) for id_ in ("hangs", "too") * 4]
+    for thread in hanging:
+        thread.start()
+    eventually(lambda: {pushed.url for pushed in consumers.pushes} == {"https://hangs.example", "https://too.example"})
+
+    process.deliver("healthy")
+
+    urls = [pushed.url for pushed in consumers.pushes]
+    gate.set()
+    for thread in hanging:
+        thread.join()
+    assert urls.count("https://healthy.example") == 8
+    assert len(urls) <= 8 + 3
+
+
+def test_one_that_fails_gets_one_thread(database: Database, consumer: ScriptedConsumer) -> None:
+    """Whose last push failed is tried by one thread at a time, until one is taken."""
+    subscribe(database)
+    emit(database, *(f"c{number}" for number in range(4)))
+    consumer.usual = FAILED
+    process = deliver_on(database, consumer)
+    process.deliver("s1")
+    wait_no_more(database)
+    at_work: list[int] = []
+    lock = threading.Lock()
+
+    def watched() -> Receipt:
+        with lock:
+            at_work.append(1)
+            now = len(at_work)
+        threading.Event().wait(0.02)
+        with lock:
+            at_work.pop()
+        return Receipt(500, f"{now} at once")
+
+    consumer.usual = watched
+    at_once(4, lambda: process.deliver("s1"))
+
+    assert {row.error for row in deliveries(database)} == {"1 at once"}
+
+
+def test_a_call_that_was_turned_away_is_made_up_for(database: Database, consumer: ScriptedConsumer) -> None:
+    """An event that is owed when a thread has just found nothing to do is sent by that thread."""
+    subscribe(database)
+    process = deliver_on(database, consumer, threads=1)
+    (first,) = emit(database, "c1")
+
+    def meanwhile() -> Receipt:
+        emit(database, "c2")
+        process.deliver("s1")
+        return Receipt(200)
+
+    consumer.answers[first] = meanwhile
+    process.deliver("s1")
+
+    assert len(consumer.pushes) == 2
+
+
+def test_who_was_turned_away_is_called_when_its_turn_comes(database: Database, consumer: ScriptedConsumer) -> None:
+    """Two that fail, and a thread for one of them: who waited is called when the other leaves."""
+    for id_ in ("a", "b"):
+        subscribe(database, id_)
+    consumer.usual = FAILED
+    calls: list[str] = []
+    process = deliver_on(database, consumer, calls, threads=2)
+    emit(database, "c1")
+    process.deliver("a")
+    process.deliver("b")
+    wait_no_more(database)
+
+    def meanwhile() -> Receipt:
+        process.deliver("b")
+        return FAILED
+
+    consumer.usual = meanwhile
+    process.deliver("a")
+
+    assert len(consumer.pushes) == 3
+    assert calls == ["b"]
+
+
+def test_a_long_turn_ends_with_a_call(database: Database, consumer: ScriptedConsumer) -> None:
+    """Who has much to send goes to the end of the queue after a while, and is called again."""
+    subscribe(database)
+    emit(database, *(f"c{number}" for number in range(5)))
+    calls: list[str] = []
+    process = deliver_on(database, consumer, calls, round_seconds=0.0)
+    process.deliver("s1")
+
+    assert (calls, consumer.pushes) == (["s1"], [])
+
+
+def test_a_broker_that_is_away_is_left_to_the_clock(database: Database, consumer: ScriptedConsumer) -> None:
+    """A turn that ends when nobody can be called is counted, and no error."""
+    subscribe(database)
+    metrics = Metrics()
+
+    def away(_ids: object) -> None:
+        raise OutOfReachError("The broker does not answer.")
+
+    deliver_on(database, consumer, metrics=metrics, call=away, round_seconds=0.0).deliver("s1")
+
+    assert metrics.registry.get_sample_value("meldwatch_worker_calls_lost_total") == 1
+
+
+def test_a_push_costs_one_commit(database: Database, deliver: DeliveryDispatcher) -> None:
+    """What came of one is written down, and the next one taken, at once: commits are what takes the time."""
+    subscribe(database)
+    emit(database, *(f"c{number}" for number in range(10)))
+    commits: list[object] = []
+    event.listen(database.engine, "commit", commits.append)
+
+    deliver.deliver("s1")
+
+    assert len(commits) == 10 + 2  # the first is taken by itself, and at the end there is nothing
+
+
+def test_a_lane_that_is_locked_is_passed_over(postgres_url: str, consumer: ScriptedConsumer) -> None:
+    """Whoever settles one lane waits for no other: who holds that may be waiting for this one."""
+    database = Database(postgres_url)
+    subscribe(database)
+    first, second = emit(database, "c1", "c2")
+    with ExitStack() as other:
+
+        def lock() -> Receipt:
+            session = other.enter_context(database.write())
+            session.exec(select(DeliveryQueueRow).where(DeliveryQueueRow.connection_id == "c2").with_for_update()).one()
+            return Receipt(200)
+
+        consumer.answers[first] = lock
+        deliver_on(database, consumer).deliver("s1")
+        during = list(consumer.event_ids)
+    deliver_on(database, consumer).deliver("s1")
+    database.close()
+
+    assert (during, consumer.event_ids) == ([first], [first, second])
+
+
+def test_two_secrets_sign_while_they_are_rotated(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """Both sign until the overlap ends; then the new one alone."""
+    now = datetime.now(UTC)
+    for id_, hours in (("overlap", 1), ("over", -1)):
+        until = (now + timedelta(hours=hours)).isoformat()
+        subscribe(database, id_, previous_secrets=[{"sealed": VAULT.seal(SECRET), "until": until}])
+    emit(database, "c1")
+    for id_ in ("overlap", "over"):
+        deliver.deliver(id_)
+
+    assert [len(pushed.headers["webhook-signature"].split(" ")) for pushed in consumer.pushes] == [2, 1]
+
+
+def test_what_is_read_twice_is_owed_once(database: Database) -> None:
+    """A read that saw nothing new owes nothing."""
+    subscribe(database)
+    reader = ScriptedReader()
+    refresh = refresh_on(database, reader)
+    for answer in (found("c1"), found("c1"), found("c1", "DELETED")):
+        reader.answers["c1"] = answer
+        store(database, body("c1"))
+        refresh.refresh("c1")
+
+    assert [row.position for row in deliveries(database)] == [1, 2]
+
+
+def test_one_that_cannot_be_sent_holds_up_no_other(database: Database, consumer: ScriptedConsumer) -> None:
+    """Whatever breaks about one delivery, those of other connections go out, and it waits for its next attempt."""
+    subscribe(database)
+    broken, _good = emit(database, "c1", "c2")
+
+    def burst() -> Receipt:
+        raise RuntimeError("unforeseen")
+
+    consumer.answers[broken] = burst
+    process = deliver_on(database, consumer)
+    process.deliver("s1")
+    process.deliver("s1")
+
+    first, second = deliveries(database)
+    assert (first.attempts, first.error) == (0, "the push could not be made (RuntimeError)")
+    assert second.delivered_at is not None
+    assert subscription(database).failing_since is None
+
+
+def test_who_stops_begins_nothing(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
+    """A process that ends takes no more lanes, and asks nobody to call it again."""
+    subscribe(database)
+    first, _second = emit(database, "c1", "c1")
+
+    def stop() -> Receipt:
+        deliver.stop()
+        return Receipt(200)
+
+    consumer.answers[first] = stop
+    deliver.deliver("s1")
+
+    assert consumer.event_ids == [first]
+    assert [lane.lease_token for lane in lanes(database)] == [None]

@@ -1,0 +1,95 @@
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from runtime.database import Database
+from tests.support import query_plans
+from tests.support.scripted_meld import document
+from tests.workers.history.random_past import Past, Read
+from workers.history.reader import (
+    ROWS,
+    baselines_of,
+    between,
+    chunk_end,
+    events_of,
+    histories,
+    mirrors_of,
+    observations_of,
+    only,
+)
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    """A PostgreSQL with many rows."""
+    database = Database(postgres_url)
+    query_plans.fill(database)
+    yield database
+    database.close()
+
+
+def test_histories_are_read_by_index(postgres: Database) -> None:
+    """A chunk of any table is found by an index, as is one connection: no table is read whole."""
+    with postgres.read() as session:
+        plans = [
+            query_plans.plan_of(session, make(condition))
+            for make in (baselines_of, mirrors_of, observations_of, events_of)
+            for condition in (between("c1", "c11"), only("c1"))
+        ]
+
+    assert [plan for plan in plans if "Seq Scan" in plan or "Index" not in plan] == []
+
+
+def test_the_end_of_a_chunk_is_found(database: Database) -> None:
+    """A chunk ends with the connection that fills it; the last has no end."""
+    past = Past(database)
+    past.live(*(Read(id_, document(id_)) for id_ in "abc"))
+
+    with database.read() as session:
+        ends = [chunk_end(session, after, 2) for after in ("", "b", "c")]
+
+    assert ends == ["b", None, None]
+
+
+def test_every_connection_that_is_named_anywhere_has_its_history(database: Database) -> None:
+    """Rows come with their connection, in order, also where one of the tables lacks it, read or not."""
+    past = Past(database)
+    past.live(*(Read(id_, document(id_, status)) for status in ("A", "B", "C") for id_ in "abc"))
+    past.forget("b")
+    with database.write() as session:
+        session.connection().execute(text("DELETE FROM connection WHERE id = 'a'"))
+        session.connection().execute(text("DELETE FROM observation WHERE connection_id = 'c'"))
+
+    with database.snapshot() as session:
+        seen = [
+            (
+                history.connection_id,
+                history.baseline is not None,
+                history.live is not None,
+                [row.document["status"] for row in itertools.islice(history.observations, 1 if at else None)],
+                [row.sequence for row in history.events],
+            )
+            for at, history in enumerate(histories(session, between("", None)))
+        ]
+
+    assert seen == [
+        ("a", False, False, ["A", "B", "C"], [1, 2, 3]),
+        ("b", True, True, ["C"], [1, 2, 3]),
+        ("c", False, True, [], [1, 2, 3]),
+    ]
+
+
+def test_long_histories_come_whole(database: Database) -> None:
+    """More rows than are fetched at once come all, in order."""
+    past = Past(database)
+    past.live(*(Read("a", document("a", f"S{number}")) for number in range(ROWS + 7)))
+
+    with database.snapshot() as session:
+        (counts,) = [
+            (sum(1 for _ in history.observations), [row.sequence for row in history.events])
+            for history in histories(session, only("a"))
+        ]
+
+    assert counts == (ROWS + 7, list(range(1, ROWS + 8)))

@@ -1,0 +1,335 @@
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import text
+from sqlmodel import col, select
+
+from runtime.database import Database
+from schemas.meld.connection import Snapshot
+from schemas.tables import AuditRow, ConnectionRow, EventRow, ObservationRow, ReadRequestRow
+from tests.support.scripted_meld import document
+from tests.workers.history.random_past import BEGAN, Past, Read, histories
+from workers.refetch.commit import LeaseLostError, apply
+from workers.refetch.mirror_row import Reading
+
+EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def past(database: Database) -> Past:
+    """A past that nothing has happened in yet, on each database."""
+    return Past(database)
+
+
+def change(database: Database, *statements: str) -> None:
+    """Damage rows, behind the back of the program."""
+    with database.write() as session:
+        for statement in statements:
+            session.connection().execute(text(statement))
+
+
+def eventful(past: Past) -> None:
+    """Let things happen to three connections: ten events, and a group whose primary moves."""
+    together = {"duplicateConnectionIds": ["b"]}
+    past.live(
+        Read("a", document("a"), "webhook"),
+        Read("a", document("a", "RECONNECT_REQUIRED", statusReason="LOGIN_REQUIRED"), "webhook"),
+        Read("a", document("a", "RECONNECT_REQUIRED", statusReason="OTHER"), "replay"),
+        Read("b", document("b", "ACTIVE", duplicateConnectionIds=["a"], activeDuplicateConnectionId="a"), "reconcile"),
+        Read("a", document("a", "ACTIVE", **together, activeDuplicateConnectionId="a"), "webhook"),
+        Read("a", document("a", "DEGRADED", **together, activeDuplicateConnectionId="b"), "webhook"),
+        Read("a", document("a", "DEGRADED", **together, activeDuplicateConnectionId="b", more=1), "webhook"),
+        Read("c", document("c", customerId="other"), "operator"),
+        Read("c", None, "webhook"),
+    )
+
+
+@EXAMPLES
+@given(histories())
+def test_the_fold_equals_the_live_tables(past: Past, made: list[Read]) -> None:
+    """Whatever was read, in whatever order and for whatever reason: folding it again finds no difference."""
+    past.clear()
+    past.live(*made)
+
+    assert past.check() == []
+
+
+@EXAMPLES
+@given(histories())
+def test_nothing_is_written_where_nothing_differs(past: Past, made: list[Read]) -> None:
+    """Neither a check nor ``--apply`` touches a row of a past that is whole: nothing regresses, nothing is told."""
+    past.clear()
+    past.live(*made)
+    before = past.all()
+
+    findings = [*past.check(), *past.apply()]
+
+    assert findings == []
+    assert before == past.all()
+
+
+DAMAGE = {
+    "status": "UPDATE connection SET status = 'DEGRADED ' WHERE id = 'a'",
+    "reason": "UPDATE connection SET status_reason = 'x' WHERE id = 'a'",
+    "primary": "UPDATE connection SET primary_duplicate_id = 'a' WHERE id = 'a'",
+    "duplicates": "UPDATE connection SET duplicate_ids = '[]' WHERE id = 'a'",
+    "digest": "UPDATE connection SET digest = 'x' WHERE id = 'a'",
+    "sequence of the mirror": "UPDATE connection SET sequence = 9 WHERE id = 'a'",
+    "document": "UPDATE connection SET document = '{}' WHERE id = 'a'",
+    "group's time": "UPDATE connection SET grouped_at = NULL WHERE id = 'a'",
+    "account": "UPDATE connection SET account_id = 'x' WHERE id = 'c'",
+    "tombstone": "UPDATE connection SET status = 'ACTIVE' WHERE id = 'c'",
+    "row of the mirror": "DELETE FROM connection WHERE id = 'a'",
+    "all of the mirror": "DELETE FROM connection",
+    "first event": "DELETE FROM event WHERE connection_id = 'a' AND sequence = 1",
+    "event in between": "DELETE FROM event WHERE connection_id = 'a' AND sequence = 3",
+    "last event": "DELETE FROM event WHERE connection_id = 'a' AND sequence = 6",
+    "all of the feed": "DELETE FROM event",
+    "type of an event": "UPDATE event SET type = 'connection.strange' WHERE connection_id = 'a' AND sequence = 2",
+    "id of an event": "UPDATE event SET id = 'x' WHERE connection_id = 'a' AND sequence = 2",
+    "account of an event": "UPDATE event SET account_id = 'x' WHERE connection_id = 'a' AND sequence = 2",
+    "observation of an event": "UPDATE event SET observation_id = 999 WHERE connection_id = 'a' AND sequence = 2",
+    "another observation of an event": "UPDATE event SET observation_id = 1 WHERE connection_id = 'a' AND sequence = 4",
+    "number of an event": "UPDATE event SET sequence = 99 WHERE connection_id = 'a' AND sequence = 2",
+    "connection of an event": "UPDATE event SET connection_id = 'b' WHERE connection_id = 'a' AND sequence = 6",
+    "data of an event": "UPDATE event SET data = '{}' WHERE connection_id = 'a' AND sequence = 2",
+    "data that is none": "UPDATE event SET data = '[1]' WHERE connection_id = 'a' AND sequence = 2",
+    "everything": "DELETE FROM event; DELETE FROM connection; UPDATE feed_counter SET value = 50",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damage_is_found_and_mended(past: Past, damage: str) -> None:
+    """A row of the mirror or of the feed that was altered or lost is found, and is as it was after ``--apply``."""
+    eventful(past)
+    before = past.all()
+    change(past.database, *damage.split("; "))
+
+    found, mended, left = past.check(), past.apply(), past.check()
+
+    assert found
+    assert [each for each in mended if not each.is_mended] == []
+    assert mended
+    assert left == []
+    assert without_times(before["mirror"]) == without_times(past.all()["mirror"])
+    assert {told["id"] for told in before["event"]} == {told["id"] for told in past.all()["event"]}
+    assert before["observation"] == past.all()["observation"]
+
+
+def without_times(mirror: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of the mirror without what no observation knows."""
+    return [
+        {name: value for name, value in row.items() if name not in {"checked_at", "reconcile_run_id"}} for row in mirror
+    ]
+
+
+def events(past: Past, connection_id: str = "a") -> list[EventRow]:
+    with past.database.read() as session:
+        mine = select(EventRow).where(EventRow.connection_id == connection_id)
+        return list(session.exec(mine.order_by(col(EventRow.position))).all())
+
+
+def test_an_event_that_was_lost_is_appended_and_marked(past: Past) -> None:
+    """It gets a new place at the end of the feed and its old number, says who appended it, and moves nobody else."""
+    eventful(past)
+    before = events(past)
+    end = past.rows(EventRow, col(EventRow.position))[-1]["position"]
+    change(past.database, "DELETE FROM event WHERE connection_id = 'a' AND sequence = 3")
+
+    past.apply()
+
+    *others, appended = events(past)
+    lost = before.pop(2)
+    assert [(row.position, row.data) for row in others] == [(row.position, row.data) for row in before]
+    assert (appended.position, appended.sequence, appended.id) == (end + 1, lost.sequence, lost.id)
+    assert (appended.time, appended.observation_id) == (lost.time, lost.observation_id)
+    cause = appended.data["cause"]
+    assert (cause["trigger"], cause["observation_id"], "rebuilt_at" in cause) == ("operator", lost.observation_id, True)
+    assert {**appended.data, "cause": lost.data["cause"]} == lost.data
+
+
+def test_an_event_that_was_never_told_is_appended_behind_all_numbers(past: Past) -> None:
+    """Where the others have moved up, nobody is renumbered: the lost one gets the next number, inside and out."""
+    eventful(past)
+    change(
+        past.database,
+        "DELETE FROM event WHERE connection_id = 'c' AND sequence = 1",
+        "UPDATE event SET sequence = 1 WHERE connection_id = 'c' AND sequence = 2",
+        "UPDATE connection SET sequence = 1 WHERE id = 'c'",
+    )
+    (late,) = events(past, "c")
+    change(past.database, *[inner(past.database, late, 1)])
+
+    mended, left = past.apply(), past.check()
+
+    told = [
+        (row.sequence, row.data["connection"]["sequence"], row.data["current"]["status"]) for row in events(past, "c")
+    ]
+    assert told == [(1, 1, "DELETED"), (2, 2, "ACTIVE")]
+    assert all(each.is_mended for each in mended)
+    assert left == []
+
+
+def inner(database: Database, event: EventRow, sequence: int) -> str:
+    """Return the statement that alters the number that an event bears inside."""
+    if database.is_postgres:
+        return (
+            f"UPDATE event SET data = jsonb_set(data, '{{connection,sequence}}', '{sequence}') WHERE id = '{event.id}'"
+        )
+    return f"UPDATE event SET data = json_set(data, '$.connection.sequence', {sequence}) WHERE id = '{event.id}'"
+
+
+NOT_MENDABLE = {
+    "an observation": "DELETE FROM observation WHERE id = 2",
+    "all observations": "DELETE FROM observation WHERE connection_id = 'a'",
+    "the newest, which told nothing": "DELETE FROM observation WHERE id = 7",
+    "what an observation saw": "UPDATE observation SET document = '{}' WHERE id = 2",
+    "why it was made": "UPDATE observation SET trigger = 'x' WHERE id = 2",
+}
+
+
+@pytest.mark.parametrize("damage", NOT_MENDABLE.values(), ids=NOT_MENDABLE.keys())
+def test_a_past_that_is_not_whole_mends_nothing(past: Past, damage: str) -> None:
+    """Where observations themselves are lost or spoilt, that is said, and no row is touched."""
+    eventful(past)
+    change(past.database, damage, "UPDATE connection SET institution_name = 'x' WHERE id = 'a'")
+    before = past.all()
+
+    found, mended = past.check(), past.apply()
+
+    assert found
+    assert any(each.kind == "history" or each.field == "row" for each in found)
+    assert [each for each in (*found, *mended) if each.is_mendable or each.is_mended] == []
+    assert before == past.all()
+
+
+def test_an_event_that_nothing_led_to_stays_and_is_told(past: Past) -> None:
+    """What is in the feed is not taken back; the rest is mended all the same."""
+    eventful(past)
+    copied = ", ".join(name for name in EventRow.model_fields if name not in {"id", "position", "sequence", "type"})
+    change(
+        past.database,
+        f"INSERT INTO event (id, position, sequence, type, {copied}) "
+        f"SELECT 'x', 900, 7, 'connection.status_reason_changed', {copied} FROM event "
+        "WHERE connection_id = 'a' AND sequence = 6",
+        "UPDATE connection SET status = 'x' WHERE id = 'a'",
+    )
+
+    past.apply()
+
+    assert [(each.kind, each.field, each.event_id, each.is_mendable) for each in past.check()] == [
+        ("event", "row", "x", False)
+    ]
+
+
+def test_a_read_under_way_is_thrown_away_by_mending(past: Past) -> None:
+    """It decided on what was being mended: the fence stops it, and the read is owed again at once."""
+    eventful(past)
+    claim = past.claim(Read("a", None))
+    change(past.database, "UPDATE connection SET status = 'x', sequence = 2 WHERE id = 'a'")
+
+    past.apply()
+
+    reading = Reading(Snapshot.from_document(document("a", "ACTIVE")), BEGAN, BEGAN)
+    with pytest.raises(LeaseLostError), past.database.write() as session:
+        apply(past.database, session, claim, reading)
+    with past.database.read() as session:
+        job = session.get_one(ReadRequestRow, "a")
+    assert (job.requested > job.completed, job.lease_token, job.leased_until) == (True, None, None)
+    assert past.check() == []
+
+
+def test_a_check_beside_workers_raises_no_alarm(past: Past) -> None:
+    """While connections change all the time, a check that runs again and again finds nothing, and nor does a mend."""
+    is_over = threading.Event()
+    found: list[Any] = []
+
+    def look(looking: Callable[[], list[Any]]) -> None:
+        while not is_over.is_set():
+            found.extend(looking())
+
+    threads = [threading.Thread(target=look, args=(each,)) for each in (past.check, past.apply)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(60):
+            past.live(*(Read(id_, document(id_, f"STATUS_{number}")) for id_ in ("a", "b", "c")))
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+    assert found == []
+    assert past.check() == []
+    assert len(past.rows(ObservationRow)) == 180
+
+
+def test_mending_beside_workers_loses_nothing(past: Past) -> None:
+    """The mirror is damaged again and again while workers read: in the end all is as the observations say."""
+    is_over = threading.Event()
+
+    def harm() -> None:
+        while not is_over.is_set():
+            change(past.database, "UPDATE connection SET institution_name = 'x' WHERE id = 'a'")
+            past.apply()
+
+    thread = threading.Thread(target=harm)
+    thread.start()
+    try:
+        for number in range(40):
+            with suppress(LeaseLostError, AssertionError):  # the claim was taken away
+                past.live(Read("a", document("a", f"STATUS_{number}")))
+    finally:
+        is_over.set()
+        thread.join()
+
+    past.apply()
+    assert past.check() == []
+
+
+def test_progress_counts_observations(past: Past) -> None:
+    """Whoever waits is told, after each chunk, how many observations were folded."""
+    eventful(past)
+    counts: list[int] = []
+
+    list(past.rebuild().check(counts.append))
+
+    assert counts == [7, 9]
+    assert len(past.rows(ConnectionRow)) == 3
+
+
+def test_mending_is_noted(past: Past) -> None:
+    """The run once, each connection in the commit that mends it; where nothing differs there is no act."""
+    eventful(past)
+    past.apply()
+    before = past.rows(AuditRow)
+    change(
+        past.database, "UPDATE connection SET status = 'x' WHERE id IN ('a', 'c')", "DELETE FROM event WHERE id <> ''"
+    )
+    past.apply()
+    past.apply()
+
+    noted = [(row["who"], row["act"], row["connection_id"], row["details"]) for row in past.rows(AuditRow)]
+    assert before == []
+    assert noted == [
+        ("alice", "rebuild.applied", None, {}),
+        ("alice", "connection.mended", "a", {"mended": ["event row", "mirror status"]}),
+        ("alice", "connection.mended", "b", {"mended": ["event row"]}),
+        ("alice", "connection.mended", "c", {"mended": ["event row", "mirror status"]}),
+    ]
+
+
+def test_what_cannot_be_mended_is_no_act(past: Past) -> None:
+    """Of a connection whose reads are not all there nothing is noted: nothing was done to it."""
+    eventful(past)
+    change(past.database, "UPDATE event SET observation_id = 999 WHERE connection_id = 'c'")
+    change(past.database, "UPDATE observation SET digest = 'x' WHERE connection_id = 'c'")
+    change(past.database, "DELETE FROM observation WHERE connection_id = 'c'")
+
+    past.apply()
+
+    assert [row["act"] for row in past.rows(AuditRow)] == ["rebuild.applied"]

@@ -1,0 +1,541 @@
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from runtime.database import Database
+from runtime.queues import reads as jobs
+from schemas.meld.read_outcome import Absent, ReadOutcome
+from schemas.tables import ConnectionRow, ObservationRow, ReadRequestRow, WebhookRow
+from tests.support.row_lookups import all_rows, events_of, job_of, make_due, mirror_of
+from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.webhook_factory import DELETED, body, store
+from workers.refetch.follow_up_reads import MAX_DEPTH, RECHECK_SECONDS, SETTLE_SECONDS
+from workers.refetch.refetch import Refetch
+
+
+def is_owed(database: Database, connection_id: str) -> bool:
+    job = job_of(database, connection_id)
+    return job.requested > job.completed
+
+
+def group_of(reader: ScriptedReader, primary: str, members: str, *, others: str = "ACTIVE") -> None:
+    """Let every member of a group answer that ``primary`` leads it; the status of the others is as given."""
+    for id_ in members:
+        duplicates = [other for other in members if other != id_]
+        status = "ACTIVE" if id_ == primary else others
+        reader.answers[id_] = found(id_, status, activeDuplicateConnectionId=primary, duplicateConnectionIds=duplicates)
+
+
+def settle(database: Database, refresh: Refetch, calls: list[str]) -> None:
+    """Work until nothing is owed, letting the time pass that is waited for."""
+    for _ in range(200):
+        while calls:
+            refresh.refresh(calls.pop(0))
+        owed = [job.connection_id for job in all_rows(database, ReadRequestRow) if job.requested > job.completed]
+        if not owed:
+            return
+        make_due(database)
+        calls += owed
+    pytest.fail("the reads do not end")
+
+
+@pytest.fixture
+def mirrored(database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]) -> Callable[..., None]:
+    """Return what makes a group that Meld has, and whose members the mirror shows as they are."""
+
+    def make(primary: str, members: str, *, others: str = "ACTIVE") -> None:
+        group_of(reader, primary, members, others=others)
+        calls.extend(store(database, *(body(id_) for id_ in members)))
+        settle(database, refresh, calls)
+
+    return make
+
+
+def test_siblings_are_read_again_when_the_primary_moves(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """A member whose primary moved raises the members whose stored view differs; the role of each is told once."""
+
+    def group(primary: str) -> None:
+        for id_ in ("a", "b", "c"):
+            others = [other for other in ("a", "b", "c") if other != id_]
+            reader.answers[id_] = found(id_, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
+
+    group("a")
+    store(database, *(body(id_) for id_ in ("a", "b", "c")))
+    for id_ in ("a", "b", "c"):
+        refresh.refresh(id_)
+    calls.clear()
+    group("b")
+
+    store(database, body("a"))
+    refresh.refresh("a")
+    while calls:
+        refresh.refresh(calls.pop(0))
+
+    moves = [event for event in events_of(database) if event.type == "connection.primary_duplicate_moved"]
+    roles = {event.subject: event.data["role"] for event in moves}
+    assert roles == {"a": "lost_primary", "b": "became_primary", "c": "followed"}
+    assert len(moves) == 3
+
+
+def test_a_read_that_contradicts_its_hint_is_checked_again(
+    database: Database, refresh: Refetch, reader: ScriptedReader
+) -> None:
+    """A hint that says another status than the read is rechecked four times, then left; a new hint starts anew."""
+    store(database, body("c1", newStatus="RECONNECT_REQUIRED"))
+
+    delays = []
+    for _ in range(len(RECHECK_SECONDS) + 1):
+        refresh.refresh("c1")
+        due_at = job_of(database, "c1").due_at
+        delays.append(round((due_at - datetime.now(UTC)).total_seconds()) if due_at else None)
+        make_due(database)
+
+    assert delays == [5, 30, 120, 600, None]
+    assert reader.reads["c1"] == 5
+    store(database, body("c1", newStatus="RECONNECT_REQUIRED"))
+    refresh.refresh("c1")
+    assert job_of(database, "c1").rechecks == 1
+
+
+def test_an_old_hint_that_comes_late_is_not_held_against_a_read(
+    database: Database, refresh: Refetch, reader: ScriptedReader
+) -> None:
+    """Newest is what Meld says happened last, whatever arrived last."""
+    old, new = body("c1", newStatus="RECONNECT_REQUIRED"), body("c1", newStatus="ACTIVE")
+    store(database, new)
+    refresh.refresh("c1")
+    make_due(database)
+
+    store(database, old)
+    refresh.refresh("c1")
+
+    assert job_of(database, "c1").due_at is None
+
+
+def test_a_member_read_too_early_is_read_again(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """A member whose first read after the move still shows the old group disagrees with it, and is rechecked."""
+    mirrored("a", "abc")
+    stale = reader.answers["c"]
+    group_of(reader, "b", "abc")
+    fresh, early = reader.answers["c"], [stale, stale]
+    reader.answers["c"] = lambda: early.pop() if early else fresh  # type: ignore[return-value]
+
+    calls += store(database, body("b"))
+    settle(database, refresh, calls)
+
+    assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("abc", "b")
+    roles = [event.data["role"] for event in events_of(database) if "primary" in event.type]
+    assert sorted(roles) == ["became_primary", "followed", "lost_primary"]
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known alone", "never seen"])
+def test_a_member_that_names_nobody_yet_is_not_left_behind(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], *, is_known: bool
+) -> None:
+    """A silent connection that is read before Meld shows its group there names nobody that could have it read again."""
+    reader.answers["b"] = alone = found("b")
+    calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in ("ab" if is_known else "a")))
+    settle(database, refresh, calls)
+    group_of(reader, "a", "ab")
+    fresh, early = reader.answers["b"], [alone, alone]
+    reader.answers["b"] = lambda: early.pop() if early else fresh  # type: ignore[return-value]
+
+    calls += store(database, body("a", newStatus="ACTIVE"))
+    settle(database, refresh, calls)
+
+    assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("ab", "a")
+
+
+def test_a_member_that_was_left_is_not_left_behind(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """It still names one that is alone by now, and that is about to be read: whose read does not lead back to it."""
+    group_of(reader, "a", "ab")
+    calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in "ab"))
+    settle(database, refresh, calls)
+    early = [reader.answers["a"]] * 2
+    reader.answers["b"] = found("b")
+
+    def a() -> ReadOutcome:
+        # Somebody speaks of the other one during each read that is too early.
+        if early:
+            calls.extend(store(database, body("b", newStatus="ACTIVE")))
+        return early.pop() if early else found("a")  # type: ignore[return-value]
+
+    reader.answers["a"] = a
+    calls += store(database, body("b", newStatus="ACTIVE"))
+    settle(database, refresh, calls)
+
+    assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("ab")
+
+
+def test_reads_end_although_the_group_never_agrees(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """Members that contradict each other at every read cost a bounded number of reads for one webhook."""
+    flips = dict.fromkeys("abcd", 0)
+
+    def flip(id_: str) -> ReadOutcome:
+        flips[id_] += 1
+        others = [other for other in "abcd" if other != id_]
+        primary = others[flips[id_] % 3]
+        return found(id_, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
+
+    for id_ in "abcd":
+        reader.answers[id_] = lambda id_=id_: flip(id_)  # type: ignore[misc]
+
+    calls += store(database, body("a"))
+    settle(database, refresh, calls)
+
+    most = sum((6 * 3) ** depth for depth in range(3)) * 6
+    assert sum(flips.values()) <= most
+
+
+def test_a_listed_member_that_meld_does_not_have_is_no_failure(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """An id that only a sibling's list names, and that is 404, is asked for once and fails nothing."""
+    reader.answers["a"] = found("a", activeDuplicateConnectionId="a", duplicateConnectionIds=["gone"])
+    reader.answers["gone"] = Absent()
+
+    for _ in range(3):
+        calls += store(database, body("a"))
+        settle(database, refresh, calls)
+
+    assert reader.reads["gone"] == 1
+    assert job_of(database, "gone").failed_at is None
+
+
+def test_a_move_in_a_group_of_five_costs_a_read_for_each(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """With nobody in anybody's way, one webhook that the read confirms and four silent members are five reads."""
+    mirrored("a", "abcde")
+    group_of(reader, "b", "abcde")
+    before = sum(reader.reads.values())
+
+    calls += store(database, body("b", newStatus="ACTIVE"))
+    settle(database, refresh, calls)
+
+    assert sum(reader.reads.values()) - before == 5
+
+
+def test_a_webhook_that_names_no_status_costs_one_more_read(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """Nothing tells whether the read has seen what the webhook is about: Meld's API may be behind its webhooks."""
+    stale, fresh = found("c1", institutionName="Old"), found("c1", institutionName="New")
+    answers: list[ReadOutcome] = [fresh, stale]
+    reader.answers["c1"] = answers.pop
+
+    calls += store(database, body("c1"))
+    settle(database, refresh, calls)
+
+    assert (reader.reads["c1"], mirror_of(database, "c1").institution_name) == (2, "New")
+
+
+def test_news_of_another_reason_is_rechecked(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """A read that confirms the status, but not the reason that the webhook gives, is too early."""
+    answers: list[ReadOutcome] = [found("c1", statusReason="NEW"), found("c1", statusReason="OLD")]
+    reader.answers["c1"] = answers.pop
+
+    calls += store(database, body("c1", newStatus="ACTIVE", newStatusReason="NEW"))
+    settle(database, refresh, calls)
+
+    assert (reader.reads["c1"], mirror_of(database, "c1").status_reason) == (2, "NEW")
+
+
+def test_a_group_of_which_nobody_else_is_left_is_doubted(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """The last one of a group that still names a deleted member was read too early."""
+    group_of(reader, "a", "ab")
+    calls += store(database, body("a"), body("b"))
+    settle(database, refresh, calls)
+    stale = found("a", activeDuplicateConnectionId="a", duplicateConnectionIds=["b"])
+    answers: list[ReadOutcome] = [found("a"), stale]
+    reader.answers["a"] = answers.pop
+    reader.answers["b"] = Absent()
+
+    calls += store(database, body("b", DELETED))
+    settle(database, refresh, calls)
+
+    assert mirror_of(database, "a").duplicate_ids == []
+
+
+def test_many_that_disagree_with_one_cost_it_one_recheck(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+) -> None:
+    """A member whose recheck is owed is not rechecked more often because others disagree with it as well."""
+    group_of(reader, "a", "abcd")
+    calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in "abcd"))
+    settle(database, refresh, calls)
+    reader.answers["a"] = found("a")
+
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["b", "c", "d"], "operator")
+    for id_ in "bcd":
+        refresh.refresh(id_)
+    refresh.refresh("a")
+    for id_ in "bcd":
+        make_due(database)
+        refresh.refresh(id_)
+
+    assert job_of(database, "a").rechecks <= 1
+
+
+def test_a_member_that_rested_has_its_rechecks_anew(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """A quarrel of long ago does not keep a member from being read when a read that settles finds another group."""
+    mirrored("a", "abc")
+    with database.write() as session:
+        session.exec(update(ReadRequestRow).values(rechecks=4, requested_at=datetime.now(UTC) - timedelta(days=1)))
+    stale = reader.answers["b"]
+    group_of(reader, "b", "abc")
+    answers = [reader.answers["b"], stale]
+    reader.answers["b"] = lambda: answers.pop() if len(answers) > 1 else answers[0]  # type: ignore[return-value]
+
+    calls += store(database, body("b"))
+    settle(database, refresh, calls)
+
+    assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("abc", "b")
+
+
+def test_what_was_passed_over_may_have_changed_the_others(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """A primary that moved and came back shows nowhere but in a webhook; what it left behind is found, at one read."""
+    mirrored("a", "abc")
+    reads = Counter(reader.reads)
+    reader.answers["b"] = found(
+        "b", "RECONNECT_REQUIRED", activeDuplicateConnectionId="a", duplicateConnectionIds=["a", "c"]
+    )
+    calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
+    settle(database, refresh, calls)
+
+    assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
+    assert Counter(reader.reads) - reads == {"a": 2, "b": 1, "c": 1}
+
+
+def test_a_member_that_is_read_too_early_is_looked_at_again(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """What was passed over has changed a member that is just being read, of which Meld still shows the state before."""
+    mirrored("a", "ab")
+    early = reader.answers["b"]
+    damaged = found("b", "RECONNECT_REQUIRED", activeDuplicateConnectionId="a", duplicateConnectionIds=["a"])
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["b"], "replay", replay_id="r1")
+    calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
+    refresh.refresh(calls.pop())
+    wish = job_of(database, "b")
+    reader.answers["b"] = early
+    refresh.refresh("b")
+    with database.write() as session:
+        # That was as long ago as the webhooks are going to be.
+        past = datetime.now(UTC) - timedelta(seconds=SETTLE_SECONDS + 1)
+        session.exec(update(ConnectionRow).where(col(ConnectionRow.id) == "b").values(checked_at=past))
+    reader.answers["b"] = damaged
+    settle(database, refresh, calls)
+
+    assert (wish.trigger, wish.replay_id) == ("replay", "r1")
+    assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
+
+
+def test_a_member_that_will_be_read_late_enough_is_waited_for(
+    database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """Another read of the connection meanwhile asks for it no more, and is no reason to recheck the connection."""
+    mirrored("a", "ab")
+    calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
+    refresh.refresh(calls.pop())
+    first = job_of(database, "b")
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["a"], "operator")
+    refresh.refresh("a")
+
+    assert first.requested > first.completed
+    assert job_of(database, "b") == first
+    assert job_of(database, "a").rechecks == 0
+
+
+def test_a_member_that_was_given_up_stays_so(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """What was passed over has nobody read who cannot be read."""
+    mirrored("a", "ab")
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["b"], "operator")
+        session.exec(
+            update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == "b").values(failed_at=datetime.now(UTC))
+        )
+    calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
+    refresh.refresh(calls.pop())
+
+    job = job_of(database, "b")
+    assert (job.trigger, job.failed_at is not None) == ("operator", True)
+
+
+def test_moves_that_follow_close_upon_each_other_cost_a_read_for_each(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """One for each member and move, where every one of them was seen."""
+    mirrored("a", "abc", others="PARTIALLY_ACTIVE")
+    before = Counter(reader.reads)
+
+    for old, new in pairwise("abcab"):
+        group_of(reader, new, "abc", others="PARTIALLY_ACTIVE")
+        calls += store(database, body(new, newStatus="ACTIVE"), body(old, newStatus="PARTIALLY_ACTIVE"))
+        while calls:
+            refresh.refresh(calls.pop(0))
+
+    assert Counter(reader.reads) - before == dict.fromkeys("abc", 4)
+    assert all(job.trigger == "recheck" for job in all_rows(database, ReadRequestRow) if job.requested > job.completed)
+
+
+@pytest.mark.parametrize("is_older", [False, True], ids=["seen", "seen before"])
+def test_what_was_seen_was_not_passed_over(
+    database: Database,
+    refresh: Refetch,
+    reader: ScriptedReader,
+    calls: list[str],
+    mirrored: Callable[..., None],
+    *,
+    is_older: bool,
+) -> None:
+    """A status that an observation has shown has nobody else read; unless that was made before the webhook's cause."""
+    mirrored("a", "ab")
+    steady = reader.answers["a"]
+    degraded = found("a", "DEGRADED", activeDuplicateConnectionId="a", duplicateConnectionIds=["b"])
+    for status, answer in (("DEGRADED", degraded), ("ACTIVE", steady)):
+        reader.answers["a"] = answer
+        calls += store(database, body("a", newStatus=status))
+        refresh.refresh(calls.pop())
+    if is_older:
+        with database.write() as session:
+            session.exec(update(ObservationRow).values(began_at=datetime.now(UTC) - timedelta(days=1)))
+        calls += store(database, body("a", newStatus="DEGRADED"), body("a", newStatus="ACTIVE"))
+
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["a"], "operator")
+    refresh.refresh("a")
+
+    assert is_owed(database, "b") == is_older
+
+
+def test_what_may_still_be_seen_was_not_passed_over(
+    database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """While the newest webhook contradicts the read, that may just be early: it alone is read again."""
+    mirrored("a", "ab")
+    calls += store(database, body("a", newStatus="DEGRADED"))
+
+    refresh.refresh(calls.pop())
+
+    assert (is_owed(database, "a"), is_owed(database, "b")) == (True, False)
+
+
+def test_what_was_passed_over_in_an_outage_counts(
+    database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """However long ago the webhooks came that a read is owed to, what they name is held against it."""
+    mirrored("a", "ab")
+    calls += store(database, body("a", newStatus="DEGRADED"), body("a", newStatus="ACTIVE"))
+    with database.write() as session:
+        session.exec(update(WebhookRow).values(received_at=datetime.now(UTC) - timedelta(hours=1)))
+        session.exec(update(ConnectionRow).values(checked_at=datetime.now(UTC) - timedelta(hours=2)))
+
+    refresh.refresh(calls.pop())
+
+    assert is_owed(database, "b")
+
+
+def test_a_late_webhook_has_the_others_read_once(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """Whoever was read since then is not read again for it."""
+    mirrored("a", "ab")
+    late, newest = body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE")
+    calls += store(database, newest)
+    settle(database, refresh, calls)
+    before = reader.reads["b"]
+
+    calls += store(database, late)
+    settle(database, refresh, calls)
+    reads = Counter(reader.reads)
+
+    for _ in range(3):
+        with database.write() as session:
+            calls += jobs.raise_jobs(database, session, ["a"], "operator")
+        settle(database, refresh, calls)
+
+    assert reads["b"] - before == 1
+    assert Counter(reader.reads) - reads == {"a": 3}
+
+
+def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database, reader: ScriptedReader) -> None:
+    """What counts is when the read began: its answer may be as old as that."""
+    store(database, body("c1"))
+    began = datetime.now(UTC)
+    times = iter([began, began + timedelta(seconds=60)])
+    with database.write() as session:
+        session.exec(update(WebhookRow).values(received_at=began - timedelta(seconds=SETTLE_SECONDS + 5)))
+
+    refresh_on(database, reader, clock=lambda: next(times)).refresh("c1")
+
+    job = job_of(database, "c1")
+    assert (job.requested > job.completed, job.trigger) == (True, "recheck")
+
+
+@pytest.mark.parametrize(("between", "is_owed"), [("ACTIVE", False), ("RECONNECT_REQUIRED", True)])
+def test_a_change_there_and_back_is_settled(
+    database: Database, refresh: Refetch, between: str, *, is_owed: bool
+) -> None:
+    """What the newest webhook names may be how it was before the others; and an answer that shows it may be as old."""
+    store(database, body("c1", newStatus="ACTIVE"))
+    refresh.refresh("c1")
+    make_due(database)
+    store(database, body("c1", newStatus=between), body("c1", newStatus="ACTIVE"))
+
+    refresh.refresh("c1")
+    job = job_of(database, "c1")
+    make_due(database)
+    refresh.refresh("c1")
+    settled = job_of(database, "c1")
+
+    assert (job.requested > job.completed, job.trigger) == (is_owed, "recheck" if is_owed else "webhook")
+    assert settled.requested == settled.completed
+
+
+def test_a_deletion_seen_by_a_read_that_settles_reaches_the_others(
+    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+) -> None:
+    """Also where another read of the deleted one is owed by then, which finds nothing new any more."""
+    mirrored("a", "abc")
+    group_of(reader, "b", "bc")
+
+    def gone() -> ReadOutcome:
+        store(database, body("a", DELETED))
+        return Absent()
+
+    reader.answers["a"] = gone
+    with database.write() as session:
+        jobs.raise_jobs(database, session, ["a"], "recheck", depth=MAX_DEPTH)
+    refresh.refresh("a")
+    reader.answers["a"] = Absent()
+    settle(database, refresh, calls)
+
+    shown = {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)}
+    assert shown == {"a": None, "b": "b", "c": "b"}

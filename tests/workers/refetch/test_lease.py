@@ -1,0 +1,274 @@
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import select
+
+from runtime.database import Database
+from runtime.queues import circuit_breaker, reads
+from schemas.message_names import Trigger
+from schemas.tables import ReadRequestRow, WebhookRow
+from tests.service.fakes import HandClock
+from tests.support import row_factory
+from tests.support.webhook_factory import body, store
+from workers.refetch.lease import CHUNK, ReadLease, mark_webhooks, release, take
+
+LEASE_SECONDS = 30.0
+
+
+@pytest.fixture
+def hand() -> HandClock:
+    """The time that the database goes by."""
+    return HandClock()
+
+
+@pytest.fixture
+def timed(database_url: str, hand: HandClock) -> Iterator[Database]:
+    """A database that goes by a time set by hand."""
+    database = Database(database_url, clock=hand)
+    yield database
+    database.close()
+
+
+def claim_of(database: Database, token: str = "t", connection_id: str = "c1") -> ReadLease | None:
+    with database.write() as session:
+        return take(database, session, connection_id, token=token, lease_seconds=LEASE_SECONDS)
+
+
+def wish(database: Database, trigger: Trigger = "operator", connection_id: str = "c1") -> None:
+    with database.write() as session:
+        reads.raise_jobs(database, session, [connection_id], trigger)
+
+
+def job_of(database: Database, connection_id: str = "c1") -> ReadRequestRow:
+    with database.read() as session:
+        return session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == connection_id)).one()
+
+
+def test_one_of_many_claimers_gets_the_claim(database: Database) -> None:
+    """Of sixteen workers that are called for one connection in one moment one reads it: ten times of ten."""
+    winners = []
+    for number in range(10):
+        wish(database, connection_id=f"c{number}")
+        ready = threading.Barrier(16)
+        claims: list[ReadLease | None] = []
+
+        def claim(
+            name: str,
+            connection_id: str = f"c{number}",
+            ready: threading.Barrier = ready,
+            claims: list[ReadLease | None] = claims,
+        ) -> None:
+            ready.wait()
+            claims.append(claim_of(database, name, connection_id))
+
+        threads = [threading.Thread(target=claim, args=(f"worker {index}",)) for index in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        winners.append(sum(each is not None for each in claims))
+
+    assert winners == [1] * 10
+
+
+def ask_again(database: Database, connection_id: str = "c1") -> None:
+    """Ask for a read as a replay does."""
+    with database.write() as session:
+        reads.raise_jobs(database, session, [connection_id], "replay", replay_id="r1")
+
+
+def fail_webhooks(database: Database) -> None:
+    """Give webhooks up, as the last attempt does."""
+    with database.write() as session:
+        session.exec(update(WebhookRow).values(failed_at=database.now(), error="Meld answered 500"))
+
+
+def hear(database: Database) -> None:
+    """Store a webhook."""
+    store(database, body("c1"))
+
+
+REASONS: dict[str, tuple[list[Any], Any]] = {
+    "nobody else": ([ask_again], ("replay", "r1")),
+    "a webhook that waits": ([hear, ask_again], ("webhook", None)),
+    "a webhook that was given up": ([hear, fail_webhooks, ask_again], ("replay", "r1")),
+    "a webhook that comes later": ([ask_again, hear], ("webhook", None)),
+    "given up, and one that comes later": ([hear, fail_webhooks, ask_again, hear], ("webhook", None)),
+    "an operator later": ([ask_again, wish], ("operator", None)),
+    "an operator before": ([wish, ask_again], ("replay", "r1")),
+}
+
+
+@pytest.mark.parametrize("who", REASONS)
+def test_a_replay_is_the_cause_where_nobody_else_waits(database: Database, who: str) -> None:
+    """A replay is named where the read is owed to it: not where a webhook waits, or anybody has asked since."""
+    wishes, expected = REASONS[who]
+    for each in wishes:
+        each(database)
+
+    claim = claim_of(database)
+
+    assert claim is not None
+    assert (claim.cause, claim.replay_id) == expected
+    with database.read() as session:
+        assert claim.event_ids == list(session.exec(select(WebhookRow.event_id).order_by(WebhookRow.id)).all())
+
+
+def test_a_claim_says_what_is_owed(timed: Database) -> None:
+    """It bears the number that the read will complete, and why it is owed."""
+    wish(timed, "reconcile")
+    wish(timed, "operator")
+
+    claim = claim_of(timed, "token")
+
+    assert claim is not None
+    assert (claim.connection_id, claim.token, claim.generation, claim.attempts) == ("c1", "token", 2, 1)
+    assert (claim.trigger, claim.cause, claim.webhooks, claim.is_dead, claim.is_probe) == (
+        "operator",
+        "operator",
+        (),
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(None, id="never heard of"),
+        pytest.param({"requested": 3, "completed": 3}, id="nothing owed"),
+        pytest.param({"requested": 3, "completed": 3, "due_at": -60.0}, id="nothing owed, though due"),
+        pytest.param({"requested": 1, "due_at": 0.5}, id="not due yet"),
+        pytest.param({"requested": 1, "due_at": None}, id="given up"),
+        pytest.param({"requested": 1, "due_at": -60.0, "lease_token": "x", "leased_until": 0.5}, id="somebody at it"),
+        pytest.param(
+            {"requested": 1, "due_at": -60.0, "lease_token": "x", "leased_until": 0.0}, id="until this moment"
+        ),
+    ],
+)
+def test_there_is_nothing_to_claim(timed: Database, hand: HandClock, row: dict[str, object] | None) -> None:
+    """What is not owed, not due or not free is left as it is."""
+    if row is not None:
+        times = {name: hand.now + timedelta(seconds=value) for name, value in row.items() if isinstance(value, float)}
+        row_factory.store(timed, row_factory.job("c1", **{**row, **times}))
+
+    assert claim_of(timed) is None
+    if row is not None:
+        assert job_of(timed).attempts == 0
+
+
+def test_a_lease_ends(timed: Database, hand: HandClock) -> None:
+    """Whoever died while reading is replaced when its lease is over, and not before; each try counts."""
+    wish(timed)
+    first = claim_of(timed, "first")
+    hand.move(LEASE_SECONDS - 0.1)
+    early = claim_of(timed, "early")
+    hand.move(0.2)
+    second = claim_of(timed, "second")
+
+    assert first is not None
+    assert early is None
+    assert second is not None
+    assert (second.generation, second.attempts, job_of(timed).lease_token) == (first.generation, 2, "second")
+
+
+def test_a_claim_takes_the_call_off_the_row(timed: Database) -> None:
+    """The message has arrived: should the worker die, the clock need not wait for it any longer than for the lease."""
+    wish(timed)
+    before = job_of(timed).woken_at
+    claim_of(timed)
+
+    assert before is not None
+    assert job_of(timed).woken_at is None
+
+
+def test_a_claim_covers_the_webhooks_before_it(database: Database) -> None:
+    """All that were stored before the claim are owed its read, in the order in which they came; nobody else's are."""
+    store(database, body("c1", event_id="e1"), body("c2", event_id="e2"), body(None, event_id="e3"))
+    store(database, body("c1", event_id="e4"))
+    with database.write() as session:
+        session.exec(update(WebhookRow).where(WebhookRow.event_id == "e1").values(processed_at=database.now()))
+    store(database, body("c1", event_id="e5"))
+
+    claim = claim_of(database)
+    store(database, body("c1", event_id="e6"))
+
+    assert claim is not None
+    assert (claim.event_ids, claim.cause) == (["e4", "e5"], "webhook")
+
+
+def test_a_failed_webhook_is_covered_again(database: Database) -> None:
+    """What was given up is not processed: the next read is owed to it as well."""
+    store(database, body("c1", event_id="e1"))
+    with database.write() as session:
+        session.exec(update(WebhookRow).values(failed_at=database.now(), error="x"))
+
+    claim = claim_of(database)
+
+    assert claim is not None
+    assert claim.event_ids == ["e1"]
+
+
+def test_nothing_is_claimed_during_a_pause(timed: Database, hand: HandClock) -> None:
+    """While reads rest a claim is given back at once and costs no attempt; afterwards one may probe."""
+    for number in range(3):
+        wish(timed, connection_id=f"c{number}")
+    with timed.write() as session:
+        circuit_breaker.close(timed, session, reason="throttled", detail="x", seconds=10)
+
+    during = claim_of(timed, "a", "c0")
+    paused = job_of(timed, "c0")
+    hand.move(10.5)
+    probes = [claim_of(timed, f"t{number}", f"c{number}") for number in range(3)]
+
+    assert during is None
+    assert (paused.attempts, paused.lease_token, paused.leased_until) == (0, None, None)
+    assert [probe is not None and probe.is_probe for probe in probes] == [True, False, False]
+    assert [job_of(timed, f"c{number}").attempts for number in range(3)] == [1, 0, 0]
+
+
+def test_claims_are_given_back_together(timed: Database) -> None:
+    """A process that ends frees what it has claimed, and nothing else; it cost no attempt."""
+    for number in range(5):
+        wish(timed, connection_id=f"c{number}")
+        claim_of(timed, f"t{number}", f"c{number}")
+    with timed.write() as session:
+        release(session, ["t1", "t3", "never given"])
+
+    found = {number: job_of(timed, f"c{number}") for number in range(5)}
+    assert [found[number].lease_token for number in range(5)] == ["t0", None, "t2", None, "t4"]
+    assert [found[number].attempts for number in range(5)] == [1, 0, 1, 0, 1]
+    again = claim_of(timed, "again", "c1")
+    assert again is not None
+    assert again.generation == 1
+
+
+def test_attempts_never_fall_below_none(database: Database) -> None:
+    """A webhook that comes during a read gives it all attempts anew; giving the claim back takes nothing off that."""
+    store(database, body("c1"))
+    claim_of(database)
+    store(database, body("c1"))
+    with database.write() as session:
+        release(session, ["t"])
+
+    assert job_of(database).attempts == 0
+
+
+def test_any_number_of_webhooks_is_marked(database: Database) -> None:
+    """More webhooks than one statement takes are marked, each."""
+    store(database, *(body("c1") for _ in range(400)))
+    store(database, *(body("c1") for _ in range(400)))
+    claim = claim_of(database)
+    assert claim is not None
+    assert len(claim.webhooks) == 800 > CHUNK
+
+    with database.write() as session:
+        mark_webhooks(session, claim, processed_at=database.now())
+
+    with database.read() as session:
+        pending = session.exec(select(WebhookRow).where(WebhookRow.processed_at == None)).all()  # noqa: E711 - SQL
+    assert list(pending) == []

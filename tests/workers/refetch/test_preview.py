@@ -1,0 +1,254 @@
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from runtime import connection_diff
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.errors import OutOfReachError
+from runtime.queues import circuit_breaker
+from runtime.queues import reads as jobs
+from schemas import tables
+from schemas.events import Event
+from schemas.meld.connection import Snapshot
+from schemas.meld.read_outcome import Absent, Found, ReadOutcome, Refused, Throttled, Unavailable, Unreadable
+from schemas.replays import Foreseen
+from schemas.tables import CircuitBreakerRow, ConnectionRow
+from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.table_snapshot import untouched
+from tests.support.webhook_factory import DELETED, body, store
+from tests.workers.history.random_past import Past, Read, histories, reads
+from workers.refetch.preview import PATIENCE_SECONDS, RefetchPreview
+from workers.refetch.retry_policy import OUTAGE_FAILURES
+
+EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def foresee_on(
+    database: Database,
+    reader: ScriptedReader,
+    rate: float = 1000,
+    wait: Callable[[float], bool] = lambda _seconds: False,
+) -> RefetchPreview:
+    return RefetchPreview(database=database, reader=reader, clock=utcnow, rate=rate, wait=wait)
+
+
+def foreseen(database: Database, outcome: ReadOutcome, id_: str = "c1") -> Foreseen:
+    """Look ahead at one read with this outcome; nothing may be written by that."""
+    reader = ScriptedReader()
+    reader.answers[id_] = outcome
+    with untouched(database):
+        (one,) = foresee_on(database, reader).look([id_])
+    return one
+
+
+def events_of(database: Database) -> list[Event]:
+    with database.read() as session:
+        rows = session.exec(select(tables.EventRow).order_by(col(tables.EventRow.position))).all()
+        return [Event.from_row(row) for row in rows]
+
+
+def mirror_of(database: Database, id_: str) -> ConnectionRow | None:
+    with database.read() as session:
+        return session.get(ConnectionRow, id_)
+
+
+@EXAMPLES
+@given(made=histories(), read=reads())
+def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read: Read) -> None:
+    """Whatever was read before and is read now: what is foreseen is what the read itself changes and emits."""
+    past = Past(database)
+    past.clear()
+    past.live(*made)
+    snapshot = Snapshot.from_document(read.seen) if read.seen is not None else None
+    outcome: ReadOutcome = Found(snapshot) if snapshot is not None else Absent()
+    told, before = events_of(database), mirror_of(database, read.id)
+
+    one = foreseen(database, outcome, read.id)
+
+    with database.write() as session:
+        jobs.raise_jobs(database, session, [read.id], "replay", replay_id="r1")
+    reader = ScriptedReader()
+    reader.answers[read.id] = outcome
+    # Later than all that was read, as a real read is.
+    refresh_on(database, reader, clock=past.tick).refresh(read.id)
+    new = events_of(database)[len(told) :]
+    names = ("previous", "current", "role")
+    assert [(each.type, *(each.model_dump().get(name) for name in names)) for each in one.events] == [
+        (event.type, *(event.data.get(name) for name in names)) for event in new
+    ]
+    after = mirror_of(database, read.id)
+    assert one.changes == connection_diff.changes(before, after)
+    assert one.unshown_changes == connection_diff.unshown(before, after)
+    assert (one.failure is None) or before == after
+    assert {event.data["cause"]["trigger"] for event in new} <= {"webhook", "replay"}
+
+
+def test_a_change_is_told_field_by_field(database: Database) -> None:
+    """With what would be emitted, and who of its group would be read as well."""
+    store(database, body("c1"))
+    refresh_on(database, ScriptedReader()).refresh("c1")
+
+    one = foreseen(
+        database,
+        found("c1", "DEGRADED", duplicateConnectionIds=["c2"], activeDuplicateConnectionId="c2", unheardOf=1),
+    )
+
+    assert {each.field: (each.before, each.after) for each in one.changes} == {
+        "status": ("ACTIVE", "DEGRADED"),
+        "primary_duplicate_id": (None, "c2"),
+        "duplicate_ids": ([], ["c2"]),
+    }
+    assert one.unshown_changes == ["unheardOf"]
+    assert [(each.type, each.role) for each in one.events] == [
+        ("connection.status_changed", None),
+        ("connection.primary_duplicate_moved", "lost_primary"),
+    ]
+    assert one.siblings == ["c2"]
+    assert not one.is_clean
+
+
+def test_what_is_the_same_would_change_nothing(database: Database) -> None:
+    """A connection that Meld says of what the mirror says is clean."""
+    store(database, body("c1"))
+    refresh_on(database, ScriptedReader()).refresh("c1")
+
+    assert foreseen(database, found("c1")).is_clean
+
+
+def test_a_connection_never_seen_would_be_new(database: Database) -> None:
+    """It would be told with its first status."""
+    store(database, body("c1"))
+
+    one = foreseen(database, found("c1"))
+
+    assert [(each.previous, each.type) for each in one.events] == [(None, "connection.status_changed")]
+    assert ("status", None, "ACTIVE") in [(each.field, each.before, each.after) for each in one.changes]
+
+
+def test_a_deletion_that_was_told_is_believed(database: Database) -> None:
+    """Where a webhook said DELETED a 404 means that; where none did the mirror would stay, and the read would fail."""
+    store(database, body("c1"), body("c2"))
+    for id_ in ("c1", "c2"):
+        refresh_on(database, ScriptedReader()).refresh(id_)
+    store(database, body("c1", DELETED))
+
+    gone, doubted = foreseen(database, Absent(), "c1"), foreseen(database, Absent(), "c2")
+
+    assert [(each.type, str(each.current)) for each in gone.events] == [
+        ("connection.status_changed", "status='DELETED' status_reason=None")
+    ]
+    assert doubted.failure is not None
+    assert "Meld answered 404" in doubted.failure
+    assert (doubted.changes, doubted.events) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Unavailable("Meld answered 500"), "Meld answered 500"),
+        (Unreadable("the answer is no JSON", "<html>"), "the answer is no JSON: <html>"),
+    ],
+)
+def test_a_read_that_would_fail_is_told(database: Database, outcome: ReadOutcome, words: str) -> None:
+    """With the words that the webhook would bear; it does not end the dry run."""
+    assert foreseen(database, outcome).failure == words
+
+
+def out_of_reach(database: Database, reader: ScriptedReader, ids: list[str]) -> tuple[int, str, float]:
+    """Look ahead until it gives up; return how many it looked at, what it said, and how long it would have waited."""
+    waits: list[float] = []
+    looked = []
+    with untouched(database), pytest.raises(OutOfReachError) as error:
+        looked.extend(foresee_on(database, reader, wait=lambda seconds: bool(waits.append(seconds))).look(ids))
+    return len(looked), str(error.value), sum(waits)
+
+
+def scripted(**answers: Any) -> ScriptedReader:
+    reader = ScriptedReader()
+    reader.answers.update(answers)
+    return reader
+
+
+def test_refused_credentials_end_it(database: Database) -> None:
+    """At once, where nothing was let in before; one connection that is refused alone is only told."""
+    refused = Refused("Meld answered 401")
+    _none, words, _waited = out_of_reach(database, scripted(a=refused), ["a", "b"])
+    told = list(foresee_on(database, scripted(b=refused)).look(["a", "b", "c"]))
+
+    assert words == "Meld answered 401: it refuses our credentials. Check MELDWATCH_MELD_API_KEY."
+    assert [each.failure for each in told] == [None, "Meld answered 401", None]
+
+
+@pytest.mark.parametrize("retry_after", [None, 3.0, 3600.0])
+def test_a_meld_that_throttles_is_waited_for_within_bounds(database: Database, retry_after: float | None) -> None:
+    """A 429 is tried again after its time; one that stays ends the dry run, and pauses nobody else."""
+    answers = iter([Throttled(retry_after and min(retry_after, 3)), found("a")])
+    (one,) = foresee_on(database, scripted(a=lambda: next(answers))).look(["a"])
+    looked, words, waited = out_of_reach(database, scripted(a=Throttled(retry_after)), ["a"])
+
+    assert one.failure is None
+    assert (looked, words) == (0, "Meld answers 429 again and again. Try again later, or at a lower rate.")
+    assert waited <= PATIENCE_SECONDS
+
+
+def test_a_meld_that_is_away_ends_it(database: Database) -> None:
+    """Failures of one connection after another speak of Meld; what was told until then stays true."""
+    away = Unavailable("Meld answered 502")
+    ids = [f"c{number}" for number in range(20)]
+    looked, words, _waited = out_of_reach(database, scripted(**dict.fromkeys(ids[3:], away)), ids)
+
+    assert looked == 3 + OUTAGE_FAILURES - 1
+    assert words == "Meld fails for one connection after another: Meld answered 502."
+
+
+def pause(database: Database, reason: str, seconds: float) -> None:
+    with database.write() as session:
+        circuit_breaker.close(database, session, reason=reason, detail="Meld answered 429", seconds=60)
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        session.exec(
+            update(CircuitBreakerRow)
+            .where(col(CircuitBreakerRow.name) == circuit_breaker.NAME)
+            .values(paused_until=until)
+        )
+
+
+@pytest.mark.parametrize(("reason", "most"), [("throttled", 2 * PATIENCE_SECONDS), ("refused", 0)])
+def test_the_pause_of_others_is_heeded(database: Database, reason: str, most: float) -> None:
+    """It begins no read meanwhile, and does not wait for ever; for refused credentials it does not wait at all."""
+    pause(database, reason, 600)
+    reader = ScriptedReader()
+
+    looked, words, waited = out_of_reach(database, reader, ["a"])
+
+    assert (looked, dict(reader.reads)) == (0, {})
+    assert words.startswith("Reads of Meld are paused")
+    assert waited <= most
+
+
+def test_a_pause_that_is_over_is_found_out_quietly(database: Database) -> None:
+    """When its time is up the dry run reads; that it is over is left for the workers to find."""
+    pause(database, "throttled", -1)
+
+    assert foreseen(database, found("c1")).failure is None
+    with database.read() as session:
+        assert circuit_breaker.current(session) is not None
+
+
+def test_it_reads_at_its_rate(database: Database) -> None:
+    """It rests behind each read for as long as is left of its time, and ends when it is told to."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) == 3
+
+    looked = list(foresee_on(database, ScriptedReader(), rate=0.1, wait=wait).look("abcdef"))
+
+    assert len(looked) == 3
+    assert all(0 < seconds <= 10 for seconds in waits)

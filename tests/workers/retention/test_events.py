@@ -1,0 +1,171 @@
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlmodel import col, select
+
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.settings import Settings
+from schemas.tables import ConnectionRow, DeliveryRow, EventBaselineRow, EventRow, ObservationRow
+from tests.support import row_factory
+from tests.support.scripted_meld import document
+from tests.workers.history.random_past import BEGAN, IDS, Past, Read, histories
+from workers.retention.cutoffs import bounds_of
+from workers.retention.events import MOST, droppable
+
+EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+CUTS = st.one_of(st.none(), st.integers(0, 30))
+
+
+@pytest.fixture
+def past(database: Database) -> Past:
+    """A past that nothing has happened in yet, on each database."""
+    return Past(database)
+
+
+def statuses(past: Past, *made: str) -> None:
+    past.live(*(Read("a", document("a", status)) for status in made))
+
+
+def sequences(past: Past) -> list[int]:
+    return [row["sequence"] for row in past.rows(EventRow, col(EventRow.position))]
+
+
+def owe(past: Past, position: int, **steps: object) -> None:
+    """Owe an event of the past to a subscription."""
+    with past.database.read() as session:
+        event = session.exec(select(EventRow).where(EventRow.position == position)).one()
+    usual = {"subscription_id": "s1", "connection_id": "a", "position": position, "type": event.type}
+    row_factory.store(past.database, DeliveryRow(**usual, event_id=event.id, created_at=utcnow(), outcomes=[], **steps))
+
+
+def cut(start: datetime, minutes: int | None) -> datetime | None:
+    return None if minutes is None else start + timedelta(minutes=minutes, seconds=30)
+
+
+@EXAMPLES
+@given(st.lists(st.tuples(histories(), CUTS, CUTS), min_size=2, max_size=4), st.sets(st.sampled_from(IDS), min_size=1))
+def test_the_fold_is_exact_without_the_oldest_events(past: Past, made: list, ids: set[str]) -> None:
+    """However events and observations go, each by its own age: folding finds no difference, and the rest stays."""
+    past.clear()
+    start = past.tick()
+    for reads, events, observations in made:
+        past.live(*reads)
+        before = past.all()
+        past.drop(*ids, before=cut(start, events))
+        past.forget(*ids, before=cut(start, observations))
+
+        assert past.check() == []
+        assert before["mirror"] == past.all()["mirror"]
+        assert all(event in before["event"] for event in past.all()["event"])
+
+
+@EXAMPLES
+@given(st.tuples(histories(), histories()), CUTS, CUTS, st.data())
+def test_damage_is_mended_without_the_oldest_events(
+    past: Past, made: tuple[list[Read], ...], events: int | None, observations: int | None, data: st.DataObject
+) -> None:
+    """A lost mirror comes back with its number, and a lost event as it was; nothing that was removed is told again."""
+    past.clear()
+    start = past.tick()
+    past.live(*made[0])
+    past.drop(*IDS, before=cut(start, events))
+    past.live(*made[1])
+    past.forget(*IDS, before=cut(start, observations))
+    before = past.all()
+    told = [row["id"] for row in before["event"]]
+    lost = data.draw(st.sampled_from(told)) if told else ""
+    covered = past.check()
+    with past.database.write() as session:
+        session.connection().execute(text("DELETE FROM connection"))
+        session.connection().execute(text("DELETE FROM event WHERE id = :lost"), {"lost": lost})
+
+    mended = past.apply()
+
+    assert covered == []
+    assert all(each.is_mended for each in mended)
+    assert past.check() == []
+    assert facts(before["mirror"]) == facts(past.all()["mirror"])
+    assert set(told) - {lost} <= {row["id"] for row in past.all()["event"]} <= set(told)
+
+
+def facts(mirror: list[dict]) -> list[dict]:
+    return [{name: row[name] for name in row if name not in {"checked_at", "reconcile_run_id"}} for row in mirror]
+
+
+def test_what_goes_is_noted(past: Past) -> None:
+    """Where the rest begins, and the number that it goes on from; nothing is written where nothing goes."""
+    statuses(past, "A", "B", "C", "D")
+
+    some = past.drop("a", before=BEGAN + timedelta(minutes=2))
+    left = sequences(past)
+    none = past.drop("a", "b", before=BEGAN)
+    rest = past.drop("a")
+    statuses(past, "E")
+
+    assert (some, left, none, rest) == (2, [3, 4], 0, 2)
+    assert past.rows(EventBaselineRow) == [{"connection_id": "a", "observation_id": 4, "sequence": 4}]
+    assert sequences(past) == [5]
+    assert past.rows(ConnectionRow)[0]["sequence"] == 5
+    assert len(past.rows(ObservationRow)) == 5
+
+
+def test_what_is_owed_stays_with_all_behind_it(past: Past) -> None:
+    """Pending or given up: its event stays, as do later ones of its connection; those of others go."""
+    statuses(past, "A", "B", "C", "D")
+    past.live(Read("b", document("b")))
+    owe(past, 2, dead_at=utcnow())
+
+    kept = past.drop("a", "b")
+    left = sequences(past)
+    with past.database.write() as session:
+        session.connection().execute(text("UPDATE delivery SET dead_at = NULL, delivered_at = created_at"))
+
+    assert (kept, left) == (2, [2, 3, 4])
+    assert (past.drop("a"), sequences(past)) == (3, [])
+
+
+def test_what_was_given_up_long_ago_holds_nothing(past: Past) -> None:
+    """A dead delivery goes in the same run, after the time that failures are kept."""
+    statuses(past, "A", "B")
+    owe(past, 1, dead_at=utcnow() - timedelta(days=181))
+
+    assert past.drop("a") == 2
+
+
+def test_what_a_rebuild_told_is_as_young_as_that(past: Past) -> None:
+    """An event that was appended today stays for its time, although its read was long ago."""
+    statuses(past, "A", "B")
+    with past.database.write() as session:
+        session.connection().execute(text("DELETE FROM event WHERE sequence = 1"))
+    past.apply()
+
+    assert sequences(past) == [2, 1]
+    assert past.drop("a") == 0
+    assert past.drop("a", before=utcnow() + timedelta(days=1)) == 2
+
+
+def test_events_of_one_read_go_together(past: Past) -> None:
+    """Where one of them is owed the other stays, too."""
+    past.live(Read("a", document("a")), Read("a", document("a", "B", activeDuplicateConnectionId="b")))
+    owe(past, 3)
+
+    assert [row["observation_id"] for row in past.rows(EventRow, col(EventRow.position))] == [1, 2, 2]
+    assert (past.drop("a"), sequences(past)) == (1, [2, 3])
+
+
+def test_a_long_history_goes_in_parts(past: Past) -> None:
+    """No commit removes more than so many events, and all together as many as were foretold."""
+    statuses(past, *(f"STATUS_{number}" for number in range(MOST + 3)))
+    bounds = bounds_of(Settings(retain_events_days=0), utcnow())
+    with past.database.read() as session:
+        foretold = droppable(session, "a", bounds)
+
+    parts = [past.drop("a"), past.drop("a"), past.drop("a")]
+
+    assert foretold == sum(parts) == MOST + 3
+    assert max(parts) <= MOST
+    assert past.check() == []

@@ -1,0 +1,121 @@
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlmodel import col
+
+from runtime.database import Database
+from schemas.tables import BaselineRow, ConnectionRow, EventRow, ObservationRow
+from tests.support.scripted_meld import document
+from tests.workers.history.random_past import BEGAN, IDS, Past, Read, histories
+
+EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def past(database: Database) -> Past:
+    """A past that nothing has happened in yet, on each database."""
+    return Past(database)
+
+
+def ids_of(past: Past) -> list[int]:
+    return [row["id"] for row in past.rows(ObservationRow, col(ObservationRow.id))]
+
+
+def statuses(past: Past, *made: str) -> None:
+    past.live(*(Read("a", document("a", status)) for status in made))
+
+
+@EXAMPLES
+@given(st.lists(histories(), min_size=2, max_size=4), st.sets(st.sampled_from(IDS), min_size=1))
+def test_the_fold_is_exact_behind_a_baseline(past: Past, made: list[list], ids: set[str]) -> None:
+    """However often the oldest observations are removed in between, folding the others finds no difference."""
+    past.clear()
+    for reads in made:
+        past.live(*reads)
+        past.forget(*ids)
+
+    assert past.check() == []
+
+
+@EXAMPLES
+@given(histories(), histories())
+def test_damage_behind_a_baseline_is_mended_to_the_same(past: Past, made: list[Read], later: list[Read]) -> None:
+    """What was lost after the baseline comes back just as it was, although what led there is gone."""
+    past.clear()
+    past.live(*made)
+    past.forget(*IDS)
+    past.live(*later)
+    before = past.all()
+    with past.database.write() as session:
+        session.connection().execute(text("UPDATE connection SET status = 'x', grouped_at = NULL, customer_id = 'x'"))
+
+    mended = past.apply()
+
+    assert all(each.is_mended for each in mended)
+    assert past.check() == []
+    assert before["mirror"] == past.all()["mirror"]
+
+
+def test_the_newest_observation_and_what_is_young_stay(past: Past) -> None:
+    """Only what had its answer before the time is taken in, and never the newest of a connection."""
+    statuses(past, "A", "B", "C", "D")
+
+    some = past.forget("a", before=BEGAN + timedelta(minutes=2))
+    left = ids_of(past)
+    rest = past.forget("a")
+
+    assert (some, left) == (2, [3, 4])
+    assert (rest, ids_of(past)) == (1, [4])
+    assert past.forget("a", "b") == 0
+    (baseline,) = past.rows(BaselineRow)
+    assert (baseline["observation_id"], baseline["mirror"]["status"], baseline["mirror"]["sequence"]) == (3, "C", 3)
+
+
+def test_events_of_what_is_forgotten_may_go_or_stay(past: Past) -> None:
+    """Neither their being there nor their absence is a difference; those of the rest are looked for."""
+    statuses(past, "A", "B", "C")
+    past.forget("a")
+    kept = past.check()
+    with past.database.write() as session:
+        session.connection().execute(text("DELETE FROM event WHERE sequence < 3"))
+    removed = past.check()
+    with past.database.write() as session:
+        session.connection().execute(text("DELETE FROM event"))
+
+    lost = past.check()
+    past.apply()
+
+    assert (kept, removed) == ([], [])
+    assert [(each.kind, each.field, each.is_mendable) for each in lost] == [("event", "row", True)]
+    (event,) = past.rows(EventRow)
+    assert (event["sequence"], event["data"]["previous"]["status"]) == (3, "B")
+    assert past.check() == []
+
+
+@pytest.mark.parametrize(("dropped", "forgotten"), [(3, 3), (4, 2), (2, 3), (1, 1)])
+def test_the_number_of_events_is_known_although_they_are_gone(past: Past, dropped: int, forgotten: int) -> None:
+    """Whichever went first, or further: the mirror of any time that is left has the number that it had."""
+    statuses(past, "A", "B", "C", "D", "E")
+    past.drop("a", before=BEGAN + timedelta(minutes=dropped))
+    past.forget("a", before=BEGAN + timedelta(minutes=forgotten))
+
+    (baseline,) = past.rows(BaselineRow)
+    assert (baseline["observation_id"], baseline["mirror"]["sequence"]) == (forgotten, forgotten)
+    assert past.check() == []
+
+
+def test_a_mirror_that_is_lost_comes_back_from_the_baseline(past: Past) -> None:
+    """All that is left of the past is enough for the whole row."""
+    past.live(Read("a", document("a", duplicateConnectionIds=["b"], institutionName="Bank")), Read("a", None))
+    before = past.all()["mirror"]
+    past.forget("a")
+    with past.database.write() as session:
+        session.connection().execute(text("DELETE FROM connection"))
+
+    past.apply()
+
+    assert before == past.rows(ConnectionRow)
+    assert before[0]["institution_name"] == "Bank"

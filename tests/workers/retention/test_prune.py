@@ -1,0 +1,333 @@
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, update
+from sqlmodel import SQLModel, col, select
+
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.metrics import Metrics
+from runtime.settings import Settings
+from schemas import tables
+from tests.end_to_end.manual_time import empty
+from tests.support import row_factory
+from tests.support.scripted_consumer import subscribe
+from tests.support.scripted_meld import ScriptedReader, refresh_on
+from tests.support.scripted_meld import found as seen
+from tests.support.webhook_factory import body, store
+from tests.workers.history.random_past import Past, histories
+from tests.workers.retention.retention_oracle import Estate, estates, prune_on, retentions
+from workers.retention.prune import PruneError
+from workers.retention.rules import KINDS
+from workers.retention.scan import WINDOW
+
+MINUTES = st.integers(-1, 30)
+EXAMPLES = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows of all tables."""
+    with database.read() as session:
+        return {
+            table.name: sorted(map(tuple, session.connection().execute(table.select())), key=repr)
+            for table in SQLModel.metadata.sorted_tables
+        }
+
+
+def left(database: Database) -> dict[str, set[int]]:
+    """Return the keys of the rows that are there; of the webhooks also those without a body."""
+    with database.read() as session:
+        return {
+            "webhooks": set(session.exec(select(tables.WebhookRow.id)).all()),
+            "empty": set(session.exec(select(tables.WebhookRow.id).where(tables.WebhookRow.body == b"")).all()),
+            "observations": set(session.exec(select(tables.ObservationRow.id)).all()),
+            "events": set(session.exec(select(tables.EventRow.position)).all()),
+            "deliveries": set(session.exec(select(tables.DeliveryRow.id)).all()),
+            "rejections": set(session.exec(select(tables.RejectionRow.id)).all()),
+        }
+
+
+@EXAMPLES
+@given(estates(), retentions())
+def test_what_may_go_goes_and_nothing_else(database: Database, estate: Estate, retention: Settings) -> None:
+    """Whatever is stored, how old it is and what is set: by the rules, word for word; a second run finds nothing."""
+    empty(database)
+    row_factory.store(database, *estate.rows(utcnow()))
+    gone = estate.may_go(retention)
+    before, there = everything(database), left(database)
+
+    told = prune_on(database, retention).preview()
+    unchanged = everything(database)
+    removed = prune_on(database, retention).run(who="me")
+    after = left(database)
+    again = prune_on(database, retention).run(who="me")
+
+    assert before == unchanged
+    assert after == {
+        "webhooks": there["webhooks"] - gone["webhooks"] - (gone["failures"] & there["webhooks"]),
+        "empty": gone["bodies"],
+        "observations": there["observations"] - gone["observations"],
+        "events": there["events"] - gone["events"],
+        "deliveries": there["deliveries"] - gone["deliveries"] - gone["dead"],
+        "rejections": there["rejections"] - gone["rejections"],
+    }
+    counts = {kind: len(gone[kind]) for kind in KINDS}
+    counts["failures"] += len(gone["dead"])
+    assert (told, removed, again) == (counts, counts, dict.fromkeys(KINDS, 0))
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(histories(), MINUTES, MINUTES), min_size=2, max_size=4))
+def test_the_fold_equals_the_live_tables_whatever_was_pruned(database: Database, made: list[Any]) -> None:
+    """Random histories with prunes in between, each with bounds of its own: none finds anything to mend."""
+    past = Past(database)
+    past.clear()
+    start = past.tick()
+    for reads, events, observations in made:
+        past.live(*reads)
+        mirror = past.rows(tables.ConnectionRow, col(tables.ConnectionRow.id))
+        retention = {
+            "retain_events_days": days_since(start + timedelta(minutes=events)),
+            "retain_observations_days": days_since(start + timedelta(minutes=observations)),
+            "retain_bodies_days": 0,
+        }
+        prune_on(database, Settings.model_validate(retention)).run(who="me")
+
+        assert past.check() == past.apply() == []
+        assert mirror == past.rows(tables.ConnectionRow, col(tables.ConnectionRow.id))
+
+
+def days_since(time: datetime) -> float:
+    return (utcnow() - time).total_seconds() / 86400
+
+
+NOTHING_KEPT = Settings.model_validate({f"retain_{name}_days": 0 for name in (*KINDS,)})
+
+
+def test_a_repeat_is_known_without_its_body(database: Database) -> None:
+    """What Meld sends again after its body went, or as late as it may, is a repeat: it is counted, and read no more."""
+    sent = body("c1", event_id="e1")
+    store(database, sent)
+    with database.write() as session:
+        late = utcnow() - timedelta(days=16.9)
+        steps = {"processed_at": late, "received_at": late, "delivered_at": late}
+        session.exec(update(tables.WebhookRow).values(**steps))
+        session.exec(update(tables.ReadRequestRow).values(completed=1))
+
+    removed = prune_on(database, NOTHING_KEPT).run(who="me")
+    calls = store(database, sent)
+
+    assert (removed["webhooks"], removed["bodies"], calls) == (0, 1, [])
+    with database.read() as session:
+        webhook = session.exec(select(tables.WebhookRow)).one()
+        job = session.exec(select(tables.ReadRequestRow)).one()
+    assert (webhook.body, webhook.headers, webhook.encrypted_with, webhook.deliveries) == (b"", {}, None, 2)
+    assert webhook.emptied_at is not None
+    assert (job.requested, job.completed) == (1, 1)
+
+
+def test_a_repeat_keeps_an_old_event_id(database: Database) -> None:
+    """It is the last delivery that counts."""
+    old, young = utcnow() - timedelta(days=300), utcnow() - timedelta(days=1)
+    row_factory.store(database, row_factory.webhook(received_at=old, processed_at=old, delivered_at=young))
+
+    assert prune_on(database).run(who="me")["webhooks"] == 0
+
+
+def test_many_rows_go_window_by_window_in_small_commits(database: Database) -> None:
+    """More than are looked at at once; after each commit others have their turn, for as long as it took."""
+    old = utcnow() - timedelta(days=100)
+    webhooks = [row_factory.webhook(received_at=old, delivered_at=old, processed_at=old) for _ in range(1_203)]
+    row_factory.store(database, *webhooks[:700], row_factory.webhook("young", received_at=utcnow()), *webhooks[700:])
+    rests: list[int] = []
+
+    def wait(_seconds: float) -> bool:
+        with database.read() as session:
+            rests.append(session.exec(select(func.count()).select_from(tables.WebhookRow)).one())
+        return False
+
+    counts: list[int] = []
+    removed = prune_on(database, wait=wait, most=100).run(counts.append, who="me")
+
+    assert removed["webhooks"] == 1_203
+    assert max(before - after for before, after in pairwise(rests)) <= 100
+    assert rests[-1] == 1
+    assert counts[-1] == 1_203
+    assert counts == sorted(counts)
+
+
+def test_it_ends_behind_what_is_young(database: Database) -> None:
+    """Rows come in the order of their keys: where a whole window is young, what lies behind is not looked at."""
+    old = utcnow() - timedelta(days=100)
+    young = [row_factory.webhook(processed_at=old, received_at=utcnow()) for _ in range(WINDOW)]
+    row_factory.store(
+        database, *young, row_factory.webhook("strange", received_at=old, delivered_at=old, processed_at=old)
+    )
+
+    assert prune_on(database).preview()["webhooks"] == 0
+
+
+def test_one_runs_at_a_time(database: Database) -> None:
+    """Another is refused, and a dry run is not; after it has ended the other one may."""
+    old = utcnow() - timedelta(days=100)
+    row_factory.store(database, row_factory.webhook(received_at=old, delivered_at=old, processed_at=old))
+    other = prune_on(database, holder="you")
+    refused: list[str] = []
+
+    def wait(_seconds: float) -> bool:
+        with pytest.raises(PruneError, match="Another prune is running"):
+            other.run(who="you")
+        refused.append(str(other.preview()["webhooks"]))
+        return False
+
+    removed = prune_on(database, wait=wait).run(who="me")
+
+    assert removed["webhooks"] == 1
+    assert refused[0] == "1"
+    assert refused[-1] == "0"
+    assert other.run(who="you")["webhooks"] == 0
+
+
+def test_one_that_was_told_to_end_is_due_again(database: Database) -> None:
+    """At once, where it would have been a day later; what it has removed is removed, and noted."""
+    old = utcnow() - timedelta(days=100)
+    row_factory.store(
+        database, *(row_factory.webhook(received_at=old, delivered_at=old, processed_at=old) for _ in range(9))
+    )
+    waits = iter([False, False, False, False, True])
+    first = prune_on(database)
+    never = first.is_due(86400)
+
+    with pytest.raises(PruneError, match="told to end"):
+        prune_on(database, wait=lambda _seconds: next(waits), most=3).run(who="clock")
+    left = acts(database)[0].details["webhooks"]
+
+    assert 0 < left < 9
+    assert (never, first.is_due(86400)) == (False, False)
+    with database.write() as session:
+        session.exec(update(tables.TaskLeaseRow).values(ran_at=old))
+    assert first.is_due(86400)
+    assert first.run(who="me")["webhooks"] == 9 - left
+    assert not first.is_due(86400)
+
+
+def acts(database: Database) -> list[tables.AuditRow]:
+    with database.read() as session:
+        return list(session.exec(select(tables.AuditRow).order_by(col(tables.AuditRow.id))).all())
+
+
+def test_what_was_removed_is_noted_and_counted(database: Database) -> None:
+    """One act a run, in whose name it was, with the numbers by kind; the process counts them, too."""
+    old = utcnow() - timedelta(days=100)
+    row_factory.store(database, row_factory.webhook(received_at=old, delivered_at=old, ignored_at=old))
+    metrics = Metrics()
+
+    prune_on(database, metrics=metrics).run(who="clock")
+
+    (act,) = acts(database)
+    assert (act.who, act.act, act.details) == ("clock", "rows.pruned", {**dict.fromkeys(KINDS, 0), "webhooks": 1})
+    assert metrics.registry.get_sample_value("meldwatch_rows_pruned_total", {"kind": "webhooks"}) == 1
+
+
+def test_a_row_that_changes_meanwhile_is_looked_at_again(database: Database) -> None:
+    """What was found and is owed by the time that it would be removed stays."""
+    old = utcnow() - timedelta(days=200)
+    failed = row_factory.webhook("w", received_at=old, delivered_at=old, failed_at=old)
+    delivery = tables.DeliveryRow(
+        subscription_id="s", connection_id="c1", position=1, event_id="e", type="t", created_at=old, outcomes=[],
+        dead_at=old,
+    )  # fmt: skip
+    row_factory.store(database, failed, delivery, row_factory.job("c1", requested=1, failed_at=old))
+
+    def wait(_seconds: float) -> bool:
+        with database.write() as session:
+            session.exec(update(tables.DeliveryRow).values(dead_at=None))
+            session.exec(update(tables.ReadRequestRow).values(failed_at=None))
+        return False
+
+    assert prune_on(database).preview()["failures"] == 2
+    assert prune_on(database, wait=wait).run(who="me")["failures"] == 0
+
+
+def test_what_somebody_has_locked_is_passed_over(postgres_url: str) -> None:
+    """It neither waits for others nor makes them wait for long; the next one takes it."""
+    database = Database(postgres_url)
+    old = utcnow() - timedelta(days=100)
+    row_factory.store(
+        database, *(row_factory.webhook(received_at=old, delivered_at=old, processed_at=old) for _ in range(3))
+    )
+    with database.write() as session:
+        session.exec(select(tables.WebhookRow).limit(1).with_for_update()).one()
+        removed = prune_on(database).run(who="me")
+
+    assert removed["webhooks"] == 2
+    assert prune_on(database).run(who="me")["webhooks"] == 1
+    database.close()
+
+
+def test_a_prune_beside_everybody_loses_nothing(database: Database, reader: ScriptedReader) -> None:
+    """Webhooks come twice and are read, some events are owed, rebuilds look on: what is owed stays, the rest goes."""
+    refresh = refresh_on(database, reader)
+    subscribe(database, types=["connection.status_reason_changed"])
+    past, found = Past(database), list[Any]()
+
+    def work(number: int) -> None:
+        id_ = f"c{number % 3}"
+        told = {"statusReason": f"REASON_{number}"} if id_ == "c2" else {"status": f"STATUS_{number}"}
+        reader.answers[id_] = seen(id_, **told)
+        sent = body(id_, event_id=f"e{number}")
+        store(database, sent, sent)
+        refresh.refresh(id_)
+
+    beside = (
+        lambda: prune_on(database, NOTHING_KEPT, most=7).run(who="me"),
+        lambda: found.extend(past.check()),
+        lambda: found.extend(past.apply()),
+    )
+    with again_and_again(*beside):
+        for number in range(60):
+            work(number)
+    prune_on(database, NOTHING_KEPT).run(who="me")
+
+    assert found == past.check() == []
+    webhooks = past.rows(tables.WebhookRow, col(tables.WebhookRow.id))
+    assert [(row["event_id"], row["deliveries"], row["body"]) for row in webhooks] == [
+        (f"e{number}", 2, b"") for number in range(60)
+    ]
+    assert all(row["processed_at"] for row in webhooks)
+    mirror = past.rows(tables.ConnectionRow, col(tables.ConnectionRow.id))
+    assert [(row["status"], row["status_reason"], row["sequence"]) for row in mirror] == [
+        ("STATUS_57", None, 20), ("STATUS_58", None, 20), ("ACTIVE", "REASON_59", 20)
+    ]  # fmt: skip
+    assert len(past.rows(tables.ObservationRow)) == 3
+    # Of each event of the third but the first, somebody has yet to be told.
+    owed = [row["position"] for row in past.rows(tables.DeliveryRow, col(tables.DeliveryRow.id))]
+    assert owed == [row["position"] for row in past.rows(tables.EventRow, col(tables.EventRow.position))]
+    assert len(owed) == 19
+
+
+@contextmanager
+def again_and_again(*works: Callable[[], object]) -> Iterator[None]:
+    """Do things in threads of their own, again and again, while the block runs; raise what went wrong in one."""
+    is_over = threading.Event()
+
+    def go_on(work: Callable[[], object]) -> None:
+        while not is_over.is_set():
+            work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        done = [pool.submit(go_on, work) for work in works]
+        try:
+            yield
+        finally:
+            is_over.set()
+    for each in done:
+        each.result()

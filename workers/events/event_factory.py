@@ -1,0 +1,43 @@
+"""Event: the rows that changes make in the feed. Values in, rows out; positions are taken in `tell`."""
+
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+
+from schemas import api_resources, events
+from schemas.connection_changes import Change
+from schemas.tables import ConnectionRow, EventRow
+
+EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
+"""Event ids are made in it; it must never change."""
+
+
+def events_of(
+    mirror: ConnectionRow, changes: Iterable[Change], cause: events.Cause, time: datetime
+) -> tuple[EventRow, ...]:
+    """Return the events of what a read changed, and count them in the mirror's sequence.
+
+    Args:
+        mirror: The connection's row after the read.
+        changes: What the read changed, in order.
+        cause: Why it was read.
+        time: When the read had its answer.
+    """
+    return tuple(_event(mirror, change, cause, time) for change in changes)
+
+
+def _event(mirror: ConnectionRow, change: Change, cause: events.Cause, time: datetime) -> EventRow:
+    mirror.sequence += 1
+    data = events.DATA[change.type](**dict(change), connection=api_resources.Connection.from_row(mirror), cause=cause)
+    key = f"{mirror.id}\n{mirror.observed_at.isoformat()}\n{mirror.digest}\n{change.type}"
+    return EventRow(
+        position=0,  # the place is taken when the event is written
+        id=str(uuid.uuid5(EVENT_NAMESPACE, key)),
+        connection_id=mirror.id,
+        sequence=mirror.sequence,
+        type=change.type,
+        account_id=mirror.account_id,
+        time=time,
+        observation_id=cause.observation_id,
+        data=data.model_dump(mode="json"),
+    )

@@ -1,0 +1,1 @@
+"""History: observations projected into mirror and events, for consistency checks, rebuild and as-of."""
