@@ -53,6 +53,10 @@ class ReceivedWebhook:
     hint: Hint = field(default_factory=Hint)
 
 
+MAX_REJECTED_BODY_BYTES = 64 * 1024
+"""How much of the body of a refused request is kept; a longer one cannot be verified again."""
+
+
 @dataclass(frozen=True, slots=True)
 class RefusedWebhook:
     """A request to the webhook route that was refused, as far as it is kept. Nobody knows who sent it.

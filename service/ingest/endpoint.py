@@ -15,12 +15,11 @@ from runtime import logs
 from runtime.clock import Clock
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.meld.webhook import ReceivedWebhook, RefusedWebhook
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, ReceivedWebhook, RefusedWebhook
 from service.http import problem_details
 from service.http.responses import reply
 from service.ingest.payload import read_hint
 from service.ingest.signature import Refusal, SignatureVerifier, Verified
-from service.rejected.store import LONGEST_KEPT
 
 log = logs.get(__name__)
 
@@ -119,7 +118,7 @@ class WebhookEndpoint:
         return "stored", STORED
 
     def _keep(self, reason: str, request: Request, body: bytes, size: int, now: datetime) -> None:
-        self._reject(RefusedWebhook(reason, now, _evidence(request), body[:LONGEST_KEPT], size))
+        self._reject(RefusedWebhook(reason, now, _evidence(request), body[:MAX_REJECTED_BODY_BYTES], size))
 
 
 def _evidence(request: Request) -> dict[str, str]:

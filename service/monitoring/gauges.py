@@ -24,10 +24,10 @@ from service.feed import notifier
 from service.http.operation import Operation, ResponseSpec
 from service.http.responses import reply
 from service.http.threadpool import ThreadPool
+from service.ingest.webhook_state import in_state
 from service.monitoring import read_backlog
 from service.reconcile.drift import KINDS
 from service.resources import duplicates
-from service.resources.webhooks import in_state
 from service.scheduler import due_deliveries
 
 FRESH = timedelta(seconds=5)

@@ -15,13 +15,12 @@ from runtime import audit
 from runtime.database import Database
 from runtime.errors import EncryptionError, OutOfReachError
 from runtime.security.encryption import Encryption
-from schemas.meld.webhook import ReceivedWebhook
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, ReceivedWebhook
 from schemas.tables import RejectionRow, WebhookRow
 from service.ingest.inbox import WebhookTable
 from service.ingest.payload import read_hint
 from service.ingest.signature import Refusal, SignatureVerifier
 from service.ingest.webhook_insert import event_id_of
-from service.rejected.store import LONGEST_KEPT
 
 CHUNK = 100
 """Rows in memory at once, and webhooks in one commit."""
@@ -121,7 +120,7 @@ class Reverify:
     def _chunks(self, came_to: Reverified) -> Iterator[Sequence[RejectionRow]]:
         """Yield those that are there now: what is refused meanwhile is not waited for."""
         waiting, after = col(RejectionRow.admitted_at).is_(None), 0
-        whole = col(RejectionRow.size) <= LONGEST_KEPT
+        whole = col(RejectionRow.size) <= MAX_REJECTED_BODY_BYTES
         with self._database.read() as session:
             last = session.exec(select(func.max(RejectionRow.id))).one() or 0
             came_to.truncated = session.exec(select(func.count()).where(waiting, ~whole)).one()

@@ -16,13 +16,10 @@ from sqlmodel import Session, col, select
 from runtime.database import Database
 from runtime.security.encryption import Encryption
 from runtime.security.lenient_json import clean
-from schemas.meld.webhook import Hint, RefusedWebhook
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, Hint, RefusedWebhook
 from schemas.tables import RejectionRow
 from service.ingest.payload import read_hint
 from service.ingest.signature import TIMESTAMP, signature_time
-
-LONGEST_KEPT = 64 * 1024
-"""Bytes of a body that are kept. Meld's are whole in it, but for the longest; without its end none can be verified."""
 
 MOST_LIKELY = 50_000
 """Rows that look like Meld's and wait to be admitted, of each reason. What comes beyond is dropped: it may be anybody's
@@ -164,7 +161,7 @@ class _Room:
 
 def is_whole(size: int) -> bool:
     """Return whether the whole of a body is kept."""
-    return size <= LONGEST_KEPT
+    return size <= MAX_REJECTED_BODY_BYTES
 
 
 def _digest(refused: RefusedWebhook) -> str:

@@ -16,7 +16,7 @@ from runtime.database import Database
 from schemas.replays import EventFilter, ReplayFilter, ReplayKind, Resent, WebhookFilter
 from schemas.tables import EventRow, ReplayRow, SubscriptionRow, WebhookRow
 from service.feed.notifier import position
-from service.resources.webhooks import in_state
+from service.ingest.webhook_state import in_state
 
 LOOK = 200
 """Connections looked at by one statement."""

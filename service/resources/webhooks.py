@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import defer
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -13,11 +13,12 @@ from runtime.database import Database
 from runtime.security.encryption import Encryption
 from schemas import tables
 from schemas.api_queries import Query, WebhookQuery
-from schemas.api_resources import Webhook, WebhookState
+from schemas.api_resources import Webhook
 from schemas.api_responses import WebhookPage
 from service.errors import UnknownError
 from service.http.operation import Operation, ResponseSpec
 from service.http.threadpool import ThreadPool
+from service.ingest.webhook_state import in_state
 
 FILTERS: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
     ("type", "type", operator.eq),
@@ -109,21 +110,6 @@ class Webhooks:
 
 def _unknown(event_id: str) -> UnknownError:
     return UnknownError(f"No webhook {event_id[:100]!r} is stored. See /api/webhooks for those that are.")
-
-
-def in_state(state: WebhookState) -> ColumnElement[bool]:
-    """Return the condition that a webhook is in a state; the states are those of ``schemas.api_resources.state_of``."""
-    processed, ignored, failed = (
-        col(step).is_not(None)
-        for step in (tables.WebhookRow.processed_at, tables.WebhookRow.ignored_at, tables.WebhookRow.failed_at)
-    )
-    conditions = {
-        "processed": processed,
-        "ignored": and_(~processed, ignored),
-        "failed": and_(~processed, ~ignored, failed),
-        "pending": and_(~processed, ~ignored, ~failed),
-    }
-    return conditions[state]
 
 
 def _conditions(query: WebhookQuery) -> list[ColumnElement[bool]]:

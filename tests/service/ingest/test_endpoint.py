@@ -9,10 +9,9 @@ from sqlmodel import col, select
 
 from runtime.database import Database
 from runtime.errors import OutOfReachError
-from schemas.meld.webhook import RefusedWebhook
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
 from schemas.tables import ReadRequestRow, WebhookRow
 from service.ingest.endpoint import LONGEST_BODY, LONGEST_DRAIN, LONGEST_HEADER
-from service.rejected.store import LONGEST_KEPT
 from tests.meldwatch.process.raw_http_client import Answer, Wire, request
 from tests.service.ingest.webhook_server import Door, Shelf, chunked, door, inbox, signed
 from tests.support.meld_signature import SECRET, SIGNED_AT, TIMESTAMP, sign
@@ -393,7 +392,7 @@ def test_what_is_refused_is_handed_on(
 
     (one,) = refused
     body = sent.partition(b"\r\n\r\n")[2]
-    assert (one.reason, one.body, one.size) == (reason, body[:LONGEST_KEPT], len(body))
+    assert (one.reason, one.body, one.size) == (reason, body[:MAX_REJECTED_BODY_BYTES], len(body))
     assert one.received_at == SIGNED_AT + timedelta(seconds=1)
     assert set(one.headers) <= {"meld-signature", "meld-signature-timestamp", "user-agent"}
 

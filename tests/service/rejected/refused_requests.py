@@ -9,9 +9,9 @@ from sqlmodel import col, select
 
 from runtime.clock import utcnow
 from runtime.database import Database
-from schemas.meld.webhook import RefusedWebhook
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
 from schemas.tables import RejectionRow
-from service.rejected.store import LONGEST_KEPT, RejectionStore
+from service.rejected.store import RejectionStore
 from tests.support.meld_signature import sign
 from tests.support.scripted_consumer import VAULT
 from tests.support.webhook_factory import body
@@ -37,7 +37,7 @@ def refused(
     timestamp = (signed_at or at - timedelta(seconds=1)).isoformat()
     signature = sign(raw, timestamp=timestamp.encode(), secret=secret).decode()
     kept = {"meld-signature": signature, "meld-signature-timestamp": timestamp, **headers}
-    return RefusedWebhook(reason, at, kept, raw[:LONGEST_KEPT], len(raw))
+    return RefusedWebhook(reason, at, kept, raw[:MAX_REJECTED_BODY_BYTES], len(raw))
 
 
 def noise(reason: str = "missing") -> RefusedWebhook:

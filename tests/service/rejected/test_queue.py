@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.meld.webhook import RefusedWebhook
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
 from service.rejected.queue import (
     LARGEST_QUEUE_BYTES,
     LIKELY_BURST,
@@ -18,7 +18,7 @@ from service.rejected.queue import (
     RejectionQueue,
     TokenBucket,
 )
-from service.rejected.store import LONGEST_KEPT, Result
+from service.rejected.store import Result
 from tests.service.rejected.refused_requests import noise, refused
 from tests.support.polling import eventually
 from tests.support.webhook_factory import body
@@ -150,8 +150,8 @@ def test_nobody_waits_for_a_slow_database(rejecting: Rejecting) -> None:
     rejecting.shelf.gate.clear()
     rejecting.reject(refused())
     eventually(lambda: rejecting.shelf.sizes == [1])
-    large = refused(b'"eventId"' + b"x" * (LONGEST_KEPT - 9))
-    most = LARGEST_QUEUE_BYTES // LONGEST_KEPT
+    large = refused(b'"eventId"' + b"x" * (MAX_REJECTED_BODY_BYTES - 9))
+    most = LARGEST_QUEUE_BYTES // MAX_REJECTED_BODY_BYTES
     for _ in range(most + 5):
         rejecting.reject(large)
     by_bytes = rejecting.count("lost")
@@ -167,8 +167,8 @@ def test_nobody_waits_for_a_slow_database(rejecting: Rejecting) -> None:
 
 def test_room_comes_back_when_it_was_written(rejecting: Rejecting) -> None:
     """What is counted as waiting is what waits."""
-    large = refused(b'"eventId"' + b"x" * (LONGEST_KEPT - 9))
-    most = LARGEST_QUEUE_BYTES // LONGEST_KEPT
+    large = refused(b'"eventId"' + b"x" * (MAX_REJECTED_BODY_BYTES - 9))
+    most = LARGEST_QUEUE_BYTES // MAX_REJECTED_BODY_BYTES
     for round_ in range(1, 4):
         for _ in range(most):
             rejecting.reject(large)

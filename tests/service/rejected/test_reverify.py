@@ -15,12 +15,11 @@ from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.security.encryption import Encryption
-from schemas.meld.webhook import ReceivedWebhook
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, ReceivedWebhook
 from schemas.tables import AuditRow, ReadRequestRow, RejectionRow, WebhookRow
 from service.ingest.signature import SignatureVerifier, TimestampWindow
 from service.ingest.webhook_insert import table_for
 from service.rejected.reverify import Reverified, Reverify
-from service.rejected.store import LONGEST_KEPT
 from tests.service.rejected.refused_requests import WRONG, evidence, noise, refused, rejections
 from tests.support.meld_signature import SECRET, URL
 from tests.support.scripted_consumer import VAULT
@@ -105,7 +104,7 @@ def test_what_still_does_not_pass_stays(trial: Trial, database: Database) -> Non
 
 def test_noise_alone_is_nothing_to_look_at(trial: Trial, database: Database) -> None:
     """Anybody can send it."""
-    evidence(database).keep([noise(), noise("wrong"), refused(b"x" * (LONGEST_KEPT + 1))])
+    evidence(database).keep([noise(), noise("wrong"), refused(b"x" * (MAX_REJECTED_BODY_BYTES + 1))])
 
     came_to = trial.run()
 

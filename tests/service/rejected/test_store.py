@@ -10,9 +10,9 @@ from sqlalchemy import insert, text, update
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.security.encryption import Encryption
-from schemas.meld.webhook import RefusedWebhook
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
 from schemas.tables import RejectionRow
-from service.rejected.store import LONGEST_KEPT, MOST_UNLIKELY, RejectionStore
+from service.rejected.store import MOST_UNLIKELY, RejectionStore
 from tests.service.rejected.refused_requests import evidence, noise, refused, rejections
 from tests.support import query_plans
 from tests.support.scripted_consumer import VAULT
@@ -84,7 +84,7 @@ def test_what_is_refused_for_another_reason_is_another(database: Database) -> No
         (b'[{"eventId":"e1"}]', "wrong", False),
         (b'"eventId"', "wrong", False),
         (b"", "wrong", False),
-        (b'{"eventId":"e1","x":"' + b"x" * LONGEST_KEPT + b'"}', "wrong", False),
+        (b'{"eventId":"e1","x":"' + b"x" * MAX_REJECTED_BODY_BYTES + b'"}', "wrong", False),
     ],
 )
 def test_it_looks_like_melds_or_not(database: Database, raw: bytes, reason: str, is_likely: bool) -> None:  # noqa: FBT001 - drawn
@@ -96,13 +96,13 @@ def test_it_looks_like_melds_or_not(database: Database, raw: bytes, reason: str,
 
 def test_a_long_body_is_cut_off(database: Database) -> None:
     """Its beginning is kept, and how long it was."""
-    raw = b"x" * (LONGEST_KEPT + 7)
+    raw = b"x" * (MAX_REJECTED_BODY_BYTES + 7)
     evidence(database).keep([refused(raw), refused(raw), refused(raw + b"x")])
 
     cut = [(VAULT.open_bytes(row.body, row.encrypted_with), row.size, row.times) for row in rejections(database)]
     assert sorted(cut, key=lambda each: each[1]) == [
-        (raw[:LONGEST_KEPT], LONGEST_KEPT + 7, 2),
-        (raw[:LONGEST_KEPT], LONGEST_KEPT + 8, 1),
+        (raw[:MAX_REJECTED_BODY_BYTES], MAX_REJECTED_BODY_BYTES + 7, 2),
+        (raw[:MAX_REJECTED_BODY_BYTES], MAX_REJECTED_BODY_BYTES + 8, 1),
     ]
 
 

@@ -1,0 +1,22 @@
+"""Webhook state as an SQL condition: pending, processed, ignored or failed."""
+
+from sqlalchemy import ColumnElement, and_
+from sqlmodel import col
+
+from schemas import tables
+from schemas.api_resources import WebhookState
+
+
+def in_state(state: WebhookState) -> ColumnElement[bool]:
+    """Return the condition that a webhook is in a state; the states are those of ``schemas.api_resources.state_of``."""
+    processed, ignored, failed = (
+        col(step).is_not(None)
+        for step in (tables.WebhookRow.processed_at, tables.WebhookRow.ignored_at, tables.WebhookRow.failed_at)
+    )
+    conditions = {
+        "processed": processed,
+        "ignored": and_(~processed, ignored),
+        "failed": and_(~processed, ~ignored, failed),
+        "pending": and_(~processed, ~ignored, ~failed),
+    }
+    return conditions[state]
