@@ -15,9 +15,14 @@ from hypothesis import settings
 
 from runtime.database import Database
 from tests.support import servers
+from tests.support.reused_databases import ReusedDatabases
 
 RUN = pytest.StashKey[servers.Run]()
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+# Where pytest puts the folders of tests: SQLite waits for the disk at each commit, which no test is about.
+if (memory := servers.memory_folder()) is not None:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 # How long an example takes says more of the machine than of the program.
 settings.register_profile("meldwatch", deadline=None)
@@ -93,16 +98,23 @@ def postgres_url(test_run: servers.Run, _names: Iterator[str]) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def _reused_databases(test_run: servers.Run) -> Iterator[ReusedDatabases]:
+    reused = ReusedDatabases(test_run, os.environ.get("PYTEST_XDIST_WORKER", "gw0"))
+    yield reused
+    reused.close()
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh, migrated database, of each kind."""
-    return request.getfixturevalue(f"{request.param}_url")
+def database_url(request: pytest.FixtureRequest, _reused_databases: ReusedDatabases) -> str:
+    """A migrated database, of each kind; this process's own, emptied for the test."""
+    return _reused_databases.empty(request.param)
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A fresh, migrated database, of each kind, open."""
-    database = Database(database_url)
+def database(database_url: str, _reused_databases: ReusedDatabases) -> Iterator[Database]:
+    """A migrated database, of each kind, open; this process's own, emptied for the test."""
+    database = _reused_databases.opened(database_url)
     yield database
     database.close()
 

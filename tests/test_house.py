@@ -1,15 +1,18 @@
 """The rules of the house that no linter knows."""
 
 import ast
-import tomllib
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-SHIPPED = [path for package in PACKAGES for path in sorted((ROOT / package.replace(".", "/")).glob("*.py"))]
+PACKAGES = ("meldwatch", "service", "workers", "simulator", "runtime", "schemas", "migrations")
+SHIPPED = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+FOLDERS = sorted({path.parent for path in SHIPPED + sorted((ROOT / "bench").rglob("*.py"))})
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
+MAX_MODULES = 15
 LONGEST_FILE = 300
 # What a process composes once, and hands on: never made while a module is imported.
 COMPOSED = {"create_engine", "Database", "connect", "Settings", "load", "Meld", "Exchange", "Metrics", "Worker"}
@@ -50,16 +53,48 @@ def test_files_stay_short() -> None:
     assert long == []
 
 
+def modules_of(folder: Path) -> list[str]:
+    return [path.stem for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+
+
+def test_folders_can_be_scanned() -> None:
+    """No folder of the shipped packages and the benchmarks has more modules than the eye takes in."""
+    full = {str(folder.relative_to(ROOT)): len(modules_of(folder)) for folder in FOLDERS}
+
+    assert {folder: count for folder, count in full.items() if count > MAX_MODULES} == {}
+
+
+def test_no_name_is_another_with_an_ending() -> None:
+    """Within a folder no two names, of modules or folders, differ by an ending alone: a reader could not tell which."""
+    twins = []
+    for folder in FOLDERS:
+        stems = defaultdict(set)
+        for name in [*modules_of(folder), *(path.name for path in folder.iterdir() if (path / "__init__.py").exists())]:
+            stems[re.sub(r"(ing|er|ion|ed|s)+$", "", name)].add(name)
+        twins += [f"{folder.relative_to(ROOT)}: {sorted(names)}" for names in stems.values() if len(names) > 1]
+
+    assert twins == []
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """No two classes of the shipped packages have one name."""
+    classes = [
+        node.name for path in SHIPPED for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
+    ]
+
+    assert [name for name, count in Counter(classes).items() if count > 1] == []
+
+
 def test_tests_mirror_the_modules() -> None:
     """Every test file in a package's folder is named after one of its modules, or holds the laws of them all."""
     orphans = [
         str(path.relative_to(ROOT))
         for path in TESTS
         if path.name.startswith("test_")
-        and path.name != "test_laws.py"
-        and path.parent.name in PACKAGES
-        and not (ROOT / path.parent.name / path.name.removeprefix("test_")).exists()
-        and path.name != "test_guide.py"  # a folder's guide, in docs/
+        and path.name not in {"test_laws.py", "test_guide.py"}  # laws of a package, and its guide in docs/
+        and (folder := path.parent.relative_to(ROOT / "tests")).parts[:1]
+        and folder.parts[0] in PACKAGES
+        and not (ROOT / folder / path.name.removeprefix("test_")).exists()
     ]
 
     assert orphans == []

@@ -41,6 +41,15 @@ OPTIONAL = (RABBITMQ_MISSING, NODE_MISSING)
 """What is said of each real part that a machine may lack."""
 
 OLDEST_NODE = 18
+MEMORY_BYTES = 8 * 2**30
+
+
+def memory_folder() -> str | None:
+    """Return a folder in memory with room for the servers of a run, if the machine has one: no test waits for a disk."""
+    folder = Path("/dev/shm")
+    if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < MEMORY_BYTES:
+        return None
+    return str(folder)
 
 
 class Run:
@@ -56,7 +65,8 @@ class Run:
     def begin(cls) -> "Run":
         """Make the directory and take the lock: for the process that outlives all others of the run."""
         # As root, PostgreSQL runs as nobody, who must be able to get there.
-        run = cls(Path(tempfile.mkdtemp(prefix="meldwatch-tests-", dir="/tmp" if os.geteuid() == 0 else None)))
+        default = "/tmp" if os.geteuid() == 0 else None
+        run = cls(Path(tempfile.mkdtemp(prefix="meldwatch-tests-", dir=memory_folder() or default)))
         run.directory.chmod(0o755)
         run._lock = os.open(run.lock_path, os.O_RDWR | os.O_CREAT)
         fcntl.flock(run._lock, fcntl.LOCK_EX)
@@ -372,14 +382,28 @@ def postgres_database(run: Run, name: str, *, template: str = TEMPLATE) -> Itera
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def recreate_postgres_database(run: Run, name: str) -> str:
+    """Make a migrated database, in place of one that is there, and return its URL; it stays until the run ends."""
+    admin = run.once("postgres", lambda: _postgres_with_template(run))
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    return admin.removesuffix("postgres") + name
+
+
 # SQLite
+
+
+def sqlite_template(run: Run) -> Path:
+    """Return a migrated database file, to be copied."""
+    template = run.directory / "template.db"
+    run.once("sqlite", lambda: _migrate(f"sqlite:///{template}"))
+    return template
 
 
 def sqlite_database(run: Run, directory: Path) -> str:
     """Return the URL of a new, migrated database in ``directory``."""
-    template = run.directory / "template.db"
-    run.once("sqlite", lambda: _migrate(f"sqlite:///{template}"))
-    return f"sqlite:///{shutil.copy(template, directory / 'meldwatch.db')}"
+    return f"sqlite:///{shutil.copy(sqlite_template(run), directory / 'meldwatch.db')}"
 
 
 def _migrate(url: str) -> str:
