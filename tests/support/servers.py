@@ -45,7 +45,7 @@ MEMORY_BYTES = 8 * 2**30
 
 
 def memory_folder() -> str | None:
-    """Return a folder in memory with room for the servers of a run, if the machine has one: no test waits for a disk."""
+    """Return a folder in memory with room for a run, if the machine has one: no test waits for a disk."""
     folder = Path("/dev/shm")
     if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < MEMORY_BYTES:
         return None
