@@ -1,10 +1,12 @@
-"""Write the parts of the documentation that the program knows by itself: ``python -m docs.generate``.
+"""Generate the parts of the documentation that follow from the code: ``python -m docs.generate``.
 
-``tests/test_docs.py`` fails where one of the files is not what this would write.
+``tests/test_docs.py`` fails if one of the files is out of date.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from pydantic.fields import FieldInfo
 from meldwatch.cli.root import cli
 from runtime.retention_settings import RetentionSettings
 from runtime.settings import PREFIX, Settings
-from schemas.events import EVENTS, VERSION
+from schemas.connection_changes import EventType
+from schemas.events import DATA_VERSION, EVENT_MODELS
 from service.resources import event_schemas
 
 FOLDER = Path(__file__).parent
@@ -26,15 +29,16 @@ SETTINGS = """\
 
 Generated from `runtime/settings.py` by `python -m docs.generate`; do not edit.
 
-Settings are read once, when a process starts: from the environment, and from a file `.env` in the working directory.
-Where both name a setting, the environment wins. An empty value is no value. `.env.example` has those to begin with.
+A process reads its settings once, when it starts: from the environment, and from the file `.env` in the working
+directory. If both set a value, the environment wins. An empty value counts as not set. `.env.example` contains the
+settings to start with.
 
-- Every setting also has a form with `_FILE` at its end, which names a file that holds the value:
-  `MELDWATCH_WEBHOOK_SECRETS_FILE=/run/secrets/meld-webhook`. White space around the content is dropped. To set both
+- Every setting also has a form that ends in `_FILE` and names a file that contains the value:
+  `MELDWATCH_WEBHOOK_SECRETS_FILE=/run/secrets/meld-webhook`. White space around the content is removed. Setting both
   forms is an error.
-- Lists are comma separated, or a JSON list where a value has a comma in it: `["https://a.example/x,y"]`.
-- A setting that is unusable, or that a process needs and does not have, ends it at the start with exit code 2 and a
-  line that names the setting, never its value. A `MELDWATCH_` variable that is no setting is logged as a warning.
+- Lists are comma separated, or a JSON list if a value contains a comma: `["https://a.example/x,y"]`.
+- If a setting is invalid, or a process lacks one that it needs, the process ends at the start with exit code 2 and one
+  line that names the setting, never its value. An unknown `MELDWATCH_` variable is logged as a warning.
 - *Secret* means that the value is never printed or logged.
 
 | process | needs |
@@ -46,7 +50,7 @@ Where both name a setting, the environment wins. An empty value is no value. `.e
 | `clock` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`), and `DATABASE_URL` and `BROKER_URL` of servers |
 | `reconcile` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`) |
 | `replay webhooks --dry-run` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`) |
-| `subscriptions add`, `subscriptions rotate` | `ENCRYPTION_KEYS`, as `web` and `worker`; beside `up`, what it keeps |
+| `subscriptions add`, `subscriptions rotate` | the `ENCRYPTION_KEYS` of `web` and `worker`; beside `up`, the key that `up` stores |
 | `keys rotate`, `webhooks show --body` | the same |
 | `simulate`, `trigger`, `webhooks reverify` | `WEBHOOK_URLS`, `WEBHOOK_SECRETS` |
 
@@ -59,17 +63,22 @@ COMMANDS = """\
 
 Generated from the commands' own help by `python -m docs.generate`; do not edit.
 
-Exit codes: 0 done; 1 done, and something is wrong (a check failed, a webhook was not taken, a reconcile found drift, a
-rebuild a difference, a dry run something that would change, a reverify a webhook that looks like Meld's and does not
-pass, a replay was stopped, a part of a process died); 2 bad usage or settings, or another reconcile is running; 3 a
-dependency is out of reach. What is listed is a table, or JSON Lines with `--json`.
-Every command reads the [settings](settings.md).
+Exit codes:
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | done, and something is wrong: a check failed; a webhook was not accepted; a reconcile found drift; a rebuild found a difference; a dry run found a change; a reverify found a webhook that looks genuine but does not verify; a replay was stopped; a component of a process died |
+| 2 | bad usage or settings, or another reconcile is running |
+| 3 | a dependency is out of reach |
+
+Lists are printed as a table, or as JSON Lines with `--json`. Every command reads the [settings](settings.md).
 """
 
 
 def settings() -> str:
     """Return ``settings.md``."""
-    # Those that are a part of their own come last, not first as what is inherited does.
+    # Pydantic lists inherited fields first; the retention settings belong at the end.
     fields = sorted(Settings.model_fields.items(), key=lambda field: field[0] in RetentionSettings.model_fields)
     return SETTINGS + "".join(_setting(name, field) for name, field in fields)
 
@@ -92,7 +101,7 @@ def commands() -> str:
 
 
 def _helps(command: click.Command, word: str, parent: click.Context | None) -> Iterator[tuple[str, str]]:
-    """Yield the full name and the help of a command, then those of its commands."""
+    """Yield the full name and the help of a command, then those of its subcommands."""
     context = click.Context(
         command,
         info_name=word,
@@ -107,17 +116,66 @@ def _helps(command: click.Command, word: str, parent: click.Context | None) -> I
             yield from _helps(inner, name, context)
 
 
+def make_app() -> Starlette:
+    """Return the application as a web process serves it, on a database that is never opened."""
+
+    async def receive(_request: object) -> Any:
+        raise NotImplementedError
+
+    database = Database("sqlite:///unused.db")
+    try:
+        return create_app(
+            settings=Settings(),
+            database=database,
+            clock=utcnow,
+            webhook_endpoint=receive,
+            notify_workers=lambda _ids: None,
+            ping_broker=lambda: None,
+            feed=FeedNotifier(database=database),
+            subscription_manager=subscribe_of(Settings(), database),
+            replay_manager=replays_of(database),
+            metrics=Metrics(),
+            views=views,
+        )
+    finally:
+        database.close()
+
+
+def api() -> str:
+    """Return ``api.md``."""
+    return api_reference.render(json.loads(asyncio.run(_get(make_app(), "/openapi.json"))))
+
+
+async def _get(app: Starlette, path: str) -> bytes:
+    """Return the body of the application's answer to a GET request."""
+    body = bytearray()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        body.extend(message.get("body", b""))
+
+    await app({"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}, receive, send)
+    return bytes(body)
+
+
 def _json(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2) + "\n"
+
+
+def _event_schema(event_type: EventType) -> str:
+    return _json(event_schemas.schema(event_type))
 
 
 DOCUMENTS: dict[str, Callable[[], str]] = {
     "settings.md": settings,
     "cli.md": commands,
+    "api.md": api,
     "asyncapi.json": lambda: _json(event_schemas.asyncapi()),
-    **{f"schemas/{type_}.{VERSION}.json": lambda type_=type_: _json(event_schemas.schema(type_)) for type_ in EVENTS},  # type: ignore[misc]
+    **{f"schemas/{name}.{DATA_VERSION}.json": partial(_event_schema, name) for name in EVENT_MODELS},
 }
-"""What is generated, by file."""
+"""Generated files: a function that returns the content, by name."""
 
 
 def main() -> None:

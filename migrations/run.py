@@ -15,21 +15,21 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from runtime.database import translate
+from runtime.database import translate_error
 from runtime.errors import UsageError
 
 LOCK = 0x6D656C64
 """The key of PostgreSQL's advisory lock ("meld" in ASCII)."""
 
 
-def head() -> str:
+def get_head_revision() -> str:
     """Return the newest revision that this version of the program knows."""
     revision = _scripts().get_current_head()
     assert revision is not None
     return revision
 
 
-def current(engine: Engine) -> str | None:
+def get_current_revision(engine: Engine) -> str | None:
     """Return the revision that the database has; None where it has never been migrated.
 
     Raises:
@@ -48,8 +48,8 @@ def is_current(engine: Engine) -> bool:
     Raises:
         OutOfReachError: Where the database does not answer.
     """
-    revision = current(engine)
-    return revision is not None and (revision == head() or revision not in _known())
+    revision = get_current_revision(engine)
+    return revision is not None and (revision == get_head_revision() or revision not in _known())
 
 
 def upgrade(engine: Engine) -> None:
@@ -99,7 +99,7 @@ def _connected(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except DBAPIError as error:
-        raise translate(error) from error
+        raise translate_error(error) from error
 
 
 def _revision(connection: Connection) -> str | None:

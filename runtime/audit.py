@@ -9,7 +9,7 @@ from runtime.database import Database
 from schemas.tables import AuditRow
 
 
-def note(
+def append_entry(
     database: Database,
     session: Session,
     *,

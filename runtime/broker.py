@@ -20,7 +20,7 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from runtime.errors import OutOfReachError
-from schemas.message_names import REFRESH
+from schemas.message_names import REFETCH_ACTOR
 
 Broker = dramatiq.Broker
 
@@ -52,7 +52,7 @@ def connect(url: str) -> Broker:
     return RabbitmqBroker(url=f"{url}{separator}{timeouts}", middleware=middleware, confirm_delivery=True)
 
 
-def call(broker: Broker, ids: Iterable[str], actor: str = REFRESH) -> None:
+def enqueue(broker: Broker, ids: Iterable[str], actor: str = REFETCH_ACTOR) -> None:
     """Call a worker for each id: of a connection, or of what else the actor is for.
 
     Raises:

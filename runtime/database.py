@@ -1,6 +1,6 @@
-"""One database behind two dialects: engines, transactions, upserts, and the time that all processes share.
+"""Database access for SQLite and PostgreSQL: connection pool, transactions, upsert, the shared clock.
 
-SQLite and PostgreSQL run the same statements. What differs is here, and in the two tables of ``service/ingest/webhook_insert.py``.
+Both databases run the same statements. Their differences are handled here and in ``service/ingest/webhook_insert.py``.
 """
 
 import sqlite3
@@ -40,13 +40,13 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from runtime.clock import Clock, utcnow
 from runtime.errors import OutOfReachError
 
-BUSY_SECONDS = 8
+SQLITE_BUSY_TIMEOUT_SECONDS = 8
 """How long SQLite waits for its write lock: far longer than any transaction here takes."""
 
-BUSY_LOOK_SECONDS = 0.02
+SQLITE_BUSY_POLL_SECONDS = 0.02
 """How often is looked where SQLite itself does not wait."""
 
-STATEMENT_SECONDS = 8
+STATEMENT_TIMEOUT_SECONDS = 8
 """How long PostgreSQL may take over one statement: a webhook must be answered within Meld's 10 s."""
 
 Insert = postgresql.Insert | sqlite.Insert
@@ -125,7 +125,7 @@ class Database:
             with Session(engine, expire_on_commit=False, execution_options=options) as session:
                 yield session
         except DBAPIError as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
         except PoolTimeoutError as error:
             raise OutOfReachError("All connections to the database are in use, and none came free.") from error
 
@@ -164,14 +164,14 @@ class Database:
             return func.unnest(bindparam(name, type_=ARRAY(String))).table_valued("value").render_derived()
         return func.json_each(bindparam(name, type_=JSON)).table_valued("value")
 
-    def notification(self, channel: str) -> ColumnElement[Any]:
+    def notify_expression(self, channel: str) -> ColumnElement[Any]:
         """Return what, selected by a statement, tells those who listen to a channel, with the commit and not before.
 
         SQLite has nobody who listens: there it is nothing.
         """
         return func.pg_notify(channel, "") if self.is_postgres else null()
 
-    def connect_apart(self) -> psycopg.Connection[Any]:
+    def connect_unpooled(self) -> psycopg.Connection[Any]:
         """Return a connection to PostgreSQL that is none of the pool's, in autocommit; the caller closes it.
 
         Raises:
@@ -180,7 +180,7 @@ class Database:
         try:
             pooled = self._writer.connect()
         except DBAPIError as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
         except PoolTimeoutError as error:
             raise OutOfReachError("All connections to the database are in use, and none came free.") from error
         connection = pooled.connection.driver_connection
@@ -201,7 +201,7 @@ def _postgres_now(seconds: float) -> ColumnElement[datetime]:
     return present + func.make_interval(0, 0, 0, 0, 0, 0, seconds) if seconds else present
 
 
-def translate(error: DBAPIError) -> DBAPIError | OutOfReachError:
+def translate_error(error: DBAPIError) -> DBAPIError | OutOfReachError:
     """Return what to raise: the error where the statement is wrong, ``OutOfReachError`` where the database is away."""
     code = getattr(error.orig, "sqlite_errorcode", None)
     # To SQLite a wrong statement is an OperationalError, too; it bears this code and no other does. To PostgreSQL so is
@@ -219,18 +219,18 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         hide_parameters=True,  # see below
-        pool_timeout=STATEMENT_SECONDS,
+        pool_timeout=STATEMENT_TIMEOUT_SECONDS,
         pool_pre_ping=True,
         pool_recycle=1800,
         connect_args={
             "connect_timeout": 5,
-            "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c timezone=UTC",
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s -c timezone=UTC",
             "application_name": "meldwatch",
             # A machine that vanished must not hold a thread for the kernel's two hours.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
-            "tcp_user_timeout": STATEMENT_SECONDS * 1000,
+            "tcp_user_timeout": STATEMENT_TIMEOUT_SECONDS * 1000,
         },
     )
 
@@ -242,7 +242,7 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
             Path(url.database).touch(mode=0o600)
     engine = create_engine(
         url,
-        connect_args={"timeout": BUSY_SECONDS},
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
         pool_size=pool_size,
         max_overflow=0,
         # What is bound to a statement is other people's data, and errors are logged.
@@ -265,13 +265,13 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
     """Have a file written ahead. Where another process is just making the file, SQLite does not wait, but refuses."""
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
-            time.sleep(BUSY_LOOK_SECONDS)
+            time.sleep(SQLITE_BUSY_POLL_SECONDS)
         else:
             return

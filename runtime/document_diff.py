@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FieldDifference:
     """A field that two documents have otherwise.
 
     Attributes:
@@ -20,12 +20,12 @@ class Difference:
     after: Any
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
+def diff_documents(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[FieldDifference]:
     """Yield where documents differ, in the order of their fields. A field that is absent is as one that is null."""
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name), after.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            for inner in differences(old, new):
-                yield Difference(f"{name}.{inner.field}", inner.before, inner.after)
+            for inner in diff_documents(old, new):
+                yield FieldDifference(f"{name}.{inner.field}", inner.before, inner.after)
         elif old != new:
-            yield Difference(name, old, new)
+            yield FieldDifference(name, old, new)

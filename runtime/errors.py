@@ -3,8 +3,8 @@
     MeldwatchError
     ├── SettingsError      stop, and say which setting to mend (exit code 2)
     ├── UsageError         stop, and say what to ask for instead (exit code 2)
-    ├── TargetError        a URL may not be pushed to; give another (exit code 2)
-    ├── VaultError         no key, or none that fits; set the keys (exit code 2)
+    ├── UnsafeUrlError        a URL may not be pushed to; give another (exit code 2)
+    ├── EncryptionError         no key, or none that fits; set the keys (exit code 2)
     ├── HandlerError       a function cannot be a handler; mend its module (exit code 2)
     └── OutOfReachError    a dependency does not answer; try again later (exit code 3)
 

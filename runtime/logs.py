@@ -7,7 +7,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from runtime.security.redaction import is_secret, redact
+from runtime.security.redaction import is_secret_name, redact
 
 _QUIET = {
     "alembic": logging.WARNING,
@@ -64,7 +64,7 @@ def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def get(name: str) -> structlog.stdlib.BoundLogger:
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return the logger of a module."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
@@ -72,7 +72,7 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
 
 def _redact(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
     for key, value in entry.items():
-        if is_secret(key):
+        if is_secret_name(key):
             entry[key] = "***"
         elif isinstance(value, dict | list):
             entry[key] = redact(value)

@@ -1,4 +1,4 @@
-"""What a process counts while it works. Figures about the backlog come from the rows, see ``service/monitoring/gauges.py``."""
+"""What a process counts while it works. Figures about the backlog come from the rows, see ``service/monitoring/metrics_endpoint.py``."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 

@@ -227,7 +227,7 @@ class Settings(RetentionSettings):
         return self.meld_timeout_seconds + 10
 
 
-def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Settings:
+def load_settings(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Settings:
     """Read the settings. The environment goes before ``env_file``; an empty value is no value.
 
     Raises:
@@ -250,7 +250,7 @@ def load(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> Se
         raise SettingsError(_explain(error)) from None
 
 
-def unknown(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> list[str]:
+def find_unknown_variables(environ: Mapping[str, str], env_file: Path | None = Path(".env")) -> list[str]:
     """Return a line for each ``MELDWATCH_`` variable that is no setting, with the one that was probably meant."""
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     names = {**_from_file(env_file), **environ}
@@ -262,7 +262,7 @@ def unknown(environ: Mapping[str, str], env_file: Path | None = Path(".env")) ->
     return lines
 
 
-def require(settings: Settings, *names: str) -> None:
+def require_settings(settings: Settings, *names: str) -> None:
     """Check that a process has what it needs.
 
     Args:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from schemas.message_names import Trigger
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
 if TYPE_CHECKING:
     from schemas import tables  # see events.py
 
 
-class Connection(Wire):
+class Connection(WireModel):
     """A connection as the mirror has it."""
 
     id: str
@@ -44,7 +44,7 @@ class Connection(Wire):
         return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
 
 
-class Failure(Wire):
+class Failure(WireModel):
     """A connection whose reads failed too often; the next webhook, or an operator, starts anew."""
 
     connection_id: str
@@ -60,7 +60,7 @@ class Failure(Wire):
         return cls.model_validate({**same, "retry_at": row.due_at})
 
 
-class Act(Wire):
+class AuditEntry(WireModel):
     """What an operator did."""
 
     id: int
@@ -72,7 +72,7 @@ class Act(Wire):
     details: dict[str, Any]
 
     @classmethod
-    def from_row(cls, row: "tables.AuditRow") -> "Act":
+    def from_row(cls, row: "tables.AuditRow") -> "AuditEntry":
         """Make the shape from the row."""
         return cls.model_validate(row.model_dump())
 
@@ -80,7 +80,7 @@ class Act(Wire):
 RejectionState = Literal["refused", "admitted"]
 
 
-class Rejection(Wire):
+class Rejection(WireModel):
     """A refused webhook, without its body and its signature."""
 
     id: int
@@ -104,7 +104,7 @@ class Rejection(Wire):
 WebhookState = Literal["pending", "processed", "ignored", "failed"]
 
 
-class Webhook(Wire):
+class Webhook(WireModel):
     """A stored webhook. ``pending`` waits for a read, ``ignored`` names no connection, ``failed`` may yet be read."""
 
     event_id: str = Field(description="Meld's eventId; `sha256:<hex of the body>` where there is no usable one.")
@@ -126,10 +126,10 @@ class Webhook(Wire):
     def from_row(cls, row: "tables.WebhookRow") -> "Webhook":
         """Make the shape from the inbox's row."""
         fields = {name: getattr(row, name) for name in cls.model_fields if name != "state"}
-        return cls.model_validate({**fields, "state": state_of(row)})
+        return cls.model_validate({**fields, "state": get_webhook_state(row)})
 
 
-def state_of(row: "tables.WebhookRow") -> WebhookState:
+def get_webhook_state(row: "tables.WebhookRow") -> WebhookState:
     """Return the state that a webhook's timestamps amount to."""
     if row.processed_at is not None:
         return "processed"

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
 EventType = Literal[
     "connection.status_changed", "connection.status_reason_changed", "connection.primary_duplicate_moved"
@@ -12,14 +12,14 @@ EventType = Literal[
 Role = Literal["became_primary", "lost_primary", "followed"]
 
 
-class Status(Wire):
+class Status(WireModel):
     """A status with its reason."""
 
     status: str
     status_reason: str | None
 
 
-class StatusChanged(Wire):
+class StatusChanged(WireModel):
     """The stored status differs from the one read; ``previous`` is null at first sight."""
 
     type: ClassVar[EventType] = "connection.status_changed"
@@ -28,7 +28,7 @@ class StatusChanged(Wire):
     current: Status
 
 
-class StatusReasonChanged(Wire):
+class StatusReasonChanged(WireModel):
     """The status stayed, its reason differs."""
 
     type: ClassVar[EventType] = "connection.status_reason_changed"
@@ -37,7 +37,7 @@ class StatusReasonChanged(Wire):
     current: Status
 
 
-class PrimaryDuplicateMoved(Wire):
+class PrimaryDuplicateMoved(WireModel):
     """The connection's primary moved: ``current`` is where its data lives now."""
 
     type: ClassVar[EventType] = "connection.primary_duplicate_moved"

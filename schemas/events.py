@@ -11,17 +11,17 @@ from pydantic import ConfigDict, Field
 from schemas.api_resources import Connection
 from schemas.connection_changes import EventType, PrimaryDuplicateMoved, StatusChanged, StatusReasonChanged
 from schemas.message_names import Trigger
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
 if TYPE_CHECKING:
     # Who takes events needs no tables: a handler's process starts in a third of the time without them.
     from schemas import tables
 
-VERSION = 1
+DATA_VERSION = 1
 """Of the shape of ``data``, for all types alike; it stands at the end of each event's ``dataschema``."""
 
 
-class Cause(Wire):
+class Cause(WireModel):
     """Why the read happened that saw the change."""
 
     trigger: Trigger
@@ -60,13 +60,13 @@ class PrimaryDuplicateMovedData(PrimaryDuplicateMoved):
     cause: Cause
 
 
-DATA: dict[EventType, type[StatusChangedData | StatusReasonChangedData | PrimaryDuplicateMovedData]] = {
+DATA_MODELS: dict[EventType, type[StatusChangedData | StatusReasonChangedData | PrimaryDuplicateMovedData]] = {
     data.type: data for data in (StatusChangedData, StatusReasonChangedData, PrimaryDuplicateMovedData)
 }
 """The shape of ``data``, by event type."""
 
 
-class _Envelope(Wire):
+class _Envelope(WireModel):
     # What is always the same is always there.
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
@@ -107,7 +107,7 @@ class PrimaryDuplicateMovedEvent(_Envelope):
     data: PrimaryDuplicateMovedData
 
 
-EVENTS: dict[EventType, type[StatusChangedEvent | StatusReasonChangedEvent | PrimaryDuplicateMovedEvent]] = {
+EVENT_MODELS: dict[EventType, type[StatusChangedEvent | StatusReasonChangedEvent | PrimaryDuplicateMovedEvent]] = {
     "connection.status_changed": StatusChangedEvent,
     "connection.status_reason_changed": StatusReasonChangedEvent,
     "connection.primary_duplicate_moved": PrimaryDuplicateMovedEvent,
@@ -131,7 +131,7 @@ class Event(_Envelope):
                 "type": row.type,
                 "subject": row.connection_id,
                 "time": row.time,
-                "dataschema": f"urn:meldwatch:schema:{row.type}:{VERSION}",
+                "dataschema": f"urn:meldwatch:schema:{row.type}:{DATA_VERSION}",
                 "position": row.position,
                 "sequence": f"{row.sequence:08d}",
                 "data": row.data,

@@ -4,29 +4,29 @@ To a worker a handler is a subscription with a URL of its own kind, ``python:mod
 """
 
 from schemas.connection_changes import EventType
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
-SCHEME = "python:"
+HANDLER_URL_SCHEME = "python:"
 
 
-def url_of(name: str) -> str:
+def make_handler_url(name: str) -> str:
     """Return the URL of the handler of this name."""
-    return SCHEME + name
+    return HANDLER_URL_SCHEME + name
 
 
-def name_of(url: str) -> str | None:
+def parse_handler_name(url: str) -> str | None:
     """Return the name of the handler that a URL leads to; None where it leads to somebody else."""
-    return url.removeprefix(SCHEME) if url.startswith(SCHEME) else None
+    return url.removeprefix(HANDLER_URL_SCHEME) if url.startswith(HANDLER_URL_SCHEME) else None
 
 
-class Greeting(Wire):
+class LoadHandlersRequest(WireModel):
     """What a new process is told first: which modules to import, and how to write its logs."""
 
     modules: tuple[str, ...]
     log_format: str
 
 
-class Handler(Wire):
+class Handler(WireModel):
     """A function that is called with events.
 
     Attributes:
@@ -40,21 +40,21 @@ class Handler(Wire):
     seconds: float
 
 
-class Roll(Wire):
+class LoadHandlersResponse(WireModel):
     """The answer to the greeting: the handlers that the modules have, or what is wrong with a module."""
 
     handlers: tuple[Handler, ...] = ()
     problem: str | None = None
 
 
-class Task(Wire):
+class HandlerCall(WireModel):
     """An event that a handler shall be called with, as JSON."""
 
     name: str
     event: str
 
 
-class HandlerResult(Wire):
+class HandlerResult(WireModel):
     """What came of a task.
 
     Attributes:

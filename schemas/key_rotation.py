@@ -4,19 +4,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
-Place = Literal["newest", "older", "not set"]
-Kind = Literal["webhook bodies", "rejection bodies", "subscription secrets"]
+KeyPlace = Literal["newest", "older", "not set"]
+EncryptedKind = Literal["webhook bodies", "rejection bodies", "subscription secrets"]
 
-CLEAR = "clear"
-UNKNOWN = "unknown"
+UNENCRYPTED = "clear"
+UNKNOWN_KEY = "unknown"
 
 
-class KeyRotationReport(Wire):
+class KeyRotationReport(WireModel):
     """What a rotation came to, for one kind of what is stored encrypted."""
 
-    kind: Kind
+    kind: EncryptedKind
     rotated: int = Field(description="How many were encrypted anew, with the newest key.")
     unreadable: int = Field(description="How many are as they were, since no key opens them.")
     newest: str = Field(description="The newest key, by its name.")
@@ -26,9 +26,9 @@ class KeyRotationReport(Wire):
     )
 
 
-class KeyUse(Wire):
+class KeyUse(WireModel):
     """How much is encrypted with one key."""
 
     key: str
-    place: Place = Field(description="Where it stands among the keys that are set.")
+    place: KeyPlace = Field(description="Where it stands among the keys that are set.")
     uses: int

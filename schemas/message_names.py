@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-REFRESH = "refresh"
+REFETCH_ACTOR = "refresh"
 """The actor, and its queue, that reads one connection again: ``refresh(connection_id: str)``."""
 
-DELIVER = "deliver"
+DELIVERY_ACTOR = "deliver"
 """The actor, and its queue, that pushes what is due to one subscription: ``deliver(subscription_id: str)``."""
 
 FEED_CHANNEL = "meldwatch_feed"
 """Where PostgreSQL tells, with each commit of events, that the feed has grown; without a word about how far."""
 
-PRUNE = "prune"
+PRUNE_LEASE = "prune"
 """The lease under which retention removes rows; its row says when that was last done."""
 
 Trigger = Literal["webhook", "sibling", "recheck", "reconcile", "replay", "operator", "clock"]

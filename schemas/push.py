@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
-PUSH_SECONDS = 20.0
+PUSH_TIMEOUT_SECONDS = 20.0
 """One attempt, in all."""
 
 
@@ -40,7 +40,7 @@ class PushHeaders(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class PushResult:
     """What came of one attempt to push.
 
     Attributes:
@@ -56,11 +56,11 @@ class Receipt:
     detail: str | None = None
     response: str | None = None
     retry_after: float | None = None
-    is_ours: bool = False
-    is_void: bool = False
+    is_local_failure: bool = False
+    is_cancelled: bool = False
 
     @property
-    def is_taken(self) -> bool:
+    def is_acknowledged(self) -> bool:
         """Whether the consumer took the event."""
         return self.detail is None
 
@@ -70,6 +70,6 @@ class Receipt:
         return self.status is not None or self.response is not None
 
     @property
-    def is_gone(self) -> bool:
+    def is_unsubscribed(self) -> bool:
         """Whether the consumer wants no more events at this URL."""
         return self.status == 410  # noqa: PLR2004 - a status code

@@ -4,16 +4,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
-Kind = Literal["mirror", "event", "history"]
+FindingKind = Literal["mirror", "event", "history"]
 
 
-class RebuildFinding(Wire):
+class RebuildFinding(WireModel):
     """One thing in which what is stored is not what the observations amount to."""
 
     connection_id: str
-    kind: Kind = Field(description="A row of the mirror, an event, or the observations themselves.")
+    kind: FindingKind = Field(description="A row of the mirror, an event, or the observations themselves.")
     event_id: str | None = None
     field: str = Field(description="What differs: a field, or `row` where it is there on one side alone.")
     stored: Any = None

@@ -6,24 +6,24 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from schemas import tables
-from schemas.api_queries import LARGEST_POSITION, Text, Time
+from schemas.api_queries import MAX_POSITION, Text, Time
 from schemas.api_resources import WebhookState
 from schemas.connection_changes import EventType, Role, Status
-from schemas.subscriptions import Command
+from schemas.subscriptions import RequestModel
 from schemas.timeline import FieldChange
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
 DEFAULT_RATE = 20.0
-LOWEST_RATE = 0.01
-HIGHEST_RATE = 1000.0
+MIN_RATE = 0.01
+MAX_RATE = 1000.0
 
 ReplayKind = Literal["webhooks", "events"]
 ReplayState = Literal["waiting", "running", "stopped", "finished", "failed"]
-Rate = Annotated[float, Field(ge=LOWEST_RATE, le=HIGHEST_RATE, allow_inf_nan=False)]
-Position = Annotated[int, Field(ge=0, le=LARGEST_POSITION)]
+Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, allow_inf_nan=False)]
+Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 
 
-class ReplayFilter(Command):
+class ReplayFilter(RequestModel):
     """Which of what is stored; all that is given must match."""
 
     connection: Text | None = Field(default=None, description="The connection's id.")
@@ -46,7 +46,7 @@ class EventFilter(ReplayFilter):
     until_position: Position | None = Field(default=None, description="Of events: up to this position.")
 
 
-FILTERS: dict[ReplayKind, type[ReplayFilter]] = {"webhooks": WebhookFilter, "events": EventFilter}
+FILTER_MODELS: dict[ReplayKind, type[ReplayFilter]] = {"webhooks": WebhookFilter, "events": EventFilter}
 
 
 class NewReplay(WebhookFilter, EventFilter):
@@ -60,12 +60,12 @@ class NewReplay(WebhookFilter, EventFilter):
     @property
     def filter(self) -> dict[str, Any]:
         """The filters that are given, as JSON."""
-        names = {name for shape in FILTERS.values() for name in shape.model_fields}
+        names = {name for shape in FILTER_MODELS.values() for name in shape.model_fields}
         return self.model_dump(mode="json", include=names, exclude_none=True)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        known = FILTERS[self.kind].model_fields
+        known = FILTER_MODELS[self.kind].model_fields
         foreign = [f"'{name}'" for name in self.filter if name not in known]
         if foreign:
             raise ValueError(f"A replay of {self.kind} has no {', '.join(foreign)}. It has: {', '.join(known)}.")
@@ -80,7 +80,7 @@ class NewReplay(WebhookFilter, EventFilter):
         return self
 
 
-class Replay(Wire):
+class Replay(WireModel):
     """A replay. ``waiting`` is one that nobody is at: the service takes it up, or an operator has to resume it."""
 
     id: str
@@ -100,30 +100,30 @@ class Replay(Wire):
     error: str | None
 
     @classmethod
-    def from_row(cls, row: tables.ReplayRow, *, is_held: bool, pending: int) -> "Replay":
+    def from_row(cls, row: tables.ReplayRow, *, is_leased: bool, pending: int) -> "Replay":
         """Make the shape from the row.
 
         Args:
             row: The row.
-            is_held: Whether somebody is at it.
+            is_leased: Whether somebody is at it.
             pending: How much of what it has asked for is still to be done.
         """
         told = {"state", "attended", "pending"}
         fields = {name: getattr(row, name) for name in cls.model_fields if name not in told}
-        state = state_of(row, is_held=is_held)
+        state = get_replay_state(row, is_leased=is_leased)
         return cls.model_validate({**fields, "state": state, "attended": row.is_attended, "pending": pending})
 
 
-def state_of(row: tables.ReplayRow, *, is_held: bool) -> ReplayState:
+def get_replay_state(row: tables.ReplayRow, *, is_leased: bool) -> ReplayState:
     """Return the state that a replay's timestamps amount to."""
     if row.finished_at is not None:
         return "finished" if row.error is None else "failed"
     if row.stopped_at is not None:
         return "stopped"
-    return "running" if is_held else "waiting"
+    return "running" if is_leased else "waiting"
 
 
-class ForeseenEvent(Wire):
+class EventPreview(WireModel):
     """An event that a read would lead to."""
 
     type: EventType
@@ -132,13 +132,13 @@ class ForeseenEvent(Wire):
     role: Role | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
-class Foreseen(Wire):
+class ReadPreview(WireModel):
     """What a read of a connection would change, had it been made in earnest."""
 
     connection_id: str
     changes: list[FieldChange] = Field(default=[], description="Fields, as in `GET /api/connections/{id}`.")
     unshown_changes: list[str] = Field(default=[], description="Fields of Meld's answer that the API does not show.")
-    events: list[ForeseenEvent] = Field(default=[], description="What would be emitted.")
+    events: list[EventPreview] = Field(default=[], description="What would be emitted.")
     siblings: list[str] = Field(default=[], description="Members of its group that would be read as well.")
     failure: str | None = Field(default=None, description="Why it would fail; then the mirror stays as it is.")
 
@@ -148,7 +148,7 @@ class Foreseen(Wire):
         return not (self.changes or self.unshown_changes or self.events or self.siblings or self.failure)
 
 
-class Resent(Wire):
+class ResendPreview(WireModel):
     """How many events of a type a replay would send again about a connection."""
 
     connection_id: str

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from schemas import tables
-from schemas.api_queries import LARGEST_POSITION
+from schemas.api_queries import MAX_POSITION
 from schemas.connection_changes import EventType
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
-FAILING = timedelta(days=1)
+FAILING_AFTER = timedelta(days=1)
 """A subscription that has taken nothing for so long is shown as failing."""
 
 SubscriptionState = Literal["active", "paused", "disabled"]
@@ -19,13 +19,13 @@ Name = Annotated[str, StringConstraints(pattern=r"^[\w][\w .:@/-]{0,99}$")]
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
-class Command(BaseModel):
+class RequestModel(BaseModel):
     """What a caller wants done: the body of a request. What is in no shape is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class NewSubscription(Command):
+class NewSubscription(RequestModel):
     """A consumer that events shall be pushed to."""
 
     name: Name = Field(description="Unique, for people; up to 100 letters, digits and `_ . : @ / -`.")
@@ -34,12 +34,12 @@ class NewSubscription(Command):
     from_position: int | None = Field(
         default=None,
         ge=0,
-        le=LARGEST_POSITION,
+        le=MAX_POSITION,
         description="Begin behind this position of the feed; by default with what comes from now on.",
     )
 
 
-class SubscriptionChange(Command):
+class SubscriptionChange(RequestModel):
     """What shall be otherwise; what is not named stays."""
 
     state: Literal["active", "paused"] | None = Field(
@@ -49,7 +49,7 @@ class SubscriptionChange(Command):
     types: list[EventType] | None = None
 
 
-class Subscription(Wire):
+class Subscription(WireModel):
     """A consumer that events are pushed to. Nothing is dropped while it is paused, disabled or failing."""
 
     id: str
@@ -82,7 +82,7 @@ class SubscriptionWithSecret(Subscription):
         return cls.model_validate({**_told(Subscription, row, now), "secret": secret})
 
 
-class Outcome(Wire):
+class DeliveryAttempt(WireModel):
     """What came of one attempt."""
 
     at: datetime
@@ -96,7 +96,7 @@ class Outcome(Wire):
     )
 
 
-class Delivery(Wire):
+class Delivery(WireModel):
     """An event that is or was owed to a subscription. ``dead`` was tried for three days; a redrive tries it again.
 
     Once, and once more for each replay of it.
@@ -115,16 +115,16 @@ class Delivery(Wire):
     dead_at: datetime | None
     error: str | None
     replay_id: str | None = Field(description="The replay that it is of; null for one that was owed when it happened.")
-    outcomes: list[Outcome] = Field(description="What came of each attempt, the latest last.")
+    outcomes: list[DeliveryAttempt] = Field(description="What came of each attempt, the latest last.")
 
     @classmethod
     def from_row(cls, row: tables.DeliveryRow) -> "Delivery":
         """Make the shape from the row."""
         fields = {name: getattr(row, name) for name in cls.model_fields if name != "state"}
-        return cls.model_validate({**fields, "state": state_of(row)})
+        return cls.model_validate({**fields, "state": get_delivery_state(row)})
 
 
-def state_of(row: tables.DeliveryRow) -> DeliveryState:
+def get_delivery_state(row: tables.DeliveryRow) -> DeliveryState:
     """Return the state that a delivery's timestamps amount to."""
     if row.delivered_at is not None:
         return "delivered"
@@ -135,5 +135,5 @@ def _told(shape: type[Subscription], row: tables.SubscriptionRow, now: datetime)
     fields = {name: getattr(row, name) for name in shape.model_fields if name not in {"state", "failing"}}
     paused: SubscriptionState = "paused" if row.paused_at is not None else "active"
     state = "disabled" if row.disabled_at is not None else paused
-    is_failing = row.failing_since is not None and row.failing_since <= now - FAILING
+    is_failing = row.failing_since is not None and row.failing_since <= now - FAILING_AFTER
     return {**fields, "state": state, "failing": is_failing}

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from schemas.api_resources import Act, Webhook
+from schemas.api_resources import AuditEntry, Webhook
 from schemas.events import Event
 from schemas.message_names import Trigger
 from schemas.subscriptions import Delivery
-from schemas.wire_model import Wire
+from schemas.wire_model import WireModel
 
 
-class FieldChange(Wire):
+class FieldChange(WireModel):
     """A field that a read found otherwise."""
 
     field: str = Field(description="As in `GET /api/connections/{id}`; inside `service_provider_details` with a dot.")
@@ -20,7 +20,7 @@ class FieldChange(Wire):
     after: Any
 
 
-class Read(Wire):
+class Read(WireModel):
     """A read of Meld that saw something new. One that saw nothing new only moves the connection's `checked_at`."""
 
     observation_id: int
@@ -36,7 +36,7 @@ class Read(Wire):
     )
 
 
-class WebhookItem(Wire):
+class WebhookItem(WireModel):
     """A webhook came."""
 
     kind: Literal["webhook"] = "webhook"
@@ -44,7 +44,7 @@ class WebhookItem(Wire):
     webhook: Webhook
 
 
-class ReadItem(Wire):
+class ReadItem(WireModel):
     """Meld was read."""
 
     kind: Literal["read"] = "read"
@@ -52,7 +52,7 @@ class ReadItem(Wire):
     read: Read
 
 
-class EventItem(Wire):
+class EventItem(WireModel):
     """An event was emitted."""
 
     kind: Literal["event"] = "event"
@@ -60,7 +60,7 @@ class EventItem(Wire):
     event: Event
 
 
-class DeliveryItem(Wire):
+class DeliveryItem(WireModel):
     """An event was owed to a subscription."""
 
     kind: Literal["delivery"] = "delivery"
@@ -68,20 +68,20 @@ class DeliveryItem(Wire):
     delivery: Delivery
 
 
-class ActItem(Wire):
+class AuditItem(WireModel):
     """An operator did something to the connection."""
 
     kind: Literal["act"] = "act"
     at: datetime
-    act: Act
+    act: AuditEntry
 
 
-Item = Annotated[WebhookItem | ReadItem | EventItem | DeliveryItem | ActItem, Field(discriminator="kind")]
+TimelineItem = Annotated[WebhookItem | ReadItem | EventItem | DeliveryItem | AuditItem, Field(discriminator="kind")]
 
 
-class Timeline(Wire):
+class Timeline(WireModel):
     """One page of what happened to a connection, in the order of time."""
 
     connection_id: str
-    timeline: list[Item]
+    timeline: list[TimelineItem]
     next: str | None = Field(description="`after` of the next page; null on the last.")

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     """A frozen shape that leaves the service."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

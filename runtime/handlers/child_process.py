@@ -21,11 +21,11 @@ class HandlerProcessError(Exception):
     """It gave no answer; the message says why."""
 
 
-class LateError(HandlerProcessError):
+class HandlerTimeoutError(HandlerProcessError):
     """It gave no answer in time."""
 
 
-class EndedError(HandlerProcessError):
+class HandlerExitedError(HandlerProcessError):
     """Its process ended."""
 
 
@@ -52,7 +52,7 @@ class HandlerProcess:
             raise
 
     @property
-    def is_there(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it is still on the line. Only who may ask it may look."""
         try:
             self._link.settimeout(0)
@@ -62,7 +62,7 @@ class HandlerProcess:
         except OSError:
             return False
 
-    def ask(self, line: str, seconds: float) -> bytes:
+    def request(self, line: str, seconds: float) -> bytes:
         """Say a line, and return the line that it answers. After an error it must be ended.
 
         Raises:
@@ -77,16 +77,16 @@ class HandlerProcess:
             while not answer.endswith(b"\n"):
                 self._link.settimeout(max(deadline - monotonic(), 0.001))
                 if not (piece := self._link.recv(65_536)):
-                    raise EndedError
+                    raise HandlerExitedError
                 answer += piece
         except TimeoutError:
-            raise LateError from None
+            raise HandlerTimeoutError from None
         except OSError:
-            raise EndedError from None
+            raise HandlerExitedError from None
         return bytes(answer)
 
     def kill(self) -> None:
-        """End its process and what that has started, at once; who asks it hears ``EndedError``."""
+        """End its process and what that has started, at once; who asks it hears ``HandlerExitedError``."""
         with self._ending:
             if self._process.returncode is None:
                 # Before it is waited for: until then nobody else can have its number.
@@ -94,15 +94,15 @@ class HandlerProcess:
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
 
-    def end(self) -> str:
+    def terminate(self) -> str:
         """End it, and return how it ended. Only who may ask it may do this."""
         self.kill()
         self._link.close()
         code = self._process.returncode
         return f"exit code {code}" if code >= 0 else f"signal {-code}"
 
-    def dismiss(self) -> None:
-        """Tell it to end by itself, which takes it a moment. Only who may ask it may do this; then ``end`` it."""
+    def request_exit(self) -> None:
+        """Tell it to end by itself, which takes it a moment. Only who may ask it may do this; then ``terminate`` it."""
         with suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)
 

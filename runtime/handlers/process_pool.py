@@ -11,28 +11,28 @@ from time import monotonic
 from pydantic import ValidationError
 
 from runtime.errors import SettingsError
-from runtime.handlers.child_process import EndedError, HandlerProcess, HandlerProcessError, LateError
-from runtime.net.push_client import evidence
-from runtime.security.lenient_json import clean
-from schemas.handler_protocol import Greeting, Handler, HandlerResult, Roll, Task
-from schemas.push import Receipt
+from runtime.handlers.child_process import HandlerExitedError, HandlerProcess, HandlerProcessError, HandlerTimeoutError
+from runtime.net.push_client import response_excerpt
+from runtime.security.lenient_json import clean_text
+from schemas.handler_protocol import Handler, HandlerCall, HandlerResult, LoadHandlersRequest, LoadHandlersResponse
+from schemas.push import PushResult
 
-PATIENCE_SECONDS = 0.1
+BUSY_WAIT_SECONDS = 0.1
 """Who waits for longer until one of the processes is free has another one started."""
 
-LOAD_SECONDS = 60.0
+LOAD_TIMEOUT_SECONDS = 60.0
 """How long the modules may take to be imported."""
 
-READY_SECONDS = 8.0
+ACQUIRE_TIMEOUT_SECONDS = 8.0
 """How long an event waits for a process; with the time that its handler has, that is less than a lease."""
 
-AGAIN_SECONDS = 5.0
+RESTART_DELAY_SECONDS = 5.0
 """Where a process could not be started, no other is for so long."""
 
-IDLE_SECONDS = 300.0
+IDLE_TIMEOUT_SECONDS = 300.0
 """A process that was not needed for so long, since others were there, is ended."""
 
-LEAVE_SECONDS = 1.0
+EXIT_TIMEOUT_SECONDS = 1.0
 """How long processes that have nothing to do may take to end by themselves."""
 
 
@@ -56,12 +56,12 @@ class HandlerPool:
         command: Sequence[str],
         modules: Sequence[str],
         log_format: str,
-        load_seconds: float = LOAD_SECONDS,
-        ready_seconds: float = READY_SECONDS,
-        idle_seconds: float = IDLE_SECONDS,
+        load_seconds: float = LOAD_TIMEOUT_SECONDS,
+        ready_seconds: float = ACQUIRE_TIMEOUT_SECONDS,
+        idle_seconds: float = IDLE_TIMEOUT_SECONDS,
     ) -> None:
         self._command = command
-        self._greeting = Greeting(modules=tuple(modules), log_format=log_format)
+        self._greeting = LoadHandlersRequest(modules=tuple(modules), log_format=log_format)
         self._load_seconds = load_seconds
         self._ready_seconds = ready_seconds
         self._idle_seconds = idle_seconds
@@ -90,28 +90,28 @@ class HandlerPool:
         self._give_back(host)
         return handlers
 
-    def run(self, name: str, body: bytes) -> Receipt:
+    def run(self, name: str, body: bytes) -> PushResult:
         """Call a handler with an event. Never raises for what a handler does."""
         handler = self._handlers.get(name)
         if handler is None:
-            return Receipt(
+            return PushResult(
                 detail=f"no handler {name} is there: bring it back, with its module in MELDWATCH_HANDLERS of every"
                 f" worker, or remove its subscription (meldwatch subscriptions remove {name})",
-                is_ours=True,
+                is_local_failure=True,
             )
         try:
             host = self._take()
         except HandlerProcessError as error:
-            return Receipt(detail=str(error), is_ours=True, is_void=self._is_closed)
-        task = Task(name=name, event=body.decode()).model_dump_json()
+            return PushResult(detail=str(error), is_local_failure=True, is_cancelled=self._is_closed)
+        task = HandlerCall(name=name, event=body.decode()).model_dump_json()
         try:
-            outcome = HandlerResult.model_validate_json(host.ask(task, handler.seconds))
-        except LateError:
+            outcome = HandlerResult.model_validate_json(host.request(task, handler.seconds))
+        except HandlerTimeoutError:
             self._replace(host)
-            return Receipt(detail=f"the handler took longer than {handler.seconds:g} s, and was cut off")
-        except (EndedError, ValidationError):
+            return PushResult(detail=f"the handler took longer than {handler.seconds:g} s, and was cut off")
+        except (HandlerExitedError, ValidationError):
             how = self._replace(host)
-            return Receipt(detail=f"the handler's process ended ({how})", is_void=self._is_closed)
+            return PushResult(detail=f"the handler's process ended ({how})", is_cancelled=self._is_closed)
         self._give_back(host)
         return _receipt(outcome)
 
@@ -131,7 +131,7 @@ class HandlerPool:
         """Return a process that is ready, and have one started where none is.
 
         Raises:
-            HostError: Where none can be started, or none is ready in time. What was begun goes on.
+            HandlerProcessError: Where none can be started, or none is ready in time. What was begun goes on.
         """
         began = monotonic()
         with self._changed:
@@ -141,7 +141,7 @@ class HandlerPool:
                     now = monotonic()
                     if problem := self._problem_at(now, waited=now - began):
                         raise HandlerProcessError(problem)
-                    until = began + (PATIENCE_SECONDS if self._all else 0.0)
+                    until = began + (BUSY_WAIT_SECONDS if self._all else 0.0)
                     if now >= until:
                         until = began + self._ready_seconds
                         if self._starting < self._waiting:
@@ -165,7 +165,7 @@ class HandlerPool:
         """Return the process that was used last, so that those too many are not used; one that has died is none."""
         while self._idle:
             host, _since = self._idle.popitem()
-            if host.is_there:
+            if host.is_alive:
                 return host
             self._end(host)
         return None
@@ -182,9 +182,9 @@ class HandlerPool:
 
     def _dismiss(self, spare: Sequence[HandlerProcess]) -> None:
         """Have processes that have nothing to do end by themselves, for a moment; then end them."""
-        deadline = monotonic() + LEAVE_SECONDS
+        deadline = monotonic() + EXIT_TIMEOUT_SECONDS
         for host in spare:
-            host.dismiss()
+            host.request_exit()
         for host in spare:
             host.wait(deadline - monotonic())
             self._end(host)
@@ -200,7 +200,7 @@ class HandlerPool:
     def _end(self, host: HandlerProcess) -> str:
         with self._changed:
             self._all.discard(host)
-        return host.end()
+        return host.terminate()
 
     def _begin(self) -> None:
         """Have a thread start a process: who waits for it need not wait to its end. The lock is held."""
@@ -213,7 +213,7 @@ class HandlerPool:
         except HandlerProcessError as error:
             with self._changed:
                 self._starting -= 1
-                self._broken = (monotonic() + AGAIN_SECONDS, f"MELDWATCH_HANDLERS: {error}")
+                self._broken = (monotonic() + RESTART_DELAY_SECONDS, f"MELDWATCH_HANDLERS: {error}")
                 self._changed.notify_all()
         else:
             self._give_back(host, is_new=True)
@@ -222,7 +222,7 @@ class HandlerPool:
         """Start a process, and return it with its handlers.
 
         Raises:
-            HostError: Where there is none, or a module is not as it should be.
+            HandlerProcessError: Where there is none, or a module is not as it should be.
         """
         try:
             host = HandlerProcess(self._command)
@@ -233,11 +233,13 @@ class HandlerPool:
             if self._is_closed:
                 host.kill()
         try:
-            roll = Roll.model_validate_json(host.ask(self._greeting.model_dump_json(), self._load_seconds))
-        except LateError:
+            roll = LoadHandlersResponse.model_validate_json(
+                host.request(self._greeting.model_dump_json(), self._load_seconds)
+            )
+        except HandlerTimeoutError:
             self._end(host)
             raise HandlerProcessError(f"its modules were not imported within {self._load_seconds:g} s") from None
-        except (EndedError, ValidationError):
+        except (HandlerExitedError, ValidationError):
             raise HandlerProcessError(f"the process that imports its modules ended ({self._end(host)})") from None
         if roll.problem is not None:
             self._end(host)
@@ -245,11 +247,12 @@ class HandlerPool:
         return host, roll.handlers
 
 
-def _receipt(outcome: HandlerResult) -> Receipt:
+def _receipt(outcome: HandlerResult) -> PushResult:
     if not outcome.is_called:
-        return Receipt(detail=clean(outcome.text or ""), is_ours=True)
+        return PushResult(detail=clean_text(outcome.text or ""), is_local_failure=True)
     if outcome.error is None:
-        return Receipt()
-    return Receipt(
-        detail=f"the handler raised {clean(outcome.error)}", response=evidence((outcome.text or "").encode())
+        return PushResult()
+    return PushResult(
+        detail=f"the handler raised {clean_text(outcome.error)}",
+        response=response_excerpt((outcome.text or "").encode()),
     )

@@ -18,12 +18,12 @@ import httpcore2
 
 from runtime.errors import MeldwatchError
 
-CONNECT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 20.0
 
 
 Resolve = Callable[[str, int, float], Sequence[str]]
-"""Returns the addresses that a host may be reached at, within so many seconds; raises ``TargetError``."""
+"""Returns the addresses that a host may be reached at, within so many seconds; raises ``UnsafeUrlError``."""
 
 
 class HttpExchangeError(MeldwatchError):
@@ -98,7 +98,7 @@ class DeadlineClient:
             limit: Bytes of body to read at most.
 
         Raises:
-            ExchangeError: Where no whole answer came in time.
+            HttpExchangeError: Where no whole answer came in time.
         """
         target = f"{url}?{urlencode(query)}" if query else url
         return self._exchange(_Request("GET", target, headers, None, seconds, seconds, limit))
@@ -124,8 +124,8 @@ class DeadlineClient:
             limit: Bytes of body to read at most.
 
         Raises:
-            ExchangeError: Where no whole answer came in time.
-            TargetError: Where the host may not be reached.
+            HttpExchangeError: Where no whole answer came in time.
+            UnsafeUrlError: Where the host may not be reached.
         """
         return self._exchange(_Request("POST", url, headers, body, seconds, read_seconds, limit))
 
@@ -154,7 +154,7 @@ class DeadlineClient:
             is_new = is_new or event.startswith("connection.connect_tcp")
 
         wait = min(request.seconds, request.read_seconds)
-        connect = min(CONNECT_SECONDS, request.seconds)
+        connect = min(CONNECT_TIMEOUT_SECONDS, request.seconds)
         timeout = {"connect": connect, "read": wait, "write": wait, "pool": request.seconds}
         try:
             with self._pool.stream(

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from runtime.clock import Clock, utcnow
 from runtime.net.deadline_client import DeadlineClient, HttpExchangeError, HttpResponse
-from runtime.security.lenient_json import ParseError, clean, parse
+from runtime.security.lenient_json import ParseError, clean_text, parse_json
 from runtime.security.redaction import redact
 from runtime.settings import Settings
 from schemas.meld.connection import Snapshot
@@ -27,15 +27,15 @@ from schemas.meld.read_outcome import (
     Unreadable,
 )
 
-CONNECTION_BYTES = 4 * 1024 * 1024
-PAGE_BYTES = 64 * 1024 * 1024
+MAX_CONNECTION_BYTES = 4 * 1024 * 1024
+MAX_PAGE_BYTES = 64 * 1024 * 1024
 PAGE_LIMIT = 100
 """Items a page: Meld's maximum."""
 
-EVIDENCE_BYTES = 10_000
-EVIDENCE_CHARACTERS = 200
+MAX_EXCERPT_BYTES = 10_000
+MAX_EXCERPT_CHARACTERS = 200
 _LONG_WORD = re.compile(r"[\w+/=.-]{12,}")
-LONGEST_PAUSE_SECONDS = 3600.0
+MAX_RETRY_AFTER_SECONDS = 3600.0
 """More than this is not believed of a ``Retry-After``."""
 
 
@@ -90,7 +90,7 @@ class MeldClient:
 
     def read(self, connection_id: str) -> ReadOutcome:
         """Read one connection: one GET, bounded in time and size. Never raises for what Meld does."""
-        answer = self._get(f"{self._url}/{_segment(connection_id)}", None, CONNECTION_BYTES)
+        answer = self._get(f"{self._url}/{_segment(connection_id)}", None, MAX_CONNECTION_BYTES)
         if not isinstance(answer, HttpResponse):
             return answer
         if answer.status in {404, 410}:
@@ -111,7 +111,7 @@ class MeldClient:
         query: dict[str, str | int] = {"limit": limit}
         if after is not None:
             query["after"] = after
-        answer = self._get(self._url, query, PAGE_BYTES)
+        answer = self._get(self._url, query, MAX_PAGE_BYTES)
         if not isinstance(answer, HttpResponse):
             return answer
         document = self._document(answer)
@@ -155,7 +155,7 @@ class MeldClient:
         if answer.headers.get("content-encoding", "identity") != "identity":
             return Unreadable("the answer is compressed although that was not asked for")
         try:
-            document = parse(answer.body)
+            document = parse_json(answer.body)
         except ParseError as error:
             return Unreadable(f"the answer is {error}", self._evidence(answer.body))
         if not isinstance(document, dict):
@@ -164,13 +164,13 @@ class MeldClient:
 
     def _evidence(self, body: bytes) -> str:
         """Return the beginning of a body that could not be read, hence not be redacted: nothing that may be a key."""
-        text = clean(body[:EVIDENCE_BYTES].decode("utf-8", errors="replace"))
+        text = clean_text(body[:MAX_EXCERPT_BYTES].decode("utf-8", errors="replace"))
         text = text.replace(self._key, "...") if self._key else text
-        return _LONG_WORD.sub("...", text)[:EVIDENCE_CHARACTERS]
+        return _LONG_WORD.sub("...", text)[:MAX_EXCERPT_CHARACTERS]
 
     def _retry_after(self, answer: HttpResponse) -> float | None:
         seconds = answer.retry_after(self._clock())
-        return None if seconds is None else min(seconds, LONGEST_PAUSE_SECONDS)
+        return None if seconds is None else min(seconds, MAX_RETRY_AFTER_SECONDS)
 
 
 def _segment(connection_id: str) -> str:
@@ -189,7 +189,7 @@ def _item(item: object) -> Snapshot | None:
 def _last_key(items: list[Any]) -> str | None:
     """Return the key of the last item that has one: an item that cannot be read must not end the list."""
     keys = (item.get("key") for item in reversed(items) if isinstance(item, dict))
-    return next((key for key in keys if isinstance(key, str) and key and clean(key) == key), None)
+    return next((key for key in keys if isinstance(key, str) and key and clean_text(key) == key), None)
 
 
 def _why(error: ValidationError | RecursionError) -> str:

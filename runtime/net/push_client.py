@@ -11,15 +11,15 @@ from runtime.clock import Clock, utcnow
 from runtime.errors import UnsafeUrlError
 from runtime.net.deadline_client import DeadlineClient, HttpExchangeError, HttpResponse
 from runtime.net.ssrf_guard import SsrfGuard
-from runtime.security.lenient_json import clean
+from runtime.security.lenient_json import clean_text
 from runtime.security.redaction import redact
-from schemas.push import PUSH_SECONDS, Receipt
+from schemas.push import PUSH_TIMEOUT_SECONDS, PushResult
 
-READ_SECONDS = 15.0
+READ_TIMEOUT_SECONDS = 15.0
 """How long a consumer may say nothing."""
 
-ANSWER_BYTES = 64 * 1024
-EVIDENCE_BYTES = 1024
+MAX_RESPONSE_BYTES = 64 * 1024
+MAX_EXCERPT_BYTES = 1024
 
 
 class PushClient:
@@ -33,7 +33,7 @@ class PushClient:
     """
 
     def __init__(
-        self, *, guard: SsrfGuard, connections: int, seconds: float = PUSH_SECONDS, clock: Clock = utcnow
+        self, *, guard: SsrfGuard, connections: int, seconds: float = PUSH_TIMEOUT_SECONDS, clock: Clock = utcnow
     ) -> None:
         self._seconds = seconds
         self._clock = clock
@@ -43,22 +43,22 @@ class PushClient:
             for scheme in ("https", "http")
         }
 
-    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
         """Send a push. Never raises for what the other side does."""
         exchange = self._exchanges.get(urlsplit(url).scheme)
         if exchange is None:
-            return Receipt(detail="the URL is neither https nor http")
+            return PushResult(detail="the URL is neither https nor http")
         try:
             answer = exchange.post(
                 url,
                 headers={**headers, "Accept-Encoding": "identity", "User-Agent": "meldwatch"},
                 body=body,
                 seconds=self._seconds,
-                read_seconds=READ_SECONDS,
-                limit=ANSWER_BYTES,
+                read_seconds=READ_TIMEOUT_SECONDS,
+                limit=MAX_RESPONSE_BYTES,
             )
         except (HttpExchangeError, UnsafeUrlError) as error:
-            return Receipt(detail=str(error))
+            return PushResult(detail=str(error))
         return self._receipt(answer)
 
     def close(self) -> None:
@@ -66,17 +66,17 @@ class PushClient:
         for exchange in self._exchanges.values():
             exchange.close()
 
-    def _receipt(self, answer: HttpResponse) -> Receipt:
+    def _receipt(self, answer: HttpResponse) -> PushResult:
         if 200 <= answer.status < 300:  # noqa: PLR2004 - status codes
-            return Receipt(answer.status)
-        return Receipt(
+            return PushResult(answer.status)
+        return PushResult(
             status=answer.status,
             detail=f"the consumer answered {answer.status}",
-            response=evidence(answer.body),
+            response=response_excerpt(answer.body),
             retry_after=answer.retry_after(self._clock()),
         )
 
 
-def evidence(body: bytes) -> str:
+def response_excerpt(body: bytes) -> str:
     """Return the beginning of what a consumer said: a stranger's text, stored and shown, so without credentials."""
-    return str(redact(clean(body[:EVIDENCE_BYTES].decode("utf-8", errors="replace"))))
+    return str(redact(clean_text(body[:MAX_EXCERPT_BYTES].decode("utf-8", errors="replace"))))

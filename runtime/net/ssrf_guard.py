@@ -18,8 +18,8 @@ Network = IPv4Network | IPv6Network
 Lookup = Callable[[str, int], Iterable[str]]
 """Returns the addresses of a name; raises ``OSError`` where it has none."""
 
-LOOKUP_SECONDS = 5.0
-LONGEST_URL = 2000
+DNS_TIMEOUT_SECONDS = 5.0
+MAX_URL_LENGTH = 2000
 
 # By IANA's registries of special purposes. Listed in full: what Python calls global differs from version to version,
 # and counts 6to4, NAT64 and multicast in.
@@ -52,14 +52,14 @@ _SPECIAL_6 = tuple(
 )
 
 
-def is_public(address: IPv4Address | IPv6Address) -> bool:
+def is_public_address(address: IPv4Address | IPv6Address) -> bool:
     """Return whether an address belongs to a machine of the public internet, by itself and not by way of another."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _SPECIAL_4)
     return address in _WORLD_6 and not any(address in network for network in _SPECIAL_6)
 
 
-def lookup(host: str, port: int) -> list[str]:
+def resolve_host(host: str, port: int) -> list[str]:
     """Ask the system for the addresses of a host."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
@@ -72,29 +72,29 @@ class SsrfGuard:
         find: Resolves names.
     """
 
-    def __init__(self, allowed: Iterable[str] = (), *, find: Lookup = lookup) -> None:
+    def __init__(self, allowed: Iterable[str] = (), *, find: Lookup = resolve_host) -> None:
         self._allowed: tuple[Network, ...] = tuple(ip_network(text) for text in allowed)
         self._find = find
 
-    def permits(self, address: str, *, is_plain: bool = False) -> bool:
+    def is_allowed(self, address: str, *, is_plain: bool = False) -> bool:
         """Return whether an address may be pushed to; ``is_plain`` means without TLS."""
         with suppress(ValueError):
             # A mapped address is one of IPv6 here, and none of the world's: it is refused with whatever is in it.
             parsed = ip_address(address.partition("%")[0])
             is_allowed = any(parsed in network for network in self._allowed if network.version == parsed.version)
-            return is_allowed or (not is_plain and is_public(parsed))
+            return is_allowed or (not is_plain and is_public_address(parsed))
         return False
 
     def resolve(self, host: str, port: int, seconds: float, *, is_plain: bool = False) -> list[str]:
         """Return the addresses of a host, all of them permitted.
 
         Raises:
-            TargetError: Where it has none in time, or one that may not be pushed to.
+            UnsafeUrlError: Where it has none in time, or one that may not be pushed to.
         """
         addresses = list(dict.fromkeys(self._in_time(host, port, seconds)))
         if not addresses:
             raise UnsafeUrlError("The URL's host has no address that can be found. Is its name right?")
-        if not all(self.permits(address, is_plain=is_plain) for address in addresses):
+        if not all(self.is_allowed(address, is_plain=is_plain) for address in addresses):
             raise UnsafeUrlError(_not_permitted(is_plain=is_plain))
         return addresses
 
@@ -102,10 +102,10 @@ class SsrfGuard:
         """Check that a URL may be pushed to, by its form and by what its host's name means now.
 
         Raises:
-            TargetError: Saying what is wrong with it.
+            UnsafeUrlError: Saying what is wrong with it.
         """
         host, port, is_plain = _parts(url)
-        self.resolve(host, port, LOOKUP_SECONDS, is_plain=is_plain)
+        self.resolve(host, port, DNS_TIMEOUT_SECONDS, is_plain=is_plain)
 
     def _in_time(self, host: str, port: int, seconds: float) -> list[str]:
         """Look a name up, for so long at most: the system's resolver takes as long as a stranger's server pleases."""
@@ -127,8 +127,10 @@ class SsrfGuard:
 
 def _parts(url: str) -> tuple[str, int, bool]:
     """Return host, port and whether the way is without TLS."""
-    if len(url) > LONGEST_URL or not (url.isascii() and url.isprintable()) or " " in url:
-        raise UnsafeUrlError(f"The URL must be printable ASCII of at most {LONGEST_URL} characters; quote what is not.")
+    if len(url) > MAX_URL_LENGTH or not (url.isascii() and url.isprintable()) or " " in url:
+        raise UnsafeUrlError(
+            f"The URL must be printable ASCII of at most {MAX_URL_LENGTH} characters; quote what is not."
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -1,8 +1,8 @@
-"""The shared pause on reads of Meld: one row, heeded by every process that reads.
+"""Circuit breaker for reads of Meld: one database row that all processes share.
 
-It closes when Meld says wait (429), refuses our credentials (401, 403), or fails for one connection after another.
-While it is closed nobody begins a read; when its time is up one reader goes ahead to probe, and a good answer opens
-it for all.
+Closed: reads run. The circuit opens when Meld asks for a delay (429), refuses our credentials (401, 403), or fails for
+several connections in a row. Open: no process begins a read. When the time of the open circuit has passed, it is
+half-open: one reader may send a probe, and a good answer closes the circuit for all.
 """
 
 from dataclasses import dataclass
@@ -15,28 +15,27 @@ from sqlmodel import Session, col, select
 from runtime.database import Database
 from schemas.tables import CircuitBreakerRow
 
-NAME = "meld"
+BREAKER_NAME = "meld"
 
-
-_CURRENT = select(
+_SELECT_BREAKER = select(
     CircuitBreakerRow.reason, CircuitBreakerRow.detail, CircuitBreakerRow.since, CircuitBreakerRow.paused_until
-).where(CircuitBreakerRow.name == NAME)
-_OPEN = (
+).where(CircuitBreakerRow.name == BREAKER_NAME)
+_CLOSE = (
     update(CircuitBreakerRow)
     .where(
-        col(CircuitBreakerRow.name) == NAME,
+        col(CircuitBreakerRow.name) == BREAKER_NAME,
         or_(col(CircuitBreakerRow.failures) > 0, col(CircuitBreakerRow.paused_until).is_not(None)),
     )
     .values(failures=0, connection_id=None, reason=None, detail=None, since=None, paused_until=None)
 )
 
-Entry = Literal["open", "probe", "closed"]
-"""May a read begin? As usual; as the one that finds out whether the pause is over; or not now."""
+CircuitState = Literal["closed", "half-open", "open"]
+"""``closed``: a read may begin. ``half-open``: this reader sends the probe. ``open``: no read may begin now."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenCircuit:
-    """Why reads rest, since when and until when; what is not paused has no ``OpenCircuit``."""
+    """Why the circuit is open, since when and until when. A closed circuit has no ``OpenCircuit``."""
 
     reason: str
     detail: str
@@ -44,60 +43,60 @@ class OpenCircuit:
     until: datetime
 
 
-def current(session: Session) -> OpenCircuit | None:
-    """Return the pause that is on, also when its time is up and only a probe may go ahead."""
-    row = session.connection().execute(_CURRENT).first()
+def get_open_circuit(session: Session) -> OpenCircuit | None:
+    """Return the open circuit; None where it is closed. A half-open circuit counts as open."""
+    row = session.connection().execute(_SELECT_BREAKER).first()
     if row is None or row.paused_until is None or row.since is None:
         return None
     return OpenCircuit(row.reason or "", row.detail or "", row.since, row.paused_until)
 
 
-def enter(database: Database, session: Session, probe_seconds: float) -> Entry:
-    """Return whether a read may begin now. Where a pause has run out, the first to ask is let in to probe.
+def acquire_permission(database: Database, session: Session, probe_seconds: float) -> CircuitState:
+    """Return whether a read may begin now. When the open time has passed, the first caller gets the probe.
 
     Args:
         database: The database.
         session: An open transaction that writes.
-        probe_seconds: How long the others wait for the probe's answer.
+        probe_seconds: How long the other readers wait for the result of the probe.
     """
-    if current(session) is None:
-        return "open"
+    if get_open_circuit(session) is None:
+        return "closed"
     probe = update(CircuitBreakerRow).where(
-        col(CircuitBreakerRow.name) == NAME, col(CircuitBreakerRow.paused_until) <= database.now()
+        col(CircuitBreakerRow.name) == BREAKER_NAME, col(CircuitBreakerRow.paused_until) <= database.now()
     )
     is_first = session.exec(probe.values(paused_until=database.now(probe_seconds))).rowcount == 1
-    return "probe" if is_first else "closed"
+    return "half-open" if is_first else "open"
 
 
-def open_(session: Session) -> None:
-    """Note a good answer: end the pause and forget the failures before it."""
-    session.connection().execute(_OPEN)
+def close_circuit(session: Session) -> None:
+    """Record a good answer: close the circuit and reset the count of failures."""
+    session.connection().execute(_CLOSE)
 
 
-def count(session: Session, connection_id: str, *, speaks_of_meld: bool) -> int:
-    """Count a failure, and return how many there were in a row.
+def record_failure(session: Session, connection_id: str, *, is_systemic: bool) -> int:
+    """Count a failed read, and return the number of failures in a row.
 
     Args:
         session: An open transaction that writes.
         connection_id: The connection whose read failed.
-        speaks_of_meld: Whether the failure is surely Meld's or ours. If not, a connection that fails again and again
-            counts once: that speaks of the connection.
+        is_systemic: Whether the cause is certainly Meld or our credentials. If not, repeated failures of one
+            connection count once, because they may be caused by that connection.
     """
-    statement = update(CircuitBreakerRow).where(col(CircuitBreakerRow.name) == NAME)
-    if not speaks_of_meld:
+    statement = update(CircuitBreakerRow).where(col(CircuitBreakerRow.name) == BREAKER_NAME)
+    if not is_systemic:
         statement = statement.where(
             or_(col(CircuitBreakerRow.connection_id).is_(None), col(CircuitBreakerRow.connection_id) != connection_id)
         )
     session.exec(statement.values(failures=CircuitBreakerRow.failures + 1, connection_id=connection_id))
-    return session.exec(select(CircuitBreakerRow.failures).where(CircuitBreakerRow.name == NAME)).one()
+    return session.exec(select(CircuitBreakerRow.failures).where(CircuitBreakerRow.name == BREAKER_NAME)).one()
 
 
-def close(database: Database, session: Session, *, reason: str, detail: str, seconds: float) -> None:
-    """Pause all reads for ``seconds`` from now. A pause that is on keeps its beginning."""
-    since = session.exec(select(CircuitBreakerRow.since).where(CircuitBreakerRow.name == NAME)).one()
+def open_circuit(database: Database, session: Session, *, reason: str, detail: str, seconds: float) -> None:
+    """Stop all reads for ``seconds`` from now. A circuit that is already open keeps its ``since``."""
+    since = session.exec(select(CircuitBreakerRow.since).where(CircuitBreakerRow.name == BREAKER_NAME)).one()
     values = {"reason": reason, "detail": detail, "paused_until": database.now(seconds)}
     session.exec(
         update(CircuitBreakerRow)
-        .where(col(CircuitBreakerRow.name) == NAME)
+        .where(col(CircuitBreakerRow.name) == BREAKER_NAME)
         .values(since=since or database.now(), **values)
     )

@@ -1,57 +1,83 @@
-"""What is owed to subscriptions: how lanes are raised, by whoever writes deliveries.
+"""Delivery queues: one database row for each subscription and connection (ordering key), with due time and lease.
 
-Locks are taken in one order: the feed's counter, then subscriptions, then lanes, then deliveries. Who touches many
-lanes at once holds the counter. Who sends holds no counter, and waits for one lane, the one that is settled; the next
-is leased in the same transaction, but passed over where somebody has it locked. So none can deadlock another.
+Transactions take locks in one order: the feed's counter, then subscriptions, then delivery queues, then deliveries. A
+transaction that touches many queues holds the counter. A worker that sends holds no counter; it waits for one queue,
+the one whose result it records, and leases the next in the same transaction, skipping queues that are locked. Therefore
+transactions cannot deadlock each other.
 """
 
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Executable, bindparam, update
+from sqlalchemy import ColumnElement, Executable, and_, bindparam, or_, update
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
+from runtime.queues.reads import RENOTIFY_AFTER_SECONDS
 from schemas.tables import DeliveryQueueRow, FeedCounterRow, SubscriptionRow
 
-Pair = tuple[str, str]
-"""A subscription and a connection."""
+QueueKey = tuple[str, str]
+"""The id of a subscription and the id of a connection."""
 
 
-def hold_feed(session: Session) -> int:
-    """Let nobody append to the feed until this transaction ends; return the feed's last position."""
+def is_ready(database: Database) -> ColumnElement[bool]:
+    """Return the condition that a worker may lease the queue now: a delivery is due, and no worker holds a lease."""
+    return and_(
+        col(DeliveryQueueRow.due_at) <= database.now(),
+        or_(col(DeliveryQueueRow.leased_until).is_(None), col(DeliveryQueueRow.leased_until) < database.now()),
+    )
+
+
+def is_subscription_active() -> ColumnElement[bool]:
+    """Return the condition that events are pushed to the subscription: it is neither paused nor disabled."""
+    return and_(col(SubscriptionRow.paused_at).is_(None), col(SubscriptionRow.disabled_at).is_(None))
+
+
+def needs_notification(database: Database) -> ColumnElement[bool]:
+    """Return the condition that no message for the subscription's workers is on its way."""
+    return or_(
+        col(SubscriptionRow.woken_at).is_(None), col(SubscriptionRow.woken_at) < database.now(-RENOTIFY_AFTER_SECONDS)
+    )
+
+
+def lock_feed(session: Session) -> int:
+    """Stop all other transactions from appending to the feed until this one ends; return the feed's last position."""
     counter = select(FeedCounterRow.value).where(FeedCounterRow.name == "feed").with_for_update()
     return session.exec(counter).one()
 
 
-def raise_lanes(database: Database, session: Session, pairs: Collection[Pair]) -> None:
-    """Note that there is something to send on each of these lanes. One that waits for another attempt goes on waiting.
+def mark_queues_due(database: Database, session: Session, queues: Collection[QueueKey]) -> None:
+    """Mark these delivery queues due now, and insert the missing ones. A queue that waits for a retry is unchanged.
 
-    A lane that is just being emptied is locked by whoever does it: this waits, and finds it empty.
+    A worker that empties a queue holds its lock: this function waits for it, and then finds the queue empty.
     """
-    for subscription_id, connection_id in sorted(pairs):
-        database.run(session, _raise, owed_to=subscription_id, about=connection_id)
+    for subscription_id, connection_id in sorted(queues):
+        database.run(session, _mark_due, for_subscription=subscription_id, for_connection=connection_id)
 
 
-def free(session: Session, token: str) -> None:
-    """Give a lease back."""
-    session.exec(update(DeliveryQueueRow).where(col(DeliveryQueueRow.lease_token) == token).values(_FREE))
+def release(session: Session, token: str) -> None:
+    """Release the lease that has this token."""
+    session.exec(update(DeliveryQueueRow).where(col(DeliveryQueueRow.lease_token) == token).values(_NO_LEASE))
 
 
-def forget_calls(session: Session) -> None:
-    """Free every lane: nobody is at work, and no call is on its way.
+def release_all(session: Session) -> None:
+    """Release the leases of all queues, and mark no worker as notified.
 
-    For a process that starts and knows that it is alone: what another had leased or called for died with it.
+    For a process that starts and knows that it is the only one: leases and messages of its predecessor are lost.
     """
     session.exec(update(SubscriptionRow).where(col(SubscriptionRow.woken_at).is_not(None)).values(woken_at=None))
-    session.exec(update(DeliveryQueueRow).where(col(DeliveryQueueRow.lease_token).is_not(None)).values(_FREE))
+    session.exec(update(DeliveryQueueRow).where(col(DeliveryQueueRow.lease_token).is_not(None)).values(_NO_LEASE))
 
 
-_FREE: dict[str, Any] = {"lease_token": None, "leased_until": None}
+_NO_LEASE: dict[str, Any] = {"lease_token": None, "leased_until": None}
 
 
-def _raise(database: Database) -> Executable:
-    row = {"subscription_id": bindparam("owed_to"), "connection_id": bindparam("about"), "due_at": database.now()}
+def _mark_due(database: Database) -> Executable:
+    row = {
+        "subscription_id": bindparam("for_subscription"),
+        "connection_id": bindparam("for_connection"),
+        "due_at": database.now(),
+    }
     return (
         database.insert(DeliveryQueueRow)
         .values(row)

@@ -1,7 +1,7 @@
-"""The work owed to connections: how jobs are locked and raised, by whoever learns that a connection may have changed.
+"""Read requests: the queue of reads of Meld, one database row for each connection (upsert, row locks, due, lease).
 
-A transaction that touches several job rows locks them first, in the order of their ids; so does the inbox. None can
-deadlock another.
+A transaction that touches several rows first locks them in the order of their ids; the webhook inbox does so too.
+Therefore transactions cannot deadlock each other.
 """
 
 from collections.abc import Collection
@@ -29,20 +29,50 @@ from schemas.message_names import Trigger
 from schemas.tables import ReadRequestRow
 from schemas.tables.column_types import Key
 
-WOKEN_SECONDS = 10
-"""A job whose worker was called this recently is not called again: the message is still on its way."""
+RENOTIFY_AFTER_SECONDS = 10
+"""A worker that was notified this recently is not notified again: the message is probably still in the broker."""
 
 
-def lock(database: Database, session: Session, ids: Collection[str]) -> None:
-    """Lock the job rows of these connections until the transaction ends; rows that are missing are made on the way.
+def is_pending() -> ColumnElement[bool]:
+    """Return the condition that a read is requested and not completed."""
+    return col(ReadRequestRow.requested) > col(ReadRequestRow.completed)
 
-    One statement makes and locks row by row, in order. Were the missing ones made first, they would be held while a
-    lock on an earlier row is waited for; whoever has that one and comes to the new ones would wait in turn.
+
+def is_due(database: Database) -> ColumnElement[bool]:
+    """Return the condition that a read is pending and may begin now."""
+    return and_(is_pending(), col(ReadRequestRow.due_at) <= database.now())
+
+
+def is_free(database: Database) -> ColumnElement[bool]:
+    """Return the condition that no worker holds a lease on the read."""
+    return or_(col(ReadRequestRow.leased_until).is_(None), col(ReadRequestRow.leased_until) < database.now())
+
+
+def is_ready(database: Database) -> ColumnElement[bool]:
+    """Return the condition that a worker may lease the read now: it is due and free."""
+    return and_(is_due(database), is_free(database))
+
+
+def needs_notification(database: Database) -> ColumnElement[bool]:
+    """Return the condition that a worker should be notified: the read is free, and no message is on its way."""
+    return and_(
+        is_free(database),
+        or_(
+            col(ReadRequestRow.woken_at).is_(None), col(ReadRequestRow.woken_at) < database.now(-RENOTIFY_AFTER_SECONDS)
+        ),
+    )
+
+
+def lock_requests(database: Database, session: Session, ids: Collection[str]) -> None:
+    """Lock the rows of these connections until the transaction ends; insert the missing ones.
+
+    One statement inserts and locks row by row, in order. If the missing rows were inserted first, this transaction
+    would hold them while it waits for an earlier row, and the holder of that row could wait for them: a deadlock.
     """
     database.run(session, _lock, ids=sorted(set(ids)))
 
 
-def raise_jobs(
+def request_reads(
     database: Database,
     session: Session,
     ids: Collection[str],
@@ -52,44 +82,44 @@ def raise_jobs(
     depth: int = 0,
     replay_id: str | None = None,
 ) -> list[str]:
-    """Ask for a read of each connection; return those whose worker should be called after the commit.
+    """Request a read of each connection; return the connections whose workers to notify after the commit.
 
-    A job that is already owed is asked for once more: a read that is under way may have begun too early. Being
-    raised never puts a due read off. A webhook is news: it gets all attempts anew; and all but a recheck get all
-    rechecks anew.
+    If a read is already pending, one more is requested, because a read under way may have begun too early. A request
+    never delays a read that is due earlier. A webhook resets the attempts; every trigger but a recheck resets the
+    rechecks.
 
     Args:
         database: The database.
         session: An open transaction that writes.
         ids: The connections, known or unknown.
-        trigger: Why.
-        due_in: Seconds from now before which the read shall not begin; then the clock calls the worker.
-        depth: How far the wish came through siblings.
-        replay_id: The replay that asks; whoever asks later takes its place.
+        trigger: Why the read is requested.
+        due_in: Seconds from now before which the read must not begin. If above 0, the scheduler notifies the worker.
+        depth: Over how many siblings the request came; 0 for a request from outside.
+        replay_id: The replay that requests the read; a later request replaces it.
     """
     if not ids:
         return []
-    raised = database.run(session, _raise, trigger, due_in, depth, ids=sorted(set(ids)), replay=replay_id)
-    return [connection_id for connection_id, is_called in raised if is_called]
+    upserted = database.run(session, _request, trigger, due_in, depth, ids=sorted(set(ids)), replay=replay_id)
+    return [connection_id for connection_id, is_notified in upserted if is_notified]
 
 
-def take_back_calls(session: Session, ids: Collection[str]) -> None:
-    """Note that nobody could be called for these connections; the clock calls with its next pass."""
-    held = in_order(col(ReadRequestRow.connection_id).in_(ids))
-    session.exec(update(ReadRequestRow).where(col(ReadRequestRow.connection_id).in_(held)).values(woken_at=None))
+def clear_notified(session: Session, ids: Collection[str]) -> None:
+    """Record that the workers for these connections could not be notified; the scheduler does it in its next pass."""
+    locked = lock_in_id_order(col(ReadRequestRow.connection_id).in_(ids))
+    session.exec(update(ReadRequestRow).where(col(ReadRequestRow.connection_id).in_(locked)).values(woken_at=None))
 
 
-def forget_calls(session: Session) -> None:
-    """Free every job: nobody is at work, and no call is on its way.
+def release_all(session: Session) -> None:
+    """Release the leases of all pending reads, and mark no worker as notified.
 
-    For a process that starts and knows that it is alone: what another had claimed or called for died with it.
+    For a process that starts and knows that it is the only one: leases and messages of its predecessor are lost.
     """
-    owed = update(ReadRequestRow).where(col(ReadRequestRow.requested) > col(ReadRequestRow.completed))
-    session.exec(owed.values(woken_at=None, lease_token=None, leased_until=None))
+    pending = update(ReadRequestRow).where(is_pending())
+    session.exec(pending.values(woken_at=None, lease_token=None, leased_until=None))
 
 
-def in_order(condition: ColumnElement[bool]) -> Select[tuple[str]]:
-    """Return a query for the connections whose jobs meet a condition; it locks them in the order of their ids."""
+def lock_in_id_order(condition: ColumnElement[bool]) -> Select[tuple[str]]:
+    """Return a query for the connections whose rows meet a condition; it locks the rows in the order of their ids."""
     locking = (
         select(col(ReadRequestRow.connection_id))
         .where(condition)
@@ -99,24 +129,14 @@ def in_order(condition: ColumnElement[bool]) -> Select[tuple[str]]:
     return select(locking.cte("locked").c.connection_id)
 
 
-def callable_now(database: Database) -> ColumnElement[bool]:
-    """Whether a job's worker should be called: nobody is at work on it, and no call is on its way."""
-    return and_(
-        or_(col(ReadRequestRow.leased_until).is_(None), col(ReadRequestRow.leased_until) < database.now()),
-        or_(col(ReadRequestRow.woken_at).is_(None), col(ReadRequestRow.woken_at) < database.now(-WOKEN_SECONDS)),
-    )
-
-
 def _lock(database: Database) -> Executable:
-    # A row that is there is locked by the attempt to update it, and stays as it is.
+    # The attempt to update an existing row locks it; the false condition leaves it unchanged.
     unchanged = {"requested": ReadRequestRow.requested}
     return _insert(database).on_conflict_do_update(index_elements=["connection_id"], set_=unchanged, where=false())
 
 
-def _raise(database: Database, trigger: Trigger, due_in: float, depth: int) -> Executable:
+def _request(database: Database, trigger: Trigger, due_in: float, depth: int) -> Executable:
     now, due = database.now(), database.now(due_in)
-    is_news = trigger == "webhook"
-    is_owed = col(ReadRequestRow.requested) > col(ReadRequestRow.completed)
     replay = bindparam("replay", type_=Key)
     woken = null() if due_in else now
     insert = _insert(database, requested=1, trigger=trigger, due_at=due, depth=depth, woken_at=woken, replay_id=replay)
@@ -127,11 +147,11 @@ def _raise(database: Database, trigger: Trigger, due_in: float, depth: int) -> E
             "trigger": trigger,
             "requested_at": now,
             "due_at": case((col(ReadRequestRow.due_at) < due, ReadRequestRow.due_at), else_=due),
-            "woken_at": None if due_in else case((callable_now(database), now), else_=ReadRequestRow.woken_at),
+            "woken_at": None if due_in else case((needs_notification(database), now), else_=ReadRequestRow.woken_at),
             "attempts": 0
-            if is_news
+            if trigger == "webhook"
             else case((col(ReadRequestRow.failed_at).is_not(None), 0), else_=ReadRequestRow.attempts),
-            "depth": case((is_owed & (col(ReadRequestRow.depth) < depth), ReadRequestRow.depth), else_=depth),
+            "depth": case((is_pending() & (col(ReadRequestRow.depth) < depth), ReadRequestRow.depth), else_=depth),
             "rechecks": ReadRequestRow.rechecks if trigger == "recheck" else 0,
             "failed_at": None,
             "replay_id": replay,
@@ -143,14 +163,14 @@ def _raise(database: Database, trigger: Trigger, due_in: float, depth: int) -> E
 
 
 def _insert(database: Database, **values: object) -> Insert:
-    """Return an ``INSERT`` of a row for each of the parameter ``ids``, in their order; idle but for ``values``."""
+    """Return an ``INSERT`` of a row for each of the parameter ``ids``, in their order; idle without ``values``."""
     idle = {"requested": 0, "completed": 0, "trigger": "webhook", "due_at": null(), "woken_at": null()}
     row = {**idle, "requested_at": database.now(), "attempts": 0, "depth": 0, "rechecks": 0, **values}
     ids = database.each("ids")
-    # Without a WHERE, SQLite takes ON CONFLICT for a part of the SELECT.
-    rows = select(ids.c.value, *map(_column, row.values())).where(true())
+    # Without a WHERE, SQLite parses ON CONFLICT as a part of the SELECT.
+    rows = select(ids.c.value, *map(_as_column, row.values())).where(true())
     return database.insert(ReadRequestRow).from_select(["connection_id", *row], rows)
 
 
-def _column(value: object) -> Any:  # noqa: ANN401 - a column's expression
+def _as_column(value: object) -> Any:  # noqa: ANN401 - a column's expression
     return literal(value) if isinstance(value, str | int) else value

@@ -1,4 +1,4 @@
-"""Turn: a lease in the database on what one process at a time may do, whichever process that is."""
+"""Task lease: a database row that lets one process at a time run a task (scheduler, reconcile, retention, replay)."""
 
 from typing import Any
 
@@ -10,49 +10,49 @@ from schemas.tables import TaskLeaseRow
 
 
 class TaskLease:
-    """The lease on one thing.
+    """The lease of one task.
 
     Args:
         database: The database.
-        name: The thing.
+        name: The task.
         holder: Names this process.
-        seconds: How long a holder that has not been heard of keeps it.
-        is_done_at_once: Whether taking it is all there is to do, as for a pass of the clock; otherwise the thing was
-            done, and is not due again for a while, when ``leave`` says so.
+        seconds: How long a holder keeps the lease without renewing it.
+        is_run_on_acquire: Whether to acquire the lease counts as a run of the task, as for a pass of the scheduler.
+            Otherwise the run is complete, and the task is not due for a while, when ``release`` says so.
     """
 
     def __init__(
-        self, *, database: Database, name: str, holder: str, seconds: float, is_done_at_once: bool = True
+        self, *, database: Database, name: str, holder: str, seconds: float, is_run_on_acquire: bool = True
     ) -> None:
         self._database = database
         self._name = name
         self._holder = holder
         self._seconds = seconds
-        self._is_done_at_once = is_done_at_once
+        self._is_run_on_acquire = is_run_on_acquire
 
-    def take(self, session: Session) -> bool:
-        """Take the lease, or make it last; return whether it is ours."""
+    def acquire(self, session: Session) -> bool:
+        """Acquire the lease, or renew it; return whether this process holds it."""
         now = self._database.now()
-        mine: dict[str, Any] = {"holder": self._holder, "until": self._database.now(self._seconds)}
-        if self._is_done_at_once:
-            mine["ran_at"] = now
-        lease = self._database.insert(TaskLeaseRow).values(name=self._name, **mine)
+        values: dict[str, Any] = {"holder": self._holder, "until": self._database.now(self._seconds)}
+        if self._is_run_on_acquire:
+            values["ran_at"] = now
+        lease = self._database.insert(TaskLeaseRow).values(name=self._name, **values)
         is_free = or_(col(TaskLeaseRow.until) <= now, col(TaskLeaseRow.holder) == self._holder)
-        upsert = lease.on_conflict_do_update(index_elements=["name"], set_=mine, where=is_free)
+        upsert = lease.on_conflict_do_update(index_elements=["name"], set_=values, where=is_free)
         return session.exec(upsert.returning(col(TaskLeaseRow.name))).one_or_none() is not None
 
-    def leave(self, session: Session, *, is_done: bool = False) -> None:
-        """Give the lease back, if it is ours."""
-        mine = update(TaskLeaseRow).where(
+    def release(self, session: Session, *, is_run_complete: bool = False) -> None:
+        """Release the lease if this process holds it."""
+        lease = update(TaskLeaseRow).where(
             col(TaskLeaseRow.name) == self._name, col(TaskLeaseRow.holder) == self._holder
         )
         now = self._database.now()
-        session.exec(mine.values(until=now, ran_at=now if is_done else TaskLeaseRow.ran_at))
+        session.exec(lease.values(until=now, ran_at=now if is_run_complete else TaskLeaseRow.ran_at))
 
     def is_due(self, session: Session, every_seconds: float) -> bool:
-        """Return whether nobody is at the thing, and it was last done so long ago, or begun and never done.
+        """Return whether no process holds the lease and the last run is old enough, or was begun and never completed.
 
-        What nobody has ever begun is due as long after this was first asked.
+        A task that has never begun is first due ``every_seconds`` after the first call of this method.
         """
         now = session.exec(select(self._database.now())).one()
         lease = session.get(TaskLeaseRow, self._name)
@@ -66,8 +66,8 @@ class TaskLease:
             return False
         return lease.ran_at is None or (now - lease.ran_at).total_seconds() >= every_seconds
 
-    def forget(self, session: Session) -> None:
-        """Give the lease back of a thing that is over."""
+    def delete(self, session: Session) -> None:
+        """Delete the row of a task that will not run again, if this process holds the lease."""
         session.exec(
             delete(TaskLeaseRow).where(col(TaskLeaseRow.name) == self._name, col(TaskLeaseRow.holder) == self._holder)
         )

@@ -1,4 +1,4 @@
-"""Vault: secrets that have to be stored, encrypted with the operator's keys. Fernet: AES and HMAC, by version."""
+"""Encryption at rest of stored secrets and webhook bodies: Fernet (AES and HMAC) with key rotation."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,73 +10,73 @@ from runtime.errors import EncryptionError
 
 
 class Encryption:
-    """Seals with the newest key, and opens what any of the keys has sealed. Without a key it does neither.
+    """Encrypts with the newest key, and decrypts with any of the keys.
 
     Args:
-        keys: Fernet keys, newest first.
+        keys: Fernet keys, newest first. Without a key, secrets can be neither encrypted nor decrypted.
 
     Attributes:
-        key_names: What the keys are known by, on the rows and in messages, newest first. A name tells nothing of a key.
-        key_name: The name of the key that seals; None without a key.
+        key_names: The names of the keys in rows and messages, newest first. A name reveals nothing about its key.
+        key_name: The name of the key that encrypts; None without a key.
     """
 
     def __init__(self, keys: Iterable[SecretStr]) -> None:
         texts = [key.get_secret_value() for key in keys]
         self._fernet = MultiFernet([Fernet(text) for text in texts]) if texts else None
-        self.key_names = tuple(map(_name_of, texts))
+        self.key_names = tuple(map(_key_name, texts))
         self.key_name = self.key_names[0] if texts else None
 
-    def seal(self, text: str) -> str:
-        """Return a text encrypted.
+    def encrypt(self, text: str) -> str:
+        """Encrypt a secret.
 
         Raises:
-            VaultError: Where there is no key.
+            EncryptionError: If there is no key.
         """
-        self.require()
-        return self.seal_bytes(text.encode()).decode()
+        self.require_key()
+        return self.encrypt_bytes(text.encode()).decode()
 
-    def open(self, sealed: str) -> str:
-        """Return what was sealed.
+    def decrypt(self, encrypted: str) -> str:
+        """Decrypt a secret.
 
         Raises:
-            VaultError: Where there is no key, or none that fits.
+            EncryptionError: If there is no key, or none of the keys fits.
         """
-        return self._open(sealed.encode(), "").decode()
+        return self._decrypt(encrypted.encode(), "").decode()
 
-    def opens(self, sealed: str) -> bool:
-        """Return whether there is a key that fits."""
+    def can_decrypt(self, encrypted: str) -> bool:
+        """Return whether one of the keys fits."""
         try:
-            self.open(sealed)
+            self.decrypt(encrypted)
         except EncryptionError:
             return False
         return True
 
-    def seal_bytes(self, content: bytes) -> bytes:
-        """Return bytes encrypted; as they are where there is no key: ``key_name`` tells which.
+    def encrypt_bytes(self, content: bytes) -> bytes:
+        """Encrypt bytes if there is a key, else return them unchanged; store ``key_name`` beside the result.
 
-        For what is stored in any case, and better encrypted: a webhook's body.
+        For content that has to be stored in any case, such as the body of a webhook.
         """
         return content if self._fernet is None else self._fernet.encrypt(content)
 
-    def open_bytes(self, stored: bytes, encrypted_with: str | None) -> bytes:
-        """Return what ``seal_bytes`` was given.
+    def decrypt_bytes(self, stored: bytes, encrypted_with: str | None) -> bytes:
+        """Return the content that ``encrypt_bytes`` was given.
 
         Args:
-            stored: What it returned.
-            encrypted_with: The ``key_name`` that there was then.
+            stored: The result of ``encrypt_bytes``.
+            encrypted_with: The ``key_name`` at that time; None if the content is not encrypted.
 
         Raises:
-            VaultError: Where there is no key, or none that fits.
+            EncryptionError: If there is no key, or none of the keys fits.
         """
         if encrypted_with is None:
             return stored
-        return self._open(stored, f" (the key {encrypted_with})")
+        return self._decrypt(stored, f" (the key {encrypted_with})")
 
-    def require(self) -> str:
-        """Return the name of the key that seals.
+    def require_key(self) -> str:
+        """Return the name of the key that encrypts.
 
         Raises:
-            VaultError: Where there is none.
+            EncryptionError: If there is no key.
         """
         if self.key_name is None:
             raise EncryptionError(
@@ -85,20 +85,20 @@ class Encryption:
             )
         return self.key_name
 
-    def _open(self, sealed: bytes, key: str) -> bytes:
+    def _decrypt(self, encrypted: bytes, key: str) -> bytes:
         if self._fernet is None:
             raise EncryptionError(
-                "What is stored is encrypted, and MELDWATCH_ENCRYPTION_KEYS is not set. Set what it was stored"
-                f" with{key}."
+                "Stored content is encrypted, and MELDWATCH_ENCRYPTION_KEYS is not set. Set the key that it was"
+                f" encrypted with{key}."
             )
         try:
-            return self._fernet.decrypt(sealed)
+            return self._fernet.decrypt(encrypted)
         except InvalidToken:
             raise EncryptionError(
-                "What is stored cannot be decrypted. MELDWATCH_ENCRYPTION_KEYS lacks the key that it was stored"
+                "Stored content cannot be decrypted. MELDWATCH_ENCRYPTION_KEYS lacks the key that it was encrypted"
                 f" with{key}: add it at the end of the list."
             ) from None
 
 
-def _name_of(key: str) -> str:
+def _key_name(key: str) -> str:
     return hashlib.sha256(b"meldwatch key " + key.encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-LONGEST_NUMBER = 40
+MAX_NUMBER_DIGITS = 40
 """Digits of a number that are kept; PostgreSQL and JSON clients cope with these, and no amount of money needs more."""
 
 _NOT_TEXT = {"\x00": "\ufffd"} | {chr(code): "\ufffd" for code in range(0xD800, 0xE000)}
@@ -16,7 +16,7 @@ class ParseError(ValueError):
 
 
 def _integer(digits: str) -> int | None:
-    return int(digits) if len(digits) <= LONGEST_NUMBER else None
+    return int(digits) if len(digits) <= MAX_NUMBER_DIGITS else None
 
 
 def _number(digits: str) -> float | None:
@@ -32,15 +32,15 @@ def _constant(_name: str) -> None:
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_constant)
 
 
-def clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """Return ``text`` with what no database takes (NUL, lone surrogates) replaced by U+FFFD."""
     return text if text.isascii() and "\x00" not in text else text.translate(_TABLE)
 
 
-def parse(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """Read JSON leniently: numbers that are not finite or too long become None, bad UTF-8 becomes U+FFFD.
 
-    Strings are returned as they are; pass the ones that are kept through ``clean``.
+    Strings are returned as they are; pass the ones that are kept through ``clean_text``.
 
     Raises:
         ParseError: Where the bytes are no JSON at all, or are nested deeper than the interpreter can follow.

@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from runtime.security.lenient_json import ParseError, clean, parse
+from runtime.security.lenient_json import ParseError, clean_text, parse_json
 
 HIDDEN = "***"
 
@@ -30,7 +30,7 @@ _QUERY_VALUE = re.compile(r"([?&#;]([\w.-]+)=)([^&\s#;]+)")
 _PUNCTUATION = re.compile(r"[^a-z0-9]")
 
 
-def is_secret(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
     """Return whether a field of this name holds a credential."""
     return bool(_SECRET_NAME.search(_PUNCTUATION.sub("", name.lower())))
 
@@ -41,7 +41,11 @@ def redact(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     A credential is removed with its name. Nested deeper than the parser allows does not come here.
     """
     if isinstance(value, dict):
-        return {clean(name): redact(item) for name, item in value.items() if not (is_secret(name) or _is_bare(item))}
+        return {
+            clean_text(name): redact(item)
+            for name, item in value.items()
+            if not (is_secret_name(name) or _is_bare(item))
+        }
     if isinstance(value, list):
         return [redact(item) for item in value if not _is_bare(item)]
     return _text(value) if isinstance(value, str) else value
@@ -56,13 +60,13 @@ def _text(text: str) -> str:
     """Return a text without the credentials in it; one that is JSON is redacted as JSON."""
     if text[:1] in {"{", "["}:
         with suppress(ParseError):
-            inner = parse(text.encode("utf-8", errors="replace"))
+            inner = parse_json(text.encode("utf-8", errors="replace"))
             redacted = redact(inner)
-            return json.dumps(redacted) if redacted != inner else clean(text)
+            return json.dumps(redacted) if redacted != inner else clean_text(text)
     hidden = _WITHIN.sub(HIDDEN, text)
-    return clean(_QUERY_VALUE.sub(_hide_query_value, hidden))
+    return clean_text(_QUERY_VALUE.sub(_hide_query_value, hidden))
 
 
 def _hide_query_value(match: re.Match[str]) -> str:
     start, name, _value = match.groups()
-    return f"{start}{HIDDEN}" if is_secret(name) or name.lower() in {"code", "sig", "key"} else match.group()
+    return f"{start}{HIDDEN}" if is_secret_name(name) or name.lower() in {"code", "sig", "key"} else match.group()

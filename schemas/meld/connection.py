@@ -16,12 +16,12 @@ from schemas.meld.webhook import DELETED
 
 EXPIRED = "EXPIRED"
 IN_PROGRESS = "IN_PROGRESS"
-TERMINAL = frozenset({DELETED, EXPIRED})
+TERMINAL_STATUSES = frozenset({DELETED, EXPIRED})
 
-LONGEST_ID = 200
+MAX_ID_LENGTH = 200
 """Characters of an id that is believed; Meld's have 22 or 30."""
 
-LONGEST_KEPT = 2600
+MAX_INDEXED_BYTES = 2600
 """Bytes of a text that connections are looked up by. PostgreSQL indexes no value of over 2,704."""
 
 _DATETIME = TypeAdapter(datetime)
@@ -39,16 +39,16 @@ def _lenient_mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def is_id(value: object) -> TypeGuard[str]:
+def is_connection_id(value: object) -> TypeGuard[str]:
     """Return whether this names a connection: one that had to be altered to be stored would name something else."""
-    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_ID:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
         return False
     # U+FFFD stands where the parser met what is no text; two such ids may have been different ones.
     return value.isprintable() and "\ufffd" not in value
 
 
 def _is_kept(text: str) -> bool:
-    return len(text.encode(errors="replace")) <= LONGEST_KEPT
+    return len(text.encode(errors="replace")) <= MAX_INDEXED_BYTES
 
 
 def _lenient_kept(value: object) -> str | None:
@@ -57,7 +57,7 @@ def _lenient_kept(value: object) -> str | None:
 
 
 def _id(text: str) -> str:
-    if not is_id(text):
+    if not is_connection_id(text):
         raise ValueError("is no id")
     return text
 
@@ -72,7 +72,7 @@ def _none_for_empty(value: object) -> object:
     return None if value == "" else value
 
 
-def lenient_time(value: object) -> datetime | None:
+def parse_time_or_none(value: object) -> datetime | None:
     """Return a time, UTC, from ISO 8601 text with any number of fraction digits; None where it is none."""
     try:
         time = _DATETIME.validate_python(value) if isinstance(value, str) else None
@@ -85,7 +85,7 @@ def _only_ids(value: object) -> object:
     """Read null as empty, and leave out what is no id; what is no list at all stays, to be refused."""
     if value is None:
         return ()
-    return tuple(filter(is_id, value)) if isinstance(value, list | tuple) else value
+    return tuple(filter(is_connection_id, value)) if isinstance(value, list | tuple) else value
 
 
 # What the mirror's truth hangs on is strict: a wrong type there makes the answer unreadable. The rest is lenient.
@@ -93,7 +93,7 @@ Id = Annotated[str, AfterValidator(_id)]
 Text = Annotated[str | None, BeforeValidator(_lenient_text)]
 KeptText = Annotated[str | None, BeforeValidator(_lenient_kept)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_lenient_texts)]
-Time = Annotated[datetime | None, BeforeValidator(lenient_time)]
+Time = Annotated[datetime | None, BeforeValidator(parse_time_or_none)]
 
 
 class Snapshot(BaseModel):

@@ -1,4 +1,4 @@
-"""What a read of Meld can come to: found, absent, throttled, unavailable, refused, unreadable. Each outcome is a value."""
+"""Outcomes of a read of Meld, as values: found, absent, throttled, unavailable, refused, unreadable."""
 
 from dataclasses import dataclass
 

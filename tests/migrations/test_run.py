@@ -130,19 +130,19 @@ def test_downgrade_takes_everything_away(engine: Engine) -> None:
     run.downgrade(engine, "base")
 
     assert inspect(engine).get_table_names() == ["alembic_version"]
-    assert run.current(engine) is None
+    assert run.get_current_revision(engine) is None
     run.upgrade(engine)
     assert run.is_current(engine)
 
 
 def test_revisions_are_told(engine: Engine) -> None:
     """A database has no revision before the first upgrade, and the newest one after it."""
-    before = (run.current(engine), run.is_current(engine))
+    before = (run.get_current_revision(engine), run.is_current(engine))
 
     run.upgrade(engine)
 
     assert before == (None, False)
-    assert (run.head(), True) == (run.current(engine), run.is_current(engine))
+    assert (run.get_head_revision(), True) == (run.get_current_revision(engine), run.is_current(engine))
 
 
 def test_upgrade_again_changes_nothing(engine: Engine) -> None:
@@ -174,7 +174,7 @@ def test_a_failed_upgrade_leaves_nothing_behind(engine: Engine) -> None:
         run.upgrade(engine)
 
     assert {"lease"} == set(inspect(engine).get_table_names()) - {"alembic_version"}
-    assert run.current(engine) is None
+    assert run.get_current_revision(engine) is None
 
 
 def test_a_newer_database_is_refused(engine: Engine) -> None:
@@ -192,7 +192,7 @@ def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
     port = servers.free_ports(1)[0]
     for url in (f"sqlite:///{tmp_path}/no/such/folder/meld.db", f"postgresql://me@127.0.0.1:{port}/meld"):
         database = Database(url)
-        for call in (run.upgrade, run.current, run.is_current):
+        for call in (run.upgrade, run.get_current_revision, run.is_current):
             with pytest.raises(OutOfReachError):
                 call(database.engine)
         database.close()

@@ -10,7 +10,9 @@ from schemas.tables import AuditRow
 def test_an_act_is_noted_with_what_it_did(database: Database) -> None:
     """Who, what, when, to what."""
     with database.write() as session:
-        audit.note(database, session, who="alice", act="connection.refreshed", connection_id="c1", details={"n": 1})
+        audit.append_entry(
+            database, session, who="alice", act="connection.refreshed", connection_id="c1", details={"n": 1}
+        )
 
     with database.read() as session:
         row = session.exec(select(AuditRow)).one()
@@ -21,7 +23,7 @@ def test_an_act_is_noted_with_what_it_did(database: Database) -> None:
 def test_what_was_not_done_is_not_noted(database: Database) -> None:
     """An act that fails takes its note back."""
     with suppress(ZeroDivisionError), database.write() as session:
-        audit.note(database, session, who="alice", act="connection.refreshed")
+        audit.append_entry(database, session, who="alice", act="connection.refreshed")
         raise ZeroDivisionError
 
     with database.read() as session:

@@ -9,7 +9,7 @@ import pytest
 
 from runtime import broker
 from runtime.errors import OutOfReachError
-from schemas.message_names import REFRESH
+from schemas.message_names import REFETCH_ACTOR
 from tests.support import servers
 from tests.support.polling import eventually
 
@@ -26,7 +26,7 @@ def connected(broker_url: str) -> Iterator[broker.Broker]:
 
 @contextmanager
 def working(made: broker.Broker, work: Callable[[str], None]) -> Iterator[None]:
-    dramatiq.actor(work, broker=made, actor_name=REFRESH, queue_name=REFRESH)
+    dramatiq.actor(work, broker=made, actor_name=REFETCH_ACTOR, queue_name=REFETCH_ACTOR)
     worker = dramatiq.Worker(made, worker_threads=2, worker_timeout=50)
     worker.start()
     try:
@@ -53,7 +53,7 @@ def test_a_call_reaches_a_worker(connected: broker.Broker) -> None:
     """Each connection that is called arrives at the actor once, by its id."""
     seen: list[str] = []
     with working(connected, seen.append):
-        broker.call(connected, ["c1", "c 2/é"])
+        broker.enqueue(connected, ["c1", "c 2/é"])
 
         eventually(lambda: sorted(seen) == ["c 2/é", "c1"])
 
@@ -61,8 +61,8 @@ def test_a_call_reaches_a_worker(connected: broker.Broker) -> None:
 def test_a_call_waits_for_a_worker(connected: broker.Broker) -> None:
     """A call that was made while no worker ran is taken up by the next one."""
     seen: list[str] = []
-    dramatiq.actor(seen.append, broker=connected, actor_name=REFRESH, queue_name=REFRESH)
-    broker.call(connected, ["c1"])
+    dramatiq.actor(seen.append, broker=connected, actor_name=REFETCH_ACTOR, queue_name=REFETCH_ACTOR)
+    broker.enqueue(connected, ["c1"])
     worker = dramatiq.Worker(connected, worker_threads=1, worker_timeout=50)
 
     worker.start()
@@ -81,7 +81,7 @@ def test_work_that_fails_is_tried_again(connected: broker.Broker) -> None:
             raise OutOfReachError("away for a moment")
 
     with working(connected, stumble):
-        broker.call(connected, ["c1"])
+        broker.enqueue(connected, ["c1"])
 
         eventually(lambda: seen == ["c1", "c1"], seconds=30)
 
@@ -95,7 +95,7 @@ def test_a_broker_that_is_away_is_told(scheme: str) -> None:
     """Where nobody listens, a ping and a call say so soon, without the password."""
     made = broker.connect(f"{scheme}://user:hidden@127.0.0.1:{servers.free_ports(1)[0]}/0")
 
-    complaints = [complaint(lambda: broker.ping(made)), complaint(lambda: broker.call(made, ["c1"]))]
+    complaints = [complaint(lambda: broker.ping(made)), complaint(lambda: broker.enqueue(made, ["c1"]))]
 
     assert "hidden" not in "".join(complaints)
     made.close()
@@ -106,7 +106,7 @@ def test_a_broker_that_hangs_is_told(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         made = broker.connect(f"{scheme}://user:hidden@127.0.0.1:{silent.getsockname()[1]}/0")
 
-        assert "hidden" not in complaint(lambda: broker.call(made, ["c1"]))
+        assert "hidden" not in complaint(lambda: broker.enqueue(made, ["c1"]))
         made.close()
 
 
@@ -124,14 +124,14 @@ def test_a_broker_that_comes_back_is_used_again(test_run: servers.Run) -> None:
     server = servers.start_valkey(test_run, "mortal")
     port = int(server.url.rsplit(":", 1)[1].removesuffix("/0"))
     made = broker.connect(server.url)
-    broker.call(made, ["c1"])
+    broker.enqueue(made, ["c1"])
 
     server.kill()
     with pytest.raises(OutOfReachError):
-        broker.call(made, ["c2"])
+        broker.enqueue(made, ["c2"])
     server = servers.start_valkey(test_run, "mortal", port)
 
-    broker.call(made, ["c3"])
+    broker.enqueue(made, ["c3"])
     made.close()
     server.stop()
 
@@ -139,14 +139,14 @@ def test_a_broker_that_comes_back_is_used_again(test_run: servers.Run) -> None:
 def test_dead_letters_are_not_kept_in_memory() -> None:
     """The broker inside the process forgets what failed for good: the rows remember it."""
     made: Any = broker.connect("memory://")
-    made.declare_queue(REFRESH)
-    message: dramatiq.Message[None] = dramatiq.Message(REFRESH, REFRESH, ("c1",), {}, {})
+    made.declare_queue(REFETCH_ACTOR)
+    message: dramatiq.Message[None] = dramatiq.Message(REFETCH_ACTOR, REFETCH_ACTOR, ("c1",), {}, {})
     made.enqueue(message)
-    consumer = made.consume(REFRESH, timeout=100)
+    consumer = made.consume(REFETCH_ACTOR, timeout=100)
     taken = next(consumer)
     assert taken is not None
 
     consumer.nack(taken)
 
     assert made.dead_letters == []
-    assert list(made.dead_letters_by_queue[REFRESH]) == []
+    assert list(made.dead_letters_by_queue[REFETCH_ACTOR]) == []

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, select, update
 
-from runtime.database import STATEMENT_SECONDS, Database
+from runtime.database import STATEMENT_TIMEOUT_SECONDS, Database
 from runtime.errors import OutOfReachError
 from schemas.tables import FeedCounterRow
 from tests.support import servers
@@ -233,7 +233,7 @@ def tables_of(database: Database) -> list[str]:
 def test_postgres_is_set_so_that_nothing_hangs(postgres: Database) -> None:
     """A statement ends within the time in which a webhook must be answered, and times are UTC."""
     with postgres.read() as session:
-        assert shown(session, "statement_timeout") == f"{STATEMENT_SECONDS}s"
+        assert shown(session, "statement_timeout") == f"{STATEMENT_TIMEOUT_SECONDS}s"
         assert shown(session, "TimeZone") == "UTC"
         assert shown(session, "application_name") == "meldwatch"
 
@@ -325,13 +325,13 @@ def test_a_snapshot_sees_one_moment(database: Database) -> None:
 
 def test_a_notification_comes_with_the_commit(postgres: Database) -> None:
     """Not before, and not at all where the transaction is given up."""
-    with closing(postgres.connect_apart()) as listener:
+    with closing(postgres.connect_unpooled()) as listener:
         listener.execute("LISTEN news")
         with suppress(ZeroDivisionError), postgres.write() as session:
-            session.exec(select(postgres.notification("news"))).one()
+            session.exec(select(postgres.notify_expression("news"))).one()
             _ = 1 / 0
         with postgres.write() as session:
-            session.exec(select(postgres.notification("news"))).one()
+            session.exec(select(postgres.notify_expression("news"))).one()
             before = list(listener.notifies(timeout=0.2))
         after = [heard.channel for heard in listener.notifies(timeout=5, stop_after=1)]
 
@@ -341,13 +341,13 @@ def test_a_notification_comes_with_the_commit(postgres: Database) -> None:
 def test_a_notification_is_nothing_on_sqlite(sqlite: Database) -> None:
     """The same statement runs there, and tells nobody."""
     with sqlite.read() as session:
-        assert session.exec(select(sqlite.notification("news"))).one() is None
+        assert session.exec(select(sqlite.notify_expression("news"))).one() is None
 
 
 def test_a_connection_apart_is_none_of_the_pool(postgres_url: str) -> None:
     """It is kept as long as it is wanted, and a pool of one has its one all the same."""
     small = Database(postgres_url, pool_size=1)
-    with closing(small.connect_apart()) as apart, small.read() as session:
+    with closing(small.connect_unpooled()) as apart, small.read() as session:
         assert [session.exec(select(1)).one(), apart.execute("SELECT 1").fetchone()] == [1, (1,)]
     small.close()
 
@@ -355,4 +355,4 @@ def test_a_connection_apart_is_none_of_the_pool(postgres_url: str) -> None:
 def test_a_connection_apart_to_nowhere_is_out_of_reach() -> None:
     """Said as everywhere else."""
     with pytest.raises(OutOfReachError):
-        Database("postgresql://nobody@127.0.0.1:1/nothing").connect_apart()
+        Database("postgresql://nobody@127.0.0.1:1/nothing").connect_unpooled()

@@ -3,7 +3,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.document_diff import Difference, differences
+from runtime.document_diff import FieldDifference, diff_documents
 
 values = st.recursive(
     st.none() | st.integers() | st.text(max_size=3),
@@ -18,24 +18,24 @@ def test_fields_are_named_with_those_around_them() -> None:
     before = {"a": 1, "b": {"c": {"d": 1, "e": 2}}, "l": [1], "gone": 1}
     after = {"a": 1, "b": {"c": {"d": 1, "e": 3}}, "l": [2], "new": 2}
 
-    assert list(differences(before, after)) == [
-        Difference("b.c.e", 2, 3),
-        Difference("l", [1], [2]),
-        Difference("gone", 1, None),
-        Difference("new", None, 2),
+    assert list(diff_documents(before, after)) == [
+        FieldDifference("b.c.e", 2, 3),
+        FieldDifference("l", [1], [2]),
+        FieldDifference("gone", 1, None),
+        FieldDifference("new", None, 2),
     ]
 
 
 @given(documents)
 def test_a_document_does_not_differ_from_itself(document: dict[str, Any]) -> None:
     """Nothing differs where nothing does."""
-    assert list(differences(document, document)) == []
+    assert list(diff_documents(document, document)) == []
 
 
 @given(documents, documents)
 def test_differences_are_the_same_from_both_sides(one: dict[str, Any], other: dict[str, Any]) -> None:
     """What differs from here differs from there, the other way round."""
-    there = {(each.field, repr(each.before), repr(each.after)) for each in differences(one, other)}
-    back = {(each.field, repr(each.after), repr(each.before)) for each in differences(other, one)}
+    there = {(each.field, repr(each.before), repr(each.after)) for each in diff_documents(one, other)}
+    back = {(each.field, repr(each.after), repr(each.before)) for each in diff_documents(other, one)}
 
     assert there == back

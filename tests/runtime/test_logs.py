@@ -46,7 +46,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_fact_is_one_line_of_json(stream: io.StringIO) -> None:
     """An event and its values are one JSON object, with time, level and logger."""
-    logs.get("service.ingest.inbox").info("stored", count=3, text="two\nlines")
+    logs.get_logger("service.ingest.inbox").info("stored", count=3, text="two\nlines")
 
     (line,) = lines(stream)
     assert line.pop("timestamp").endswith("Z")
@@ -71,7 +71,7 @@ def test_libraries_speak_the_same_way(stream: io.StringIO) -> None:
 @pytest.mark.parametrize("name", ["authorization", "api_key", "access_token", "webhook_secret", "meld_signature"])
 def test_secrets_are_not_logged(stream: io.StringIO, name: str) -> None:
     """A value whose name says that it is a credential is not shown, whoever logs it."""
-    logs.get("ours").info("ours", **{name: "hidden"})
+    logs.get_logger("ours").info("ours", **{name: "hidden"})
     logging.getLogger("theirs").warning("theirs", extra={name: "hidden"})
 
     assert "hidden" not in stream.getvalue()
@@ -80,7 +80,9 @@ def test_secrets_are_not_logged(stream: io.StringIO, name: str) -> None:
 
 def test_secrets_inside_values_are_not_logged(stream: io.StringIO) -> None:
     """A credential inside a value that is an object or a list is gone."""
-    logs.get("ours").info("asked", headers={"Authorization": "hidden", "a": [{"accessToken": "hidden"}]}, ids=("c1",))
+    logs.get_logger("ours").info(
+        "asked", headers={"Authorization": "hidden", "a": [{"accessToken": "hidden"}]}, ids=("c1",)
+    )
 
     (line,) = lines(stream)
     assert "hidden" not in stream.getvalue()
@@ -90,7 +92,7 @@ def test_secrets_inside_values_are_not_logged(stream: io.StringIO) -> None:
 def test_values_bound_to_the_context_are_in_every_line(stream: io.StringIO) -> None:
     """What a piece of work has bound stands in the lines that it logs, without its secrets."""
     with structlog.contextvars.bound_contextvars(connection_id="c1", token="hidden"):
-        logs.get("ours").info("read")
+        logs.get_logger("ours").info("read")
 
     (line,) = lines(stream)
     assert (line["connection_id"], line["token"]) == ("c1", "***")
@@ -102,7 +104,7 @@ def test_tracebacks_show_no_values(stream: io.StringIO) -> None:
     try:
         int("x" * len(hidden_value))
     except ValueError:
-        logs.get("ours").exception("failed")
+        logs.get_logger("ours").exception("failed")
 
     (line,) = lines(stream)
     assert line["exception"][0]["exc_type"] == "ValueError"
@@ -120,7 +122,7 @@ def test_chatter_is_left_out(stream: io.StringIO, name: str) -> None:
 
 def test_details_are_left_out(stream: io.StringIO) -> None:
     """Debug lines are for nobody."""
-    logs.get("ours").debug("detail")
+    logs.get_logger("ours").debug("detail")
 
     assert stream.getvalue() == ""
 
@@ -133,7 +135,7 @@ def test_a_terminal_gets_words() -> None:
     try:
         int("wrong")
     except ValueError:
-        logs.get("ours").exception("failed", token="hidden")
+        logs.get_logger("ours").exception("failed", token="hidden")
 
     shown = terminal.getvalue()
     assert "failed" in shown
@@ -148,7 +150,7 @@ def test_a_pipe_gets_what_was_chosen(log_format: str, *, is_json: bool) -> None:
     stream = io.StringIO()
     logs.configure(log_format, stream=stream)
 
-    logs.get("ours").info("said")
+    logs.get_logger("ours").info("said")
 
     assert stream.getvalue().startswith("{") is is_json
 
@@ -158,7 +160,7 @@ def test_json_is_chosen_on_a_terminal_too() -> None:
     terminal = Terminal()
     logs.configure("json", stream=terminal)
 
-    logs.get("ours").info("said")
+    logs.get_logger("ours").info("said")
 
     assert json.loads(terminal.getvalue())["event"] == "said"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from runtime.errors import SettingsError
-from runtime.settings import PREFIX, Settings, load, require, unknown
+from runtime.settings import PREFIX, Settings, find_unknown_variables, load_settings, require_settings
 
 ROOT = Path(__file__).parent.parent.parent
 SECRETS = ["meld_api_key", "meld_authorization", "webhook_secrets", "read_tokens", "admin_tokens"]
@@ -19,10 +19,10 @@ secret_texts = st.text("QXZJ0123456789", min_size=8, max_size=40).map(lambda tex
 def loaded(tmp_path: Path | None = None, env_file: str | None = None, **given: str) -> Settings:
     environ = {PREFIX + name.upper(): value for name, value in given.items()}
     if tmp_path is None or env_file is None:
-        return load(environ, None)
+        return load_settings(environ, None)
     path = tmp_path / ".env"
     path.write_text(env_file)
-    return load(environ, path)
+    return load_settings(environ, path)
 
 
 def complaint(**given: str) -> str:
@@ -55,7 +55,7 @@ def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_no_file(tmp_path: Path) -> None:
     """Where there is no ``.env`` the environment stands alone."""
-    assert load({}, tmp_path / "none") == Settings()
+    assert load_settings({}, tmp_path / "none") == Settings()
 
 
 def test_an_empty_value_is_no_value(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_file_is_taken_word_for_word(tmp_path: Path) -> None:
 
 def test_other_variables_do_no_harm() -> None:
     """What does not bear the prefix, or is no setting, changes nothing."""
-    assert load({"PORT": "1", "MELDWATCH_NONSENSE": "1"}, None) == Settings()
+    assert load_settings({"PORT": "1", "MELDWATCH_NONSENSE": "1"}, None) == Settings()
 
 
 @pytest.mark.parametrize("field", list(Settings.model_fields))
@@ -256,20 +256,20 @@ def test_settings_do_not_change() -> None:
 def test_what_a_process_needs_is_asked_for_by_name(given_: dict[str, str]) -> None:
     """A process that lacks a setting says which."""
     with pytest.raises(SettingsError, match="MELDWATCH_MELD_API_KEY is not set"):
-        require(loaded(**given_), "database_url", "meld_api_key", "webhook_secrets")
+        require_settings(loaded(**given_), "database_url", "meld_api_key", "webhook_secrets")
 
 
 @pytest.mark.parametrize("name", ["meld_api_key", "meld_authorization"])
 def test_either_form_of_credentials_will_do(name: str) -> None:
     """Credentials may be a key or a whole header."""
-    require(loaded(**{name: "value"}), "meld_api_key")
+    require_settings(loaded(**{name: "value"}), "meld_api_key")
 
 
 def test_slips_are_told() -> None:
     """A variable that is no setting is told, with the setting that was probably meant."""
     given_ = {"MELDWATCH_WEBHOOK_SECRET": "x", "MELDWATCH_PORT": "1", "MELDWATCH_QQQ": "x", "MELDWATCH_PORT_FILE": "x"}
 
-    assert unknown(given_, None) == [
+    assert find_unknown_variables(given_, None) == [
         "MELDWATCH_QQQ is no setting of this version",
         "MELDWATCH_WEBHOOK_SECRET is no setting of this version; MELDWATCH_WEBHOOK_SECRETS is",
     ]
@@ -279,8 +279,8 @@ def test_the_example_is_usable() -> None:
     """The example names only settings there are, and changes nothing until it is filled in."""
     example = ROOT / ".env.example"
 
-    assert unknown({}, example) == []
-    assert load({}, example) == Settings()
+    assert find_unknown_variables({}, example) == []
+    assert load_settings({}, example) == Settings()
 
 
 def test_every_setting_is_described() -> None:

@@ -1,4 +1,4 @@
-"""Keys for tests: the present one, with its vault, and the one before it."""
+"""Keys for tests: the present one, with its encryption, and the one before it."""
 
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
@@ -6,4 +6,4 @@ from pydantic import SecretStr
 from runtime.security.encryption import Encryption
 
 OLD, KEY = (SecretStr(Fernet.generate_key().decode()) for _ in range(2))
-VAULT = Encryption([KEY])
+ENCRYPTION = Encryption([KEY])

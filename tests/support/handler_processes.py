@@ -9,10 +9,10 @@ from typing import Any
 
 from runtime.handlers.process_pool import HandlerPool
 from schemas.events import Event
-from schemas.push import Receipt
+from schemas.push import PushResult
 from tests.support import row_factory
 
-TAKEN = Receipt()
+TAKEN = PushResult()
 IN_FOLDER = "import os, runpy, sys; os.chdir(sys.argv.pop()); runpy.run_module('meldwatch.process.handler_main', run_name='__main__')"
 
 
@@ -24,15 +24,15 @@ def command_in(folder: Path) -> list[str]:
 class ScriptedHandlers:
     """Handlers that keep what they are called with, and of which comes what was scripted; without a process."""
 
-    def __init__(self, receipt: Receipt = TAKEN, *, only_for: str = "") -> None:
+    def __init__(self, receipt: PushResult = TAKEN, *, only_for: str = "") -> None:
         self.calls: list[tuple[str, bytes]] = []
         self._receipt = receipt
         self._only_for = only_for.encode()
 
-    def run(self, name: str, body: bytes) -> Receipt:
+    def run(self, name: str, body: bytes) -> PushResult:
         """Keep it, and let come of it what was told."""
         self.calls.append((name, body))
-        return self._receipt if self._only_for in body else Receipt()
+        return self._receipt if self._only_for in body else PushResult()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import standardwebhooks
 import svix
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
-from schemas.events import EVENTS
+from schemas.events import EVENT_MODELS
 from service.resources import event_schemas
 
 _KIND = jsonschema.Draft202012Validator
@@ -61,5 +61,5 @@ def _verifies(webhook: Any, body: bytes, headers: dict[str, str]) -> bool:
 
 @cache
 def _validator(type_: str) -> Any:
-    (known,) = (known for known in EVENTS if known == type_)
+    (known,) = (known for known in EVENT_MODELS if known == type_)
     return _KIND(event_schemas.schema(known), format_checker=_KIND.FORMAT_CHECKER)

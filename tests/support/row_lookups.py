@@ -9,7 +9,7 @@ from sqlmodel import col, select
 
 from runtime.database import Database
 from schemas import tables
-from schemas.api_resources import state_of
+from schemas.api_resources import get_webhook_state
 from schemas.events import Event
 from schemas.tables import CircuitBreakerRow, ConnectionRow, ReadRequestRow, WebhookRow
 from workers.refetch.follow_up_reads import SETTLE_SECONDS
@@ -20,7 +20,7 @@ def all_rows(database: Database, table: type[Any]) -> Sequence[Any]:
         return session.exec(select(table)).all()
 
 
-def job_of(database: Database, connection_id: str) -> ReadRequestRow:
+def read_request_of(database: Database, connection_id: str) -> ReadRequestRow:
     with database.read() as session:
         return session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == connection_id)).one()
 
@@ -37,17 +37,20 @@ def mirror_of(database: Database, connection_id: str) -> ConnectionRow:
 
 
 def make_due(database: Database) -> None:
-    """Let the time pass that jobs and pauses wait for: move them into the past, and webhooks a little."""
+    """Let the time pass that requests and pauses wait for, and that a read needs to settle a webhook."""
     past = datetime.now(UTC) - timedelta(hours=1)
-    settled = datetime.now(UTC) - timedelta(seconds=SETTLE_SECONDS + 1)
+    passed = timedelta(seconds=SETTLE_SECONDS + 1)
     with database.write() as session:
         session.exec(update(ReadRequestRow).where(col(ReadRequestRow.due_at).is_not(None)).values(due_at=past))
         session.exec(
             update(CircuitBreakerRow).where(col(CircuitBreakerRow.paused_until).is_not(None)).values(paused_until=past)
         )
-        session.exec(update(WebhookRow).where(col(WebhookRow.received_at) > settled).values(received_at=settled))
+        for webhook in session.exec(select(WebhookRow)).all():
+            webhook.received_at -= passed
+        for connection in session.exec(select(ConnectionRow)).all():
+            connection.checked_at -= passed
 
 
 def states_of(database: Database) -> list[str]:
     with database.read() as session:
-        return [state_of(row) for row in session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all()]
+        return [get_webhook_state(row) for row in session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all()]

@@ -1,4 +1,4 @@
-"""Subscribers for tests: rows, a scripted consumer that implements the sender's port, and a real one on a socket."""
+"""Event consumers for tests: a scripted one that replaces the push sender, a real HTTP server, subscription rows."""
 
 import itertools
 import threading
@@ -13,25 +13,25 @@ from sqlmodel import col, select
 from runtime.clock import Clock, utcnow
 from runtime.database import Database
 from runtime.metrics import Metrics
-from runtime.queues.deliveries import hold_feed
+from runtime.queues.deliveries import lock_feed
 from runtime.security.encryption import Encryption
-from schemas.handler_protocol import name_of
-from schemas.push import Receipt
+from schemas.handler_protocol import parse_handler_name
+from schemas.push import PushResult
 from schemas.tables import DeliveryQueueRow, DeliveryRow, FeedCounterRow, SubscriptionRow
 from tests.support import row_factory
-from tests.support.encryption_keys import VAULT
+from tests.support.encryption_keys import ENCRYPTION
 from tests.support.push_acceptance import accept, accept_unsigned
 from workers.delivery.dispatcher import DeliveryDispatcher, DeliverySender
 from workers.events.fan_out import owe
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-TAKEN = Receipt(200)
+ACKNOWLEDGED = PushResult(200)
 _NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """One push, as a consumer gets it."""
+class ReceivedPush:
+    """One push, as a consumer receives it."""
 
     url: str
     headers: Mapping[str, str]
@@ -39,14 +39,15 @@ class Pushed:
 
     @property
     def event_id(self) -> str:
-        """The event's id, which is the push's."""
+        """The event's id."""
         return self.headers["webhook-id"]
 
 
 class ScriptedConsumer:
-    """Takes every push, or does with one what was scripted for its event: a receipt, or a function that makes one.
+    """Acknowledges every push, or returns the result that a test has set: for an event in ``answers``, or for all others.
 
-    One that a consumer would have to refuse fails the test.
+    A result is a value, or a function that returns one. The test fails if a push is one that a consumer must reject
+    (signature, schema).
 
     Args:
         secrets: The secrets of its subscriptions.
@@ -54,21 +55,21 @@ class ScriptedConsumer:
 
     def __init__(self, *secrets: str) -> None:
         self.secrets = secrets or (SECRET,)
-        self.pushes: list[Pushed] = []
-        self.answers: dict[str, Receipt | Callable[[], Receipt]] = {}
-        self.usual: Receipt | Callable[[], Receipt] = TAKEN
+        self.pushes: list[ReceivedPush] = []
+        self.answers: dict[str, PushResult | Callable[[], PushResult]] = {}
+        self.default_answer: PushResult | Callable[[], PushResult] = ACKNOWLEDGED
         self._lock = threading.Lock()
 
-    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
         """Answer as scripted."""
-        if name_of(url) is None:
+        if parse_handler_name(url) is None:
             accept(headers, body, self.secrets)
         else:
             accept_unsigned(headers, body)
-        pushed = Pushed(url, headers, body)
+        pushed = ReceivedPush(url, headers, body)
         with self._lock:
             self.pushes.append(pushed)
-            answer = self.answers.get(pushed.event_id, self.usual)
+            answer = self.answers.get(pushed.event_id, self.default_answer)
         return answer() if callable(answer) else answer
 
     @property
@@ -77,28 +78,32 @@ class ScriptedConsumer:
         return [pushed.event_id for pushed in self.pushes]
 
 
-def deliver_on(
+def make_dispatcher(
     database: Database,
     sender: DeliverySender | None = None,
-    calls: list[str] | None = None,
+    notified: list[str] | None = None,
     *,
     clock: Clock = utcnow,
-    vault: Encryption = VAULT,
+    encryption: Encryption = ENCRYPTION,
     lease_seconds: float = 30,
     threads: int = 8,
     metrics: Metrics | None = None,
-    call: Callable[[Collection[str]], None] | None = None,
+    notify: Callable[[Collection[str]], None] | None = None,
     **options: float,
 ) -> DeliveryDispatcher:
-    """Return what delivers, as a process would make it."""
+    """Return a dispatcher, wired as a process would do it, but without jitter.
+
+    Args:
+        notified: Receives the subscriptions whose workers were notified.
+    """
     return DeliveryDispatcher(
         database=database,
         sender=sender or ScriptedConsumer(),
-        vault=vault,
-        call=call or (calls if calls is not None else []).extend,
+        encryption=encryption,
+        notify=notify or (notified if notified is not None else []).extend,
         clock=clock,
         lease_seconds=lease_seconds,
-        token=lambda: f"push {next(_NUMBERS)}",
+        new_token=lambda: f"push {next(_NUMBERS)}",
         jitter=lambda: 0.0,
         metrics=metrics or Metrics(),
         threads=threads,
@@ -107,12 +112,12 @@ def deliver_on(
 
 
 def subscribe(database: Database, id_: str = "s1", **values: Any) -> None:
-    """Store a subscription to everything that comes from now on."""
+    """Insert a subscription to all event types."""
     usual: dict[str, Any] = {
         "name": f"name of {id_}",
         "url": "https://consumer.example/events",
         "types": [],
-        "secret": VAULT.seal(SECRET),
+        "secret": ENCRYPTION.encrypt(SECRET),
         "after_position": 0,
         "created_at": row_factory.TIME,
     }
@@ -120,9 +125,9 @@ def subscribe(database: Database, id_: str = "s1", **values: Any) -> None:
 
 
 def emit(database: Database, *connection_ids: str, type_: str = "connection.status_changed") -> list[str]:
-    """Append an event of each connection to the feed, and owe it as the workers do; return the events' ids."""
+    """Append an event of each connection to the feed, and fan it out to the outbox; return the events' ids."""
     with database.write() as session:
-        position = hold_feed(session)
+        position = lock_feed(session)
         events = []
         for connection_id in connection_ids:
             position += 1
@@ -142,8 +147,8 @@ def deliveries(database: Database) -> Sequence[DeliveryRow]:
         return session.exec(select(DeliveryRow).order_by(col(DeliveryRow.id))).all()
 
 
-def lanes(database: Database) -> Sequence[DeliveryQueueRow]:
-    """Return all lanes."""
+def delivery_queues(database: Database) -> Sequence[DeliveryQueueRow]:
+    """Return all delivery queues."""
     with database.read() as session:
         return session.exec(
             select(DeliveryQueueRow).order_by(
@@ -158,8 +163,8 @@ def subscription(database: Database, id_: str = "s1") -> SubscriptionRow:
         return session.exec(select(SubscriptionRow).where(SubscriptionRow.id == id_)).one()
 
 
-def at_once(count: int, work: Callable[[], object]) -> None:
-    """Do a thing in several threads at once, and wait for all of them."""
+def run_in_threads(count: int, work: Callable[[], object]) -> None:
+    """Run a function in several threads at once, and wait for all of them."""
     threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -167,26 +172,28 @@ def at_once(count: int, work: Callable[[], object]) -> None:
         thread.join()
 
 
-class Consumer:
-    """A real consumer on a socket of this machine: keeps what it gets, and answers as it is told.
+class HttpConsumer:
+    """A real HTTP server on a local port that keeps the pushes and answers as a test has set.
 
-    One push that a consumer would have to refuse fails the test, at the end.
+    On exit the test fails if any push is one that a consumer must reject.
 
     Attributes:
         secrets: The secrets of its subscriptions.
-        pushes: What came, in order.
-        statuses: What the next requests are answered with; then 200.
-        seconds: How long it takes over an answer.
+        pushes: The pushes, in the order of their arrival.
+        times: When each arrived, on the monotonic clock.
+        statuses: The status codes of the next answers; after them 200.
+        seconds: The delay of every answer.
+        may_answer: Answers wait while this event is cleared.
     """
 
     def __init__(self) -> None:
         self.secrets: list[str] = []
-        self.pushes: list[Pushed] = []
+        self.pushes: list[ReceivedPush] = []
         self.times: list[float] = []
         self.statuses: list[int] = []
         self.seconds = 0.0
-        self.gate = threading.Event()
-        self.gate.set()
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         consumer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -199,9 +206,9 @@ class Consumer:
                 if len(body) < length:
                     return  # the sender died
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                consumer.pushes.append(Pushed(self.path, headers, body))
+                consumer.pushes.append(ReceivedPush(self.path, headers, body))
                 consumer.times.append(time.monotonic())
-                consumer.gate.wait(30)
+                consumer.may_answer.wait(30)
                 threading.Event().wait(consumer.seconds)
                 status = consumer.statuses.pop(0) if consumer.statuses else 200
                 self.send_response(status)
@@ -209,7 +216,7 @@ class Consumer:
                 self.end_headers()
 
             def log_message(self, *_arguments: object) -> None:
-                """Say nothing."""
+                """Write no log."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -222,8 +229,8 @@ class Consumer:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """End, and look at all that came."""
-        self.gate.set()
+        """Stop, and check all pushes."""
+        self.may_answer.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -231,5 +238,5 @@ class Consumer:
             accept(pushed.headers, pushed.body, self.secrets)
 
     def event_ids(self) -> Collection[str]:
-        """Return the events that came, in order."""
+        """Return the ids of the pushed events, in the order of their arrival."""
         return [pushed.headers["webhook-id"] for pushed in self.pushes]

@@ -9,9 +9,9 @@ from typing import Any
 from runtime.database import Database
 from schemas.meld.webhook import ReceivedWebhook
 from schemas.tables import WebhookRow
-from service.ingest.payload import read_hint
-from service.ingest.webhook_insert import table_for
-from tests.support.encryption_keys import VAULT
+from service.ingest.payload import parse_hint
+from service.ingest.webhook_insert import make_webhook_table
+from tests.support.encryption_keys import ENCRYPTION
 
 STATUS_CHANGE = "BANK_LINKING_CONNECTION_STATUS_CHANGE"
 DELETED = "BANK_LINKING_CONNECTION_DELETED"
@@ -42,16 +42,16 @@ def delivery(raw: bytes) -> ReceivedWebhook:
         headers={"meld-signature": "sig"},
         url="https://example.com/webhooks/meld",
         signed_at=datetime.now(UTC),
-        hint=read_hint(raw),
+        hint=parse_hint(raw),
     )
 
 
 def store(database: Database, *bodies: bytes) -> list[str]:
     """Store webhooks, and return the connections whose workers are to be called."""
-    with closing(table_for(database, VAULT)) as table:
+    with closing(make_webhook_table(database, ENCRYPTION)) as table:
         return table.insert([delivery(raw) for raw in bodies])
 
 
 def opened(webhook: WebhookRow) -> bytes:
     """Return the body of a stored webhook as it came."""
-    return VAULT.open_bytes(webhook.body, webhook.encrypted_with)
+    return ENCRYPTION.decrypt_bytes(webhook.body, webhook.encrypted_with)

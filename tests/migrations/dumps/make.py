@@ -31,8 +31,8 @@ from simulator.world.new_connection import NewConnection
 from tests.end_to_end.deployment import SECRET, Deployment, deployed
 from tests.support import servers
 from tests.support.polling import eventually
-from tests.support.scripted_consumer import Consumer
-from workers.retention.observations import forget
+from tests.support.scripted_consumer import HttpConsumer
+from workers.retention.observations import remove_old_observations
 
 KEY = "bWVsZHdhdGNoIDAuMS4wJ3Mga2V5LCBmb3IgdGVzdHM="
 """What seals the subscriptions' secrets in the dumps; ``tests/end_to_end/test_upgrade.py`` has it, too."""
@@ -73,7 +73,7 @@ def write(path: Path, dump: str, names: dict[str, str]) -> None:
 
 def live(url: str, folder: Path) -> dict[str, str]:
     """Run the release on a database; return what its names for things of this machine are to be replaced by."""
-    with deployed(folder, url, "memory://", **SETTINGS) as deployment, Consumer() as crm, Consumer() as billing:
+    with deployed(folder, url, "memory://", **SETTINGS) as deployment, HttpConsumer() as crm, HttpConsumer() as billing:
         deployment.environment["PYTHONPATH"] = str(Path.cwd())
         billing.statuses = [500] * 1000
         up = deployment.start("up")
@@ -85,7 +85,7 @@ def live(url: str, folder: Path) -> dict[str, str]:
         give_up(deployment, url, ids["broken"])
         bury(url)
         with opened(url) as session:
-            forget(session.info["database"], session, ids["a"], utcnow())
+            remove_old_observations(session.info["database"], session, ids["a"], utcnow())
         leave_pending(deployment, url, ids["b"])
         up.send_signal(signal.SIGKILL)
         up.wait()
@@ -100,7 +100,7 @@ def live(url: str, folder: Path) -> dict[str, str]:
         }
 
 
-def subscribe(deployment: Deployment, crm: Consumer, billing: Consumer) -> None:
+def subscribe(deployment: Deployment, crm: HttpConsumer, billing: HttpConsumer) -> None:
     """Have one consumer that takes everything, one that fails, and one that rests."""
     for name, consumer in (("crm", crm), ("billing", billing), ("archive", crm)):
         added = deployment.run("subscriptions", "add", name, consumer.url)
@@ -111,13 +111,13 @@ def subscribe(deployment: Deployment, crm: Consumer, billing: Consumer) -> None:
 
 def happen(deployment: Deployment) -> dict[str, str]:
     """Have connections linked, joined, damaged, mended, moved and deleted; return some of them."""
-    world, tell = deployment.meld.world, deployment.meld.tell
+    world, tell = deployment.meld.world, deployment.meld.send_webhooks
     customer = NewConnection(external_customer_id="customer")
     ids = {name: world.start(customer).id for name in ("a", "b", "c", "broken", "deleted")}
     for id_ in ids.values():
         tell(world.complete(id_))
     eventually(lambda: len(deployment.mirror()) == len(ids) and deployment.is_settled(), SECONDS)
-    for act in (world.damage, world.heal, world.damage, world.repair):
+    for act in (world.break_connection, world.heal, world.break_connection, world.repair):
         tell(act(ids["a"]))
         eventually(lambda: deployment.is_true() and deployment.is_settled(), SECONDS)
     tell(world.join(ids["b"], ids["c"]))
@@ -132,7 +132,9 @@ def happen(deployment: Deployment) -> dict[str, str]:
 def post(deployment: Deployment, body: bytes) -> None:
     """Send a webhook that the simulated Meld does not."""
     url = f"{deployment.url}/webhooks/meld"
-    headers = signature.headers(secret=SECRET, url=url, signed_at=signature.stamp(utcnow()), body=body)
+    headers = signature.signature_headers(
+        secret=SECRET, url=url, signed_at=signature.format_timestamp(utcnow()), body=body
+    )
     httpx2.post(url, content=body, headers=headers).raise_for_status()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.handlers.child_process import EndedError, HandlerProcess, LateError
+from runtime.handlers.child_process import HandlerExitedError, HandlerProcess, HandlerTimeoutError
 from tests.support.polling import eventually
 
 # What they all begin with: the line to the worker, and its answer.
@@ -26,7 +26,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[HandlerProcess]:
     """A process that runs what the test asks for; by default it says again what it hears."""
     host = HandlerProcess([sys.executable, "-c", getattr(request, "param", ECHO)])
     yield host
-    host.end()
+    host.terminate()
 
 
 def is_running(pid: int) -> bool:
@@ -40,8 +40,8 @@ def test_it_answers_line_by_line(host: HandlerProcess) -> None:
     """However long a line is."""
     long = "x" * 3_000_000
 
-    assert [host.ask(line, 20) for line in ("a", long, "c")] == [b"a\n", long.encode() + b"\n", b"c\n"]
-    assert host.is_there
+    assert [host.request(line, 20) for line in ("a", long, "c")] == [b"a\n", long.encode() + b"\n", b"c\n"]
+    assert host.is_alive
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_it_answers_line_by_line(host: HandlerProcess) -> None:
 @pytest.mark.parametrize("line", ["a", "x" * 3_000_000])
 def test_one_that_is_late_is_known_in_time(host: HandlerProcess, line: str) -> None:
     """Whether it does not answer, or does not even listen."""
-    assert host.ask("", 20) == b"ready\n"
+    assert host.request("", 20) == b"ready\n"
 
-    with pytest.raises(LateError):
-        host.ask(line, 0.05)
-    assert host.end() == "signal 9"
+    with pytest.raises(HandlerTimeoutError):
+        host.request(line, 0.05)
+    assert host.terminate() == "signal 9"
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_one_that_is_late_is_known_in_time(host: HandlerProcess, line: str) -> N
 )
 def test_one_that_ends_says_how(host: HandlerProcess, how: str) -> None:
     """It is known at once, and so is what became of it."""
-    with pytest.raises(EndedError):
-        host.ask("a", 20)
-    assert not host.is_there
-    assert host.end() == how
+    with pytest.raises(HandlerExitedError):
+        host.request("a", 20)
+    assert not host.is_alive
+    assert host.terminate() == how
 
 
 def test_what_cannot_be_started_is_an_error_of_the_system(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_what_cannot_be_started_is_an_error_of_the_system(tmp_path: Path) -> Non
 @pytest.mark.parametrize("host", [BEGIN + "say(subprocess.Popen(['sleep', '60']).pid); time.sleep(60)"], indirect=True)
 def test_it_ends_with_what_it_has_started(host: HandlerProcess) -> None:
     """A program that a handler runs does not outlive it."""
-    pid = int(host.ask("", 20))
+    pid = int(host.request("", 20))
     before = is_running(pid)
 
-    host.end()
+    host.terminate()
 
     assert before
     eventually(lambda: not is_running(pid), message="the end of what it has started")
@@ -104,7 +104,7 @@ def test_it_has_nothing_of_the_workers(host: HandlerProcess) -> None:
     """A group and a session of its own, and no descriptor but its line, the log, and those that it opened itself."""
     own = os.open(os.devnull, os.O_RDONLY)
     os.set_inheritable(own, True)  # noqa: FBT003 - its form
-    pid, group, session, *descriptors = map(int, host.ask("", 20).split())
+    pid, group, session, *descriptors = map(int, host.request("", 20).split())
     os.close(own)
 
     assert (group, session) == (pid, pid)
@@ -116,15 +116,15 @@ def test_any_thread_may_end_it(host: HandlerProcess) -> None:
     host.kill()
     host.kill()
 
-    with pytest.raises(EndedError):
-        host.ask("a", 20)
-    assert host.end() == f"signal {signal.SIGKILL:d}"
+    with pytest.raises(HandlerExitedError):
+        host.request("a", 20)
+    assert host.terminate() == f"signal {signal.SIGKILL:d}"
 
 
 @pytest.mark.parametrize("host", [BEGIN + "lines.readline(); sys.exit(5)"], indirect=True)
 def test_one_that_is_dismissed_ends_by_itself(host: HandlerProcess) -> None:
     """It has the time that it is given."""
-    host.dismiss()
+    host.request_exit()
     host.wait(20)
 
-    assert host.end() == "exit code 5"
+    assert host.terminate() == "exit code 5"

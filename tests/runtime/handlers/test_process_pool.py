@@ -8,7 +8,7 @@ import pytest
 
 from runtime.errors import SettingsError
 from runtime.handlers.process_pool import HandlerPool
-from schemas.push import Receipt
+from schemas.push import PushResult
 from tests.support.handler_processes import event, hosts_in
 from tests.support.polling import eventually
 
@@ -51,9 +51,9 @@ def callers(folder: Path) -> list[str]:
     return (folder / "calls").read_text().split()
 
 
-def at_once(hosts: HandlerPool, name: str, count: int) -> tuple[list[threading.Thread], list[Receipt]]:
+def at_once(hosts: HandlerPool, name: str, count: int) -> tuple[list[threading.Thread], list[PushResult]]:
     """Begin several calls; return their threads, and where their receipts will be."""
-    receipts: list[Receipt] = []
+    receipts: list[PushResult] = []
     threads = [
         threading.Thread(target=lambda number=number: receipts.append(hosts.run(name, event(number))))
         for number in range(1, count + 1)
@@ -67,7 +67,7 @@ def test_one_process_is_used_again_and_again(hosts: HandlerPool, tmp_path: Path)
     """What is there already is called; the next event is taken by the same process."""
     receipts = [hosts.run("mine.takes", event(number)) for number in range(1, 4)]
 
-    assert [receipt.is_taken for receipt in receipts] == [True] * 3
+    assert [receipt.is_acknowledged for receipt in receipts] == [True] * 3
     assert len(set(callers(tmp_path))) == 1
 
 
@@ -79,7 +79,7 @@ def test_as_many_run_as_are_called(hosts: HandlerPool, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
 
-    assert [receipt.is_taken for receipt in receipts] == [True] * 3
+    assert [receipt.is_acknowledged for receipt in receipts] == [True] * 3
 
 
 def test_one_that_hangs_is_cut(hosts: HandlerPool, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_one_that_hangs_is_cut(hosts: HandlerPool, tmp_path: Path) -> None:
     receipt = hosts.run("mine.hangs", event())
     hosts.run("mine.takes", event())
 
-    assert receipt == Receipt(detail="the handler took longer than 0.2 s, and was cut off")
+    assert receipt == PushResult(detail="the handler took longer than 0.2 s, and was cut off")
     assert len(set(callers(tmp_path))) == 2
 
 
@@ -96,17 +96,17 @@ def test_one_that_dies_takes_nothing_along(hosts: HandlerPool, tmp_path: Path) -
     """It failed, and the next event finds another process."""
     receipt = hosts.run("mine.dies", event())
 
-    assert receipt == Receipt(detail="the handler's process ended (exit code 3)")
-    assert hosts.run("mine.takes", event()).is_taken
+    assert receipt == PushResult(detail="the handler's process ended (exit code 3)")
+    assert hosts.run("mine.takes", event()).is_acknowledged
 
 
 def test_a_process_that_died_idle_is_no_handlers_fault(hosts: HandlerPool, tmp_path: Path) -> None:
     """As where the system lacks memory: it is not used any more."""
     hosts.run("mine.takes", event())
     os.kill(int(callers(tmp_path)[0]), signal.SIGKILL)
-    eventually(lambda: not any(host.is_there for host in hosts._idle), message="the end of the process")
+    eventually(lambda: not any(host.is_alive for host in hosts._idle), message="the end of the process")
 
-    assert hosts.run("mine.takes", event()).is_taken
+    assert hosts.run("mine.takes", event()).is_acknowledged
     assert len(set(callers(tmp_path))) == 2
 
 
@@ -119,7 +119,7 @@ def test_a_handler_that_is_gone_is_our_matter(tmp_path: Path, modules: tuple[str
         receipt = hosts.run("mine.gone", event())
 
     assert len(handlers) == 4 * len(modules)
-    assert (receipt.is_ours, receipt.is_taken) == (True, False)
+    assert (receipt.is_local_failure, receipt.is_acknowledged) == (True, False)
     assert "MELDWATCH_HANDLERS" in str(receipt.detail)
     assert "meldwatch subscriptions remove mine.gone" in str(receipt.detail)
 
@@ -131,7 +131,7 @@ def test_a_module_that_was_broken_meanwhile_is_our_matter(hosts: HandlerPool, tm
 
     receipts = [hosts.run("mine.takes", event()) for _ in range(2)]
 
-    assert [receipt.is_ours for receipt in receipts] == [True, True]
+    assert [receipt.is_local_failure for receipt in receipts] == [True, True]
     assert "nothing_of_this_name" in str(receipts[0].detail)
     assert receipts[0] == receipts[1]
 
@@ -148,8 +148,8 @@ def test_a_process_that_takes_long_to_start_is_not_waited_for_too_long(tmp_path:
         (tmp_path / "open").touch()
         eventually(lambda: hosts._idle, 60, message="a process that is ready")
 
-        assert early == Receipt(detail="no process for handlers was ready within 0.3 s", is_ours=True)
-        assert hosts.run("mine.takes", event()).is_taken
+        assert early == PushResult(detail="no process for handlers was ready within 0.3 s", is_local_failure=True)
+        assert hosts.run("mine.takes", event()).is_acknowledged
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_what_runs_is_ended_when_the_worker_ends(hosts: HandlerPool, tmp_path: P
         thread.join()
     late = hosts.run("mine.takes", event())
 
-    assert [receipt.is_void for receipt in (*receipts, late)] == [True, True]
+    assert [receipt.is_cancelled for receipt in (*receipts, late)] == [True, True]
     assert not hosts._all
 
 
@@ -201,7 +201,7 @@ def test_one_that_is_starting_is_ended_as_well(tmp_path: Path) -> None:
         threads[0].join()
 
         eventually(lambda: not hosts._all and not hosts._starting, message="the end of the process")
-    assert [receipt.is_void for receipt in receipts] == [True]
+    assert [receipt.is_cancelled for receipt in receipts] == [True]
 
 
 def test_idle_processes_end_as_programs_do(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from runtime.net.meld_client import EVIDENCE_CHARACTERS, LONGEST_PAUSE_SECONDS, PAGE_LIMIT, MeldClient
+from runtime.net.meld_client import MAX_EXCERPT_CHARACTERS, MAX_RETRY_AFTER_SECONDS, PAGE_LIMIT, MeldClient
 from runtime.settings import Settings
-from schemas.meld.connection import LONGEST_ID, LONGEST_KEPT
+from schemas.meld.connection import MAX_ID_LENGTH, MAX_INDEXED_BYTES
 from schemas.meld.read_outcome import (
     Absent,
     Found,
@@ -164,15 +164,15 @@ def test_what_the_truth_does_not_hang_on_may_be_odd(name: str, value: object) ->
         ("status", 5),
         ("status", ["ACTIVE"]),
         ("statusReason", 5),
-        ("status", "S" * (LONGEST_KEPT + 1)),
+        ("status", "S" * (MAX_INDEXED_BYTES + 1)),
         ("activeDuplicateConnectionId", 5),
-        ("activeDuplicateConnectionId", "c" * (LONGEST_ID + 1)),
+        ("activeDuplicateConnectionId", "c" * (MAX_ID_LENGTH + 1)),
         ("duplicateConnectionIds", "c2"),
         ("duplicateConnectionIds", {"c2": 1}),
         ("id", None),
         ("id", ""),
         ("id", 5),
-        ("id", "c" * (LONGEST_ID + 1)),
+        ("id", "c" * (MAX_ID_LENGTH + 1)),
         ("id", "c\x00"),
         ("id", "c\ud800"),
         ("id", "c\n"),
@@ -189,7 +189,7 @@ def test_what_the_truth_hangs_on_must_be_right(name: str, value: object) -> None
 @pytest.mark.parametrize("character", ["x", "\U0001f600"])
 def test_what_no_index_takes_is_left_to_the_document(name: str, character: str) -> None:
     """Connections are looked up by these; a value that is too long for that leaves the connection readable."""
-    longest = character * (LONGEST_KEPT // len(character.encode()))
+    longest = character * (MAX_INDEXED_BYTES // len(character.encode()))
     values = {"customerId": "customer_id", "externalCustomerId": "external_customer_id"}
 
     found = [read_document({**CONNECTION, name: value}) for value in (longest, longest + character)]
@@ -201,7 +201,7 @@ def test_what_no_index_takes_is_left_to_the_document(name: str, character: str) 
 
 def test_what_is_no_id_is_nobody() -> None:
     """Entries of the list of duplicates that can name no connection are left out, as those that are no text."""
-    listed = ["c2", None, 5, "c" * (LONGEST_ID + 1), "c\x003", "c4"]
+    listed = ["c2", None, 5, "c" * (MAX_ID_LENGTH + 1), "c\x003", "c4"]
 
     outcome = read_document({**CONNECTION, "duplicateConnectionIds": listed})
 
@@ -236,9 +236,9 @@ def test_another_connections_answer_is_refused() -> None:
         (answer(429, b"", {"Retry-After": "Fri, 02 Jan 2026 12:00:30 GMT"}), Throttled(30.0)),
         (answer(429, b"", {"Retry-After": "Fri, 02 Jan 2026 12:00:30 -0000"}), Throttled(30.0)),
         (answer(429, b"", {"Retry-After": "Thu, 01 Jan 2026 12:00:30 GMT"}), Throttled(0.0)),
-        (answer(429, b"", {"Retry-After": "999999"}), Throttled(LONGEST_PAUSE_SECONDS)),
-        (answer(429, b"", {"Retry-After": "9" * 400}), Throttled(LONGEST_PAUSE_SECONDS)),
-        (answer(429, b"", {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}), Throttled(LONGEST_PAUSE_SECONDS)),
+        (answer(429, b"", {"Retry-After": "999999"}), Throttled(MAX_RETRY_AFTER_SECONDS)),
+        (answer(429, b"", {"Retry-After": "9" * 400}), Throttled(MAX_RETRY_AFTER_SECONDS)),
+        (answer(429, b"", {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}), Throttled(MAX_RETRY_AFTER_SECONDS)),
         (answer(429, b"", {"Retry-After": "soon"}), Throttled(None)),
         (answer(429, b"", {"Retry-After": "1.5"}), Throttled(None)),
         (answer(429, b"", {"Retry-After": "-1"}), Throttled(None)),
@@ -514,4 +514,4 @@ def test_evidence_is_short() -> None:
     outcome = read(answer(200, b"word " * 1_000))
 
     assert isinstance(outcome, Unreadable)
-    assert len(outcome.evidence) == EVIDENCE_CHARACTERS
+    assert len(outcome.evidence) == MAX_EXCERPT_CHARACTERS

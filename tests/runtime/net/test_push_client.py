@@ -3,9 +3,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from runtime.net.push_client import ANSWER_BYTES, EVIDENCE_BYTES, PushClient
+from runtime.net.push_client import MAX_EXCERPT_BYTES, MAX_RESPONSE_BYTES, PushClient
 from runtime.net.ssrf_guard import SsrfGuard
-from schemas.push import Receipt
+from schemas.push import PushResult
 from tests.runtime.net.raw_socket_server import Handler, Peer, answer, repeating, serving
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -20,7 +20,7 @@ def push() -> Iterator[PushClient]:
     made.close()
 
 
-def send(push: PushClient, handler: Handler) -> tuple[Receipt, list[str]]:
+def send(push: PushClient, handler: Handler) -> tuple[PushResult, list[str]]:
     with serving(handler) as server:
         return push.send(server.url + "/hook?x=1", {"webhook-id": "e1"}, b'{"a": 1}'), server.requests
 
@@ -30,8 +30,8 @@ def test_any_2xx_is_taken(push: PushClient, status: int) -> None:
     """Whatever the answer says otherwise."""
     receipt, requests = send(push, repeating(answer(status)))
 
-    assert receipt == Receipt(status)
-    assert receipt.is_taken
+    assert receipt == PushResult(status)
+    assert receipt.is_acknowledged
     assert requests[0].startswith("POST /hook?x=1 HTTP/1.1\r\n")
     assert "webhook-id: e1" in requests[0]
     assert "Content-Length: 8" in requests[0]
@@ -44,7 +44,7 @@ def test_nothing_else_is(push: PushClient, status: int) -> None:
 
     assert (receipt.status, receipt.response) == (status, "why")
     assert receipt.detail == f"the consumer answered {status}"
-    assert receipt.is_gone == (status == 410)
+    assert receipt.is_unsubscribed == (status == 410)
     assert len(requests) == 1
 
 
@@ -67,11 +67,11 @@ def test_the_wish_for_a_pause_is_read(push: PushClient, header: str, seconds: fl
 
 def test_evidence_is_short_and_clean(push: PushClient) -> None:
     """The first KiB, fit to be stored, without what looks like a credential."""
-    body = b"\x00\xff bearer abcdef123456 " + b"x" * ANSWER_BYTES * 2
+    body = b"\x00\xff bearer abcdef123456 " + b"x" * MAX_RESPONSE_BYTES * 2
     receipt, _ = send(push, repeating(answer(500, body)))
 
     assert receipt.response is not None
-    assert len(receipt.response) <= EVIDENCE_BYTES
+    assert len(receipt.response) <= MAX_EXCERPT_BYTES
     assert receipt.response.startswith("\ufffd\ufffd ***")
 
 
@@ -79,7 +79,7 @@ def test_a_hanging_consumer_is_left_in_time(push: PushClient) -> None:
     """No answer is an outcome like others."""
     receipt, _ = send(push, Peer.hang)
 
-    assert receipt == Receipt(detail="no whole answer within 0.5 s")
+    assert receipt == PushResult(detail="no whole answer within 0.5 s")
 
 
 def test_an_endless_answer_is_cut(push: PushClient) -> None:
@@ -93,7 +93,7 @@ def test_an_endless_answer_is_cut(push: PushClient) -> None:
 
     receipt, _ = send(push, flood)
 
-    assert receipt.is_taken
+    assert receipt.is_acknowledged
 
 
 def test_connections_are_kept_and_a_push_is_not_lost_with_one(push: PushClient) -> None:
@@ -109,7 +109,7 @@ def test_connections_are_kept_and_a_push_is_not_lost_with_one(push: PushClient) 
     with serving(once, once, cut) as server:
         receipts = [push.send(server.url, {}, b"x") for _ in range(3)]
 
-    assert [receipt.is_taken for receipt in receipts] == [True, True, False]
+    assert [receipt.is_acknowledged for receipt in receipts] == [True, True, False]
     assert len(server.requests) == 3
 
 
@@ -158,7 +158,7 @@ def test_the_next_address_is_tried() -> None:
         receipt = push.send(server.url.replace("127.0.0.1", "h"), {}, b"x")
     push.close()
 
-    assert receipt.is_taken
+    assert receipt.is_acknowledged
 
 
 def test_no_proxy_of_the_environment_is_asked(push: PushClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_no_proxy_of_the_environment_is_asked(push: PushClient, monkeypatch: pyt
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     receipt, _ = send(push, repeating(answer()))
 
-    assert receipt.is_taken
+    assert receipt.is_acknowledged
 
 
 @pytest.mark.parametrize("url", ["ftp://h", "h", "", "unix:/x"])

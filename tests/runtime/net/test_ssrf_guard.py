@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import UnsafeUrlError
-from runtime.net.ssrf_guard import SsrfGuard, is_public
+from runtime.net.ssrf_guard import SsrfGuard, is_public_address
 
 NOT_PUBLIC = [
     "0.0.0.0/8",
@@ -52,8 +52,8 @@ def of_networks(draw: st.DrawFn) -> str:
 @given(of_networks())
 def test_what_is_not_public_is_refused(address: str) -> None:
     """Whatever address of whichever special network."""
-    assert not SsrfGuard().permits(address)
-    assert not SsrfGuard(["8.8.8.0/24", "2606:4700::/32"]).permits(address, is_plain=True)
+    assert not SsrfGuard().is_allowed(address)
+    assert not SsrfGuard(["8.8.8.0/24", "2606:4700::/32"]).is_allowed(address, is_plain=True)
 
 
 @given(st.ip_addresses(v=4))
@@ -67,13 +67,13 @@ def test_a_wrapped_address_is_refused_with_what_is_in_it(inner: IPv4Address) -> 
         IPv6Address((0x20010000 << 96) + (number ^ 0xFFFFFFFF)),
     ]
 
-    assert [is_public(address) for address in wrapped] == [False] * 4
+    assert [is_public_address(address) for address in wrapped] == [False] * 4
 
 
 @given(st.ip_addresses())
 def test_only_the_world_is_public(address: IPv4Address | IPv6Address) -> None:
     """Nothing is public that Python knows to be anything else."""
-    if is_public(address):
+    if is_public_address(address):
         assert address.is_global
         assert not any((address.is_private, address.is_multicast, address.is_reserved, address.is_link_local))
 
@@ -81,8 +81,8 @@ def test_only_the_world_is_public(address: IPv4Address | IPv6Address) -> None:
 @pytest.mark.parametrize("address", PUBLIC)
 def test_what_is_public_is_permitted(address: str) -> None:
     """With TLS only."""
-    assert SsrfGuard().permits(address)
-    assert not SsrfGuard().permits(address, is_plain=True)
+    assert SsrfGuard().is_allowed(address)
+    assert not SsrfGuard().is_allowed(address, is_plain=True)
 
 
 @given(of_networks(), st.integers(0, 8))
@@ -91,8 +91,8 @@ def test_the_operator_may_allow_any_network(address: str, wider: int) -> None:
     network = ip_network(address).supernet(wider)
     guard = SsrfGuard([str(network)])
 
-    assert (guard.permits(address), guard.permits(address, is_plain=True)) == (True, True)
-    assert not any(guard.permits(other, is_plain=True) for other in PUBLIC)
+    assert (guard.is_allowed(address), guard.is_allowed(address, is_plain=True)) == (True, True)
+    assert not any(guard.is_allowed(other, is_plain=True) for other in PUBLIC)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_operator_may_allow_any_network(address: str, wider: int) -> None:
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     """The resolver makes addresses of names; whatever else there is leads nowhere."""
-    assert not SsrfGuard().permits(text)
+    assert not SsrfGuard().is_allowed(text)
 
 
 def found(*addresses: str) -> SsrfGuard:

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.database import Database
 from runtime.queues import circuit_breaker
-from runtime.queues.circuit_breaker import Entry, OpenCircuit
+from runtime.queues.circuit_breaker import CircuitState, OpenCircuit
 from tests.service.fakes import HandClock
 
 PROBE_SECONDS = 30
@@ -21,122 +21,122 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def timed(database_url: str, clock: HandClock) -> Iterator[Database]:
-    """A database, of each kind, whose time stands still until it is moved."""
+    """A database, of each kind, whose time stands still until the test moves it."""
     made = Database(database_url, clock=clock)
     yield made
     made.close()
 
 
-def enter(database: Database) -> Entry:
+def acquire(database: Database) -> CircuitState:
     with database.write() as session:
-        return circuit_breaker.enter(database, session, PROBE_SECONDS)
+        return circuit_breaker.acquire_permission(database, session, PROBE_SECONDS)
 
 
-def close(database: Database, reason: str = "throttled", seconds: float = 60) -> None:
+def open_circuit(database: Database, reason: str = "throttled", seconds: float = 60) -> None:
     with database.write() as session:
-        circuit_breaker.close(database, session, reason=reason, detail="detail", seconds=seconds)
+        circuit_breaker.open_circuit(database, session, reason=reason, detail="detail", seconds=seconds)
 
 
-def open_(database: Database) -> None:
+def close_circuit(database: Database) -> None:
     with database.write() as session:
-        circuit_breaker.open_(session)
+        circuit_breaker.close_circuit(session)
 
 
-def count(database: Database, connection_id: str, *, speaks_of_meld: bool = False) -> int:
+def record_failure(database: Database, connection_id: str, *, is_systemic: bool = False) -> int:
     with database.write() as session:
-        return circuit_breaker.count(session, connection_id, speaks_of_meld=speaks_of_meld)
+        return circuit_breaker.record_failure(session, connection_id, is_systemic=is_systemic)
 
 
-def current(database: Database) -> OpenCircuit | None:
+def get_open_circuit(database: Database) -> OpenCircuit | None:
     with database.read() as session:
-        return circuit_breaker.current(session)
+        return circuit_breaker.get_open_circuit(session)
 
 
-def test_at_first_it_is_open(timed: Database) -> None:
-    """Without a pause everybody may read."""
-    assert [enter(timed), enter(timed)] == ["open", "open"]
-    assert current(timed) is None
+def test_a_new_circuit_is_closed(timed: Database) -> None:
+    """As long as nothing opened the circuit, every reader may read."""
+    assert [acquire(timed), acquire(timed)] == ["closed", "closed"]
+    assert get_open_circuit(timed) is None
 
 
-def test_a_pause_keeps_everybody_out(timed: Database, clock: HandClock) -> None:
-    """While a pause is on nobody begins a read, and it can be told why, since when and until when."""
-    close(timed)
+def test_an_open_circuit_stops_all_readers(timed: Database, clock: HandClock) -> None:
+    """While the circuit is open no read begins; its reason, beginning and end can be looked up."""
+    open_circuit(timed)
     clock.move(59.9)
 
-    assert enter(timed) == "closed"
+    assert acquire(timed) == "open"
     begin = clock.now - timedelta(seconds=59.9)
-    assert current(timed) == OpenCircuit("throttled", "detail", begin, begin + timedelta(seconds=60))
+    assert get_open_circuit(timed) == OpenCircuit("throttled", "detail", begin, begin + timedelta(seconds=60))
 
 
-def test_one_goes_ahead_to_probe(timed: Database, clock: HandClock) -> None:
-    """When a pause has run out the first to ask may probe, and the others wait for the probe's answer."""
-    close(timed)
+def test_one_reader_sends_the_probe(timed: Database, clock: HandClock) -> None:
+    """When the open time has passed, the first reader may probe, and the others wait for the result."""
+    open_circuit(timed)
     clock.move(60)
 
-    assert [enter(timed), enter(timed)] == ["probe", "closed"]
+    assert [acquire(timed), acquire(timed)] == ["half-open", "open"]
 
 
-def test_a_probe_that_never_answers_is_followed_by_another(timed: Database, clock: HandClock) -> None:
-    """A prober that died keeps the others waiting for no longer than a probe may take."""
-    close(timed)
+def test_a_probe_without_result_is_followed_by_another(timed: Database, clock: HandClock) -> None:
+    """A reader that died with its probe delays the others for no longer than a probe may take."""
+    open_circuit(timed)
     clock.move(60)
-    first = enter(timed)
+    first = acquire(timed)
     clock.move(PROBE_SECONDS)
 
-    assert [first, enter(timed), enter(timed)] == ["probe", "probe", "closed"]
+    assert [first, acquire(timed), acquire(timed)] == ["half-open", "half-open", "open"]
 
 
-def test_one_prober_among_many(database: Database) -> None:
-    """Of many that ask at the same moment just one may probe."""
-    close(database, seconds=0)
+def test_one_probe_among_many_readers(database: Database) -> None:
+    """Of many readers that ask at the same moment exactly one may probe."""
+    open_circuit(database, seconds=0)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        entries = list(pool.map(lambda _: enter(database), range(THREADS)))
+        states = list(pool.map(lambda _: acquire(database), range(THREADS)))
 
-    assert sorted(entries) == ["closed"] * (THREADS - 1) + ["probe"]
+    assert sorted(states) == ["half-open"] + ["open"] * (THREADS - 1)
 
 
-def test_a_good_answer_opens_it_for_all(timed: Database, clock: HandClock) -> None:
-    """A good answer ends the pause before its time, and forgets the failures."""
-    count(timed, "c1")
-    close(timed)
+def test_a_good_answer_closes_the_circuit_for_all(timed: Database, clock: HandClock) -> None:
+    """A good answer closes the circuit before its time, and resets the count of failures."""
+    record_failure(timed, "c1")
+    open_circuit(timed)
     clock.move(1)
 
-    open_(timed)
+    close_circuit(timed)
 
-    assert (enter(timed), current(timed)) == ("open", None)
-    assert count(timed, "c1") == 1
+    assert (acquire(timed), get_open_circuit(timed)) == ("closed", None)
+    assert record_failure(timed, "c1") == 1
 
 
-def test_a_longer_pause_keeps_its_beginning(timed: Database, clock: HandClock) -> None:
-    """A pause that goes on is told since its beginning, with the newest reason and end."""
-    close(timed, "throttled")
+def test_a_circuit_that_opens_again_keeps_its_beginning(timed: Database, clock: HandClock) -> None:
+    """A circuit that stays open keeps its first ``since``, and has the newest reason and end."""
+    open_circuit(timed, "throttled")
     begin = clock.now
     clock.move(50)
 
-    close(timed, "refused")
+    open_circuit(timed, "refused")
 
-    assert current(timed) == OpenCircuit("refused", "detail", begin, clock.now + timedelta(seconds=60))
+    assert get_open_circuit(timed) == OpenCircuit("refused", "detail", begin, clock.now + timedelta(seconds=60))
 
 
-def test_failures_are_counted(timed: Database) -> None:
+def test_failures_of_several_connections_add_up(timed: Database) -> None:
     """Failures of one connection after another add up."""
-    assert [count(timed, each) for each in ("c1", "c2", "c3")] == [1, 2, 3]
+    assert [record_failure(timed, each) for each in ("c1", "c2", "c3")] == [1, 2, 3]
 
 
-def test_a_connection_that_keeps_failing_counts_once(timed: Database) -> None:
-    """A connection that fails again and again speaks of itself, not of Meld."""
-    assert [count(timed, each) for each in ("c1", "c1", "c1", "c2", "c2")] == [1, 1, 1, 2, 2]
+def test_repeated_failures_of_one_connection_count_once(timed: Database) -> None:
+    """A connection that fails again and again may itself be the cause."""
+    assert [record_failure(timed, each) for each in ("c1", "c1", "c1", "c2", "c2")] == [1, 1, 1, 2, 2]
 
 
-def test_what_surely_speaks_of_meld_counts_always(timed: Database) -> None:
-    """A failure that is Meld's own counts also where the same connection met it before."""
-    assert [count(timed, "c1", speaks_of_meld=True) for _ in range(3)] == [1, 2, 3]
+def test_systemic_failures_always_count(timed: Database) -> None:
+    """A failure that is certainly Meld's counts also where the same connection had the last one."""
+    assert [record_failure(timed, "c1", is_systemic=True) for _ in range(3)] == [1, 2, 3]
 
 
-def test_no_failure_is_lost_among_threads(database: Database) -> None:
-    """Failures that are counted at the same moment all count."""
+def test_concurrent_failures_all_count(database: Database) -> None:
+    """Failures that are recorded at the same moment all count."""
     with ThreadPoolExecutor(THREADS) as pool:
-        counts = list(pool.map(lambda each: count(database, f"c{each}"), range(THREADS)))
+        counts = list(pool.map(lambda each: record_failure(database, f"c{each}"), range(THREADS)))
 
     assert sorted(counts) == list(range(1, THREADS + 1))

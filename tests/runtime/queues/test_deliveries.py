@@ -5,31 +5,30 @@ from runtime.database import Database
 from runtime.queues import deliveries
 from schemas.tables import DeliveryQueueRow
 from tests.support.row_factory import store
-from tests.support.scripted_consumer import lanes as rows_of
-from tests.support.scripted_consumer import subscribe, subscription
+from tests.support.scripted_consumer import delivery_queues, subscribe, subscription
 
 
-def test_what_is_raised_is_due(database: Database) -> None:
-    """A lane that is not there is made; one that was emptied is due again; one that waits goes on waiting."""
+def test_marked_queues_are_due(database: Database) -> None:
+    """A missing queue is inserted; an empty one becomes due; one that waits for a retry keeps waiting."""
     subscribe(database)
     with database.write() as session:
-        deliveries.raise_lanes(database, session, [("s1", "b"), ("s1", "a")])
-    first = rows_of(database)
+        deliveries.mark_queues_due(database, session, [("s1", "b"), ("s1", "a")])
+    first = delivery_queues(database)
     with database.write() as session:
-        deliveries.raise_lanes(database, session, [("s1", "a")])
+        deliveries.mark_queues_due(database, session, [("s1", "a")])
 
-    assert [(lane.connection_id, lane.due_at is not None) for lane in first] == [("a", True), ("b", True)]
-    assert rows_of(database)[0].due_at == first[0].due_at
+    assert [(queue.connection_id, queue.due_at is not None) for queue in first] == [("a", True), ("b", True)]
+    assert delivery_queues(database)[0].due_at == first[0].due_at
 
 
-def test_many_at_once_wait_for_nobody_for_ever(database: Database) -> None:
-    """Transactions that raise the same lanes in whatever order do not block each other for good."""
+def test_concurrent_marks_never_deadlock(database: Database) -> None:
+    """Transactions that mark the same queues in any order do not deadlock."""
     pairs = [(f"s{number % 3}", f"c{number}") for number in range(12)]
 
     def work(turn: int) -> None:
         for _ in range(5):
             with database.write() as session:
-                deliveries.raise_lanes(database, session, pairs[turn:] + pairs[:turn])
+                deliveries.mark_queues_due(database, session, pairs[turn:] + pairs[:turn])
 
     threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]
     for thread in threads:
@@ -37,11 +36,11 @@ def test_many_at_once_wait_for_nobody_for_ever(database: Database) -> None:
     for thread in threads:
         thread.join()
 
-    assert len(rows_of(database)) == 12
+    assert len(delivery_queues(database)) == 12
 
 
-def test_who_starts_alone_frees_everything(database: Database) -> None:
-    """What another process had leased or called for died with it."""
+def test_release_all_frees_queues_and_subscriptions(database: Database) -> None:
+    """The leases and messages of a previous process are lost with it."""
     now = datetime.now(UTC)
     subscribe(database, woken_at=now)
     store(
@@ -49,20 +48,20 @@ def test_who_starts_alone_frees_everything(database: Database) -> None:
         DeliveryQueueRow(subscription_id="s1", connection_id="c1", due_at=now, lease_token="t", leased_until=now),
     )
     with database.write() as session:
-        deliveries.forget_calls(session)
-    (lane,) = rows_of(database)
+        deliveries.release_all(session)
+    (queue,) = delivery_queues(database)
 
-    assert (lane.lease_token, lane.leased_until, lane.due_at) == (None, None, now)
+    assert (queue.lease_token, queue.leased_until, queue.due_at) == (None, None, now)
     assert subscription(database).woken_at is None
 
 
-def test_a_lease_is_given_back_by_its_token(database: Database) -> None:
-    """Those of others stay."""
+def test_a_lease_is_released_by_its_token(database: Database) -> None:
+    """Other leases stay."""
     now = datetime.now(UTC)
-    held = {"subscription_id": "s1", "due_at": now, "leased_until": now}
-    store(database, *(DeliveryQueueRow(connection_id=name, lease_token=name, **held) for name in ("a", "b", "c")))
+    leased = {"subscription_id": "s1", "due_at": now, "leased_until": now}
+    store(database, *(DeliveryQueueRow(connection_id=name, lease_token=name, **leased) for name in ("a", "b", "c")))
     with database.write() as session:
-        deliveries.free(session, "b")
-        deliveries.free(session, "unknown")
+        deliveries.release(session, "b")
+        deliveries.release(session, "unknown")
 
-    assert [lane.lease_token for lane in rows_of(database)] == ["a", None, "c"]
+    assert [queue.lease_token for queue in delivery_queues(database)] == ["a", None, "c"]

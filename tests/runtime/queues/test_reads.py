@@ -26,18 +26,20 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def timed(database_url: str, clock: HandClock) -> Iterator[Database]:
-    """A database, of each kind, whose time stands still until it is moved."""
+    """A database, of each kind, whose time stands still until the test moves it."""
     made = Database(database_url, clock=clock)
     yield made
     made.close()
 
 
-def raised(database: Database, *ids: str, trigger: Trigger = "webhook", due_in: float = 0, depth: int = 0) -> list[str]:
+def request_reads(
+    database: Database, *ids: str, trigger: Trigger = "webhook", due_in: float = 0, depth: int = 0
+) -> list[str]:
     with database.write() as session:
-        return reads.raise_jobs(database, session, ids, trigger, due_in=due_in, depth=depth)
+        return reads.request_reads(database, session, ids, trigger, due_in=due_in, depth=depth)
 
 
-def job(database: Database, connection_id: str = "c1") -> ReadRequestRow:
+def get_request(database: Database, connection_id: str = "c1") -> ReadRequestRow:
     with database.read() as session:
         return session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == connection_id)).one()
 
@@ -48,7 +50,7 @@ def change(database: Database, **values: object) -> None:
             row.sqlmodel_update(values)
 
 
-def at_once(*works: Callable[[], None]) -> None:
+def run_concurrently(*works: Callable[[], None]) -> None:
     """Run each in a thread of its own, all beginning together, and raise what they raise."""
     start = threading.Barrier(len(works))
 
@@ -61,97 +63,97 @@ def at_once(*works: Callable[[], None]) -> None:
             running.result()
 
 
-def test_a_raised_job_is_owed(timed: Database, clock: HandClock) -> None:
-    """A job that was never heard of is owed once, due now, and its worker is to be called."""
-    called = raised(timed, "c1", trigger="operator")
+def test_a_requested_read_is_pending(timed: Database, clock: HandClock) -> None:
+    """The first request for a connection inserts a row that is due now, and its worker has to be notified."""
+    notified = request_reads(timed, "c1", trigger="operator")
 
-    made = job(timed)
-    assert called == ["c1"]
+    made = get_request(timed)
+    assert notified == ["c1"]
     assert (made.requested, made.completed, made.trigger) == (1, 0, "operator")
     assert (made.requested_at, made.due_at, made.woken_at) == (clock.now,) * 3
 
 
-def test_each_job_is_raised_once(timed: Database) -> None:
-    """A connection that is named twice is asked for once; nobody at all is no error."""
-    assert sorted(raised(timed, "c2", "c1", "c2")) == ["c1", "c2"]
-    assert raised(timed) == []
-    assert job(timed, "c2").requested == 1
+def test_a_repeated_id_is_requested_once(timed: Database) -> None:
+    """A connection that is named twice counts once; an empty list is no error."""
+    assert sorted(request_reads(timed, "c2", "c1", "c2")) == ["c1", "c2"]
+    assert request_reads(timed) == []
+    assert get_request(timed, "c2").requested == 1
 
 
-def test_a_replay_that_asks_is_remembered_until_another_does(timed: Database) -> None:
-    """A job tells the replay that asked last; whoever asks after it takes its place."""
+def test_a_row_keeps_the_replay_of_the_latest_request(timed: Database) -> None:
+    """A row has the replay that requested the read last; a later request replaces it."""
     with timed.write() as session:
-        reads.raise_jobs(timed, session, ["c1", "c2"], "replay", replay_id="r1")
-        reads.raise_jobs(timed, session, ["c2"], "replay", replay_id="r2")
-    told = [(each.trigger, each.replay_id) for each in (job(timed, "c1"), job(timed, "c2"))]
-    raised(timed, "c1", "c2", trigger="sibling")
+        reads.request_reads(timed, session, ["c1", "c2"], "replay", replay_id="r1")
+        reads.request_reads(timed, session, ["c2"], "replay", replay_id="r2")
+    stored = [(each.trigger, each.replay_id) for each in (get_request(timed, "c1"), get_request(timed, "c2"))]
+    request_reads(timed, "c1", "c2", trigger="sibling")
 
-    assert told == [("replay", "r1"), ("replay", "r2")]
-    assert [job(timed, id_).replay_id for id_ in ("c1", "c2")] == [None, None]
+    assert stored == [("replay", "r1"), ("replay", "r2")]
+    assert [get_request(timed, id_).replay_id for id_ in ("c1", "c2")] == [None, None]
 
 
-def test_a_second_hint_counts_and_calls_nobody(timed: Database, clock: HandClock) -> None:
-    """A job that is owed is asked for once more, while the first call is still on its way."""
-    raised(timed, "c1")
+def test_a_second_request_counts_and_notifies_nobody(timed: Database, clock: HandClock) -> None:
+    """A pending read is requested once more; the first message is still on its way, so no other is sent."""
+    request_reads(timed, "c1")
     first = clock.now
-    clock.move(reads.WOKEN_SECONDS)
+    clock.move(reads.RENOTIFY_AFTER_SECONDS)
 
-    called = raised(timed, "c1", trigger="reconcile")
+    notified = request_reads(timed, "c1", trigger="reconcile")
 
-    again = job(timed)
-    assert called == []
+    again = get_request(timed)
+    assert notified == []
     assert (again.requested, again.trigger, again.woken_at, again.due_at) == (2, "reconcile", first, first)
 
 
-def test_a_call_that_got_lost_is_made_again(timed: Database, clock: HandClock) -> None:
-    """A job whose call has been on its way for long is called for again by the next hint."""
-    raised(timed, "c1")
-    clock.move(reads.WOKEN_SECONDS + 1)
+def test_a_lost_message_is_sent_again(timed: Database, clock: HandClock) -> None:
+    """If a message has been on its way for too long, the next request notifies the worker again."""
+    request_reads(timed, "c1")
+    clock.move(reads.RENOTIFY_AFTER_SECONDS + 1)
 
-    assert raised(timed, "c1") == ["c1"]
-    assert job(timed).woken_at == clock.now
+    assert request_reads(timed, "c1") == ["c1"]
+    assert get_request(timed).woken_at == clock.now
 
 
-def test_a_hint_during_a_lease_calls_nobody(timed: Database, clock: HandClock) -> None:
-    """While somebody reads, a hint asks for one more read, and leaves the claim as it is."""
-    raised(timed, "c1")
+def test_a_request_during_a_lease_notifies_nobody(timed: Database, clock: HandClock) -> None:
+    """While a worker reads, a request counts one more read, and leaves the lease unchanged."""
+    request_reads(timed, "c1")
     change(timed, lease_token="mine", leased_until=clock.now + timedelta(seconds=30), woken_at=None, completed=0)
     clock.move(20)
 
-    called = raised(timed, "c1")
+    notified = request_reads(timed, "c1")
 
-    held = job(timed)
-    assert called == []
-    assert (held.requested, held.lease_token, held.woken_at) == (2, "mine", None)
+    leased = get_request(timed)
+    assert notified == []
+    assert (leased.requested, leased.lease_token, leased.woken_at) == (2, "mine", None)
 
 
-def test_a_hint_after_a_lease_calls(timed: Database, clock: HandClock) -> None:
-    """A claim that ran out, since its owner died, keeps nobody from being called."""
-    raised(timed, "c1")
+def test_a_request_after_an_expired_lease_notifies(timed: Database, clock: HandClock) -> None:
+    """A lease that expired, because its worker died, does not prevent a notification."""
+    request_reads(timed, "c1")
     change(timed, lease_token="theirs", leased_until=clock.now + timedelta(seconds=30))
     clock.move(31)
 
-    assert raised(timed, "c1") == ["c1"]
+    assert request_reads(timed, "c1") == ["c1"]
 
 
-def test_a_read_for_later_calls_nobody(timed: Database, clock: HandClock) -> None:
-    """A read that is asked for at a later time is due then, and the clock will call."""
-    called = raised(timed, "c1", trigger="recheck", due_in=30)
+def test_a_read_for_later_notifies_nobody(timed: Database, clock: HandClock) -> None:
+    """A read that is requested for later is due then, and the scheduler will notify the worker."""
+    notified = request_reads(timed, "c1", trigger="recheck", due_in=30)
 
-    later = job(timed)
-    assert called == []
+    later = get_request(timed)
+    assert notified == []
     assert (later.due_at, later.woken_at) == (clock.now + timedelta(seconds=30), None)
 
 
-def test_being_raised_never_puts_a_read_off(timed: Database, clock: HandClock) -> None:
+def test_a_request_never_delays_a_read(timed: Database, clock: HandClock) -> None:
     """A read that is due sooner stays due sooner; one that is due later comes forward."""
-    raised(timed, "c1", due_in=30)
-    raised(timed, "c1", due_in=600)
-    sooner = job(timed).due_at
-    raised(timed, "c1")
+    request_reads(timed, "c1", due_in=30)
+    request_reads(timed, "c1", due_in=600)
+    sooner = get_request(timed).due_at
+    request_reads(timed, "c1")
 
     assert sooner == clock.now + timedelta(seconds=30)
-    assert job(timed).due_at == clock.now
+    assert get_request(timed).due_at == clock.now
 
 
 @pytest.mark.parametrize(
@@ -166,120 +168,120 @@ def test_being_raised_never_puts_a_read_off(timed: Database, clock: HandClock) -
         ("operator", False, 4, 0),
     ],
 )
-def test_what_is_counted_anew(
+def test_counters_are_reset_by_trigger(
     timed: Database, clock: HandClock, trigger: Trigger, *, failed: bool, attempts: int, rechecks: int
 ) -> None:
-    """News and whoever failed for good get all attempts anew, and all but a recheck get all rechecks anew."""
-    raised(timed, "c1")
+    """A webhook, and any request of a dead read, reset the attempts; all triggers but a recheck reset the rechecks."""
+    request_reads(timed, "c1")
     change(timed, attempts=4, rechecks=3, failed_at=clock.now if failed else None)
 
-    raised(timed, "c1", trigger=trigger)
+    request_reads(timed, "c1", trigger=trigger)
 
-    anew = job(timed)
-    assert (anew.attempts, anew.rechecks, anew.failed_at) == (attempts, rechecks, None)
+    reset = get_request(timed)
+    assert (reset.attempts, reset.rechecks, reset.failed_at) == (attempts, rechecks, None)
 
 
 @pytest.mark.parametrize(
     ("before", "completed", "depth", "expected"), [(2, 0, 1, 1), (1, 0, 2, 1), (1, 1, 2, 2), (0, 0, 3, 0)]
 )
-def test_an_owed_read_keeps_the_shorter_way(
+def test_a_pending_read_keeps_the_smaller_depth(
     timed: Database, before: int, completed: int, depth: int, expected: int
 ) -> None:
-    """A read that is owed for two wishes has come as far as the nearer one; one that is done counts no more."""
-    raised(timed, "c1", depth=before)
+    """A pending read that is requested twice has the smaller depth; a completed request does not count."""
+    request_reads(timed, "c1", depth=before)
     change(timed, completed=completed)
 
-    raised(timed, "c1", depth=depth)
+    request_reads(timed, "c1", depth=depth)
 
-    assert job(timed).depth == expected
+    assert get_request(timed).depth == expected
 
 
-def test_calls_that_nobody_took_are_taken_back(timed: Database, clock: HandClock) -> None:
-    """After a broker that was away, no call is on its way, and the next hint calls."""
-    raised(timed, "c1", "c2")
+def test_failed_notifications_are_cleared(timed: Database, clock: HandClock) -> None:
+    """If the broker was away, no message is on its way, and the next request notifies the worker."""
+    request_reads(timed, "c1", "c2")
     clock.move(1)
 
     with timed.write() as session:
-        reads.take_back_calls(session, ["c2"])
+        reads.clear_notified(session, ["c2"])
 
-    assert raised(timed, "c1", "c2") == ["c2"]
+    assert request_reads(timed, "c1", "c2") == ["c2"]
 
 
-def test_a_process_that_is_alone_frees_what_died(timed: Database, clock: HandClock) -> None:
-    """Whoever starts alone makes every owed job callable, and leaves those that are done."""
-    raised(timed, "c1")
+def test_release_all_frees_pending_reads(timed: Database, clock: HandClock) -> None:
+    """A process that starts alone releases every pending read, and leaves the completed ones unchanged."""
+    request_reads(timed, "c1")
     change(timed, lease_token="dead", leased_until=clock.now + timedelta(seconds=30))
-    raised(timed, "c2")
+    request_reads(timed, "c2")
     with timed.write() as session:
         done = session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == "c2")).one()
         done.sqlmodel_update({"completed": 1})
-        reads.forget_calls(session)
+        reads.release_all(session)
 
-    freed, done = job(timed, "c1"), job(timed, "c2")
+    freed, done = get_request(timed, "c1"), get_request(timed, "c2")
     assert (freed.lease_token, freed.leased_until, freed.woken_at) == (None, None, None)
     assert done.woken_at == clock.now
 
 
-def test_lock_makes_what_is_missing(timed: Database) -> None:
-    """A connection that was never heard of has a row once it was locked, and owes nothing."""
+def test_lock_inserts_missing_rows(timed: Database) -> None:
+    """An unknown connection has a row once it was locked, without a pending read."""
     with timed.write() as session:
-        reads.lock(timed, session, ["c2", "c1", "c2"])
+        reads.lock_requests(timed, session, ["c2", "c1", "c2"])
 
-    rows = [job(timed, each) for each in ("c1", "c2")]
+    rows = [get_request(timed, each) for each in ("c1", "c2")]
     assert [(row.requested, row.completed, row.due_at) for row in rows] == [(0, 0, None)] * 2
 
 
-def test_lock_changes_nothing(timed: Database, clock: HandClock) -> None:
-    """A row that is there stays as it is."""
-    raised(timed, "c1", trigger="operator", depth=2)
-    before = job(timed).model_dump()
+def test_lock_leaves_existing_rows_unchanged(timed: Database, clock: HandClock) -> None:
+    """An existing row stays as it is."""
+    request_reads(timed, "c1", trigger="operator", depth=2)
+    before = get_request(timed).model_dump()
     clock.move(60)
 
     with timed.write() as session:
-        reads.lock(timed, session, ["c1"])
+        reads.lock_requests(timed, session, ["c1"])
 
-    assert job(timed).model_dump() == before
+    assert get_request(timed).model_dump() == before
 
 
-def test_locks_of_a_transaction_keep_others_out(database: Database) -> None:
+def test_locks_serialize_transactions(database: Database) -> None:
     """Of two transactions that lock and then read and write, none overwrites the other."""
-    raised(database, "c1")
+    request_reads(database, "c1")
 
     def count() -> None:
         for _ in range(ROUNDS):
             with database.write() as session:
-                reads.lock(database, session, ["c1", "c2"])
+                reads.lock_requests(database, session, ["c1", "c2"])
                 row = session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == "c1")).one()
                 row.sqlmodel_update({"attempts": row.attempts + 1})
 
-    at_once(*[count] * THREADS)
+    run_concurrently(*[count] * THREADS)
 
-    assert job(database).attempts == THREADS * ROUNDS
+    assert get_request(database).attempts == THREADS * ROUNDS
 
 
-def test_raising_in_any_order_never_deadlocks(database: Database) -> None:
-    """Threads that raise overlapping sets, each in an order of its own, all succeed, and no wish is lost."""
-    wishes = dict.fromkeys(IDS, 0)
+def test_requests_in_any_order_never_deadlock(database: Database) -> None:
+    """Threads that request overlapping sets, each in its own order, all succeed, and no request is lost."""
+    requests = dict.fromkeys(IDS, 0)
     counting = threading.Lock()
 
-    def wish(seed: int) -> None:
+    def request(seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(ROUNDS):
             ids = chance.sample(IDS, chance.randint(1, len(IDS)))
-            raised(database, *ids)
+            request_reads(database, *ids)
             with counting:
                 for each in ids:
-                    wishes[each] += 1
+                    requests[each] += 1
 
-    at_once(*(lambda seed=seed: wish(seed) for seed in range(THREADS)))
+    run_concurrently(*(lambda seed=seed: request(seed) for seed in range(THREADS)))
 
     with database.read() as session:
         rows = session.exec(select(ReadRequestRow.connection_id, ReadRequestRow.requested)).all()
-    assert dict(rows) == {connection_id: count for connection_id, count in wishes.items() if count}
+    assert dict(rows) == {connection_id: count for connection_id, count in requests.items() if count}
 
 
-def test_locking_and_raising_never_deadlock(database: Database) -> None:
-    """Transactions that lock a set and raise some of it mix with those that only raise, on rows old and new."""
+def test_locks_and_requests_never_deadlock(database: Database) -> None:
+    """Transactions that lock a set and request a part of it run beside those that only request, on old and new rows."""
 
     def apply(seed: int) -> None:
         chance = random.Random(seed)
@@ -290,34 +292,34 @@ def test_locking_and_raising_never_deadlock(database: Database) -> None:
                 f"new {number} {chance.randint(4, 7)}",
             ]
             with database.write() as session:
-                reads.lock(database, session, ids)
-                reads.raise_jobs(database, session, chance.sample(ids, 3), "sibling")
-                reads.take_back_calls(session, chance.sample(ids, 2))
+                reads.lock_requests(database, session, ids)
+                reads.request_reads(database, session, chance.sample(ids, 3), "sibling")
+                reads.clear_notified(session, chance.sample(ids, 2))
 
     def receive(seed: int) -> None:
         chance = random.Random(seed)
         for number in range(ROUNDS):
-            raised(database, *chance.sample(IDS, 6), f"new {number} {chance.randint(0, 7)}")
+            request_reads(database, *chance.sample(IDS, 6), f"new {number} {chance.randint(0, 7)}")
 
     works = [lambda work=work, seed=seed: work(seed) for seed in range(THREADS // 2) for work in (apply, receive)]
-    at_once(*works)
+    run_concurrently(*works)
 
     with database.read() as session:
         assert session.exec(select(ReadRequestRow).where(col(ReadRequestRow.requested) > 0)).first() is not None
 
 
-def test_freed_calls_and_raises_never_deadlock(database: Database) -> None:
-    """A broker that fails while webhooks come in locks in the same order as they do."""
+def test_cleared_notifications_and_requests_never_deadlock(database: Database) -> None:
+    """Clearing notifications after a broker failure locks rows in the same order as requests do."""
 
-    def free() -> None:
+    def clear() -> None:
         for _ in range(ROUNDS):
             with database.write() as session:
-                reads.take_back_calls(session, random.Random(1).sample(IDS, len(IDS)))
+                reads.clear_notified(session, random.Random(1).sample(IDS, len(IDS)))
 
-    def wish() -> None:
+    def request() -> None:
         for _ in range(ROUNDS):
-            raised(database, *IDS)
+            request_reads(database, *IDS)
 
-    at_once(free, wish, free, wish)
+    run_concurrently(clear, request, clear, request)
 
-    assert job(database, IDS[0]).requested == 2 * ROUNDS
+    assert get_request(database, IDS[0]).requested == 2 * ROUNDS

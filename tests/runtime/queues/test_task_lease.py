@@ -12,17 +12,17 @@ START = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 class Time:
-    """A clock that is moved by hand."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = START
 
     def __call__(self) -> datetime:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
     def move(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self.now += timedelta(seconds=seconds)
 
 
@@ -38,18 +38,18 @@ def timed(database_url: str, time: Time) -> Database:
     return Database(database_url, clock=time)
 
 
-def turn(database: Database, holder: str, *, is_done_at_once: bool = False) -> TaskLease:
-    return TaskLease(database=database, name="thing", holder=holder, seconds=60, is_done_at_once=is_done_at_once)
+def task_lease(database: Database, holder: str, *, is_run_on_acquire: bool = False) -> TaskLease:
+    return TaskLease(database=database, name="task", holder=holder, seconds=60, is_run_on_acquire=is_run_on_acquire)
 
 
-def take(database: Database, which: TaskLease) -> bool:
+def acquire(database: Database, which: TaskLease) -> bool:
     with database.write() as session:
-        return which.take(session)
+        return which.acquire(session)
 
 
-def leave(database: Database, which: TaskLease, *, is_done: bool = False) -> None:
+def release(database: Database, which: TaskLease, *, is_run_complete: bool = False) -> None:
     with database.write() as session:
-        which.leave(session, is_done=is_done)
+        which.release(session, is_run_complete=is_run_complete)
 
 
 def is_due(database: Database, which: TaskLease, every_seconds: float = 100) -> bool:
@@ -62,70 +62,70 @@ def lease(database: Database) -> TaskLeaseRow:
         return session.exec(select(TaskLeaseRow)).one()
 
 
-def test_one_holds_it_until_it_leaves_or_dies(timed: Database, time: Time) -> None:
-    """Whoever has it may have it longer; another gets it when it was given back, or not heard of for too long."""
-    mine, other = turn(timed, "me"), turn(timed, "you")
+def test_one_process_holds_it_until_release_or_expiry(timed: Database, time: Time) -> None:
+    """The holder may renew the lease; another process gets it after a release, or when it has expired."""
+    mine, other = task_lease(timed, "me"), task_lease(timed, "you")
 
-    taken = [take(timed, each) for each in (mine, other, mine)]
-    leave(timed, other)
-    kept = take(timed, other)
-    leave(timed, mine)
-    given = take(timed, other)
+    taken = [acquire(timed, each) for each in (mine, other, mine)]
+    release(timed, other)
+    kept = acquire(timed, other)
+    release(timed, mine)
+    given = acquire(timed, other)
     time.move(59)
-    early = take(timed, mine)
+    early = acquire(timed, mine)
     time.move(2)
-    late = take(timed, mine)
+    late = acquire(timed, mine)
 
     assert taken == [True, False, True]
     assert (kept, given, early, late) == (False, True, False, True)
     timed.close()
 
 
-@pytest.mark.parametrize("is_done_at_once", [True, False])
-def test_it_remembers_when_the_thing_was_done(timed: Database, time: Time, *, is_done_at_once: bool) -> None:
-    """By being taken, where that is all there is to do; otherwise when it is left, and done."""
-    mine = turn(timed, "me", is_done_at_once=is_done_at_once)
-    take(timed, mine)
+@pytest.mark.parametrize("is_run_on_acquire", [True, False])
+def test_it_records_when_the_task_ran(timed: Database, time: Time, *, is_run_on_acquire: bool) -> None:
+    """On acquire, where that counts as a run; otherwise on the release of a complete run."""
+    mine = task_lease(timed, "me", is_run_on_acquire=is_run_on_acquire)
+    acquire(timed, mine)
     taken = lease(timed).ran_at
     time.move(5)
-    leave(timed, mine)
+    release(timed, mine)
     left = lease(timed).ran_at
-    leave(timed, mine, is_done=True)
+    release(timed, mine, is_run_complete=True)
 
-    first = START if is_done_at_once else None
+    first = START if is_run_on_acquire else None
     assert (taken, left, lease(timed).ran_at) == (first, first, START + timedelta(seconds=5))
     timed.close()
 
 
-def test_it_is_due_after_its_time(timed: Database, time: Time) -> None:
-    """That long after it was first asked, then after it was last done, and never while somebody is at it."""
-    mine, other = turn(timed, "me"), turn(timed, "you")
-    said = []
+def test_a_task_is_due_after_its_interval(timed: Database, time: Time) -> None:
+    """An interval after the first call, then after the last run, and never while a process holds the lease."""
+    mine, other = task_lease(timed, "me"), task_lease(timed, "you")
+    due = []
     for seconds in (0, 99, 2):
         time.move(seconds)
-        said.append(is_due(timed, mine))
-    take(timed, mine)
-    said.append(is_due(timed, other))
-    leave(timed, mine, is_done=True)
-    said.append(is_due(timed, other))
+        due.append(is_due(timed, mine))
+    acquire(timed, mine)
+    due.append(is_due(timed, other))
+    release(timed, mine, is_run_complete=True)
+    due.append(is_due(timed, other))
     time.move(101)
-    said.append(is_due(timed, other))
+    due.append(is_due(timed, other))
 
-    assert said == [False, False, True, False, False, True]
+    assert due == [False, False, True, False, False, True]
     timed.close()
 
 
-def test_what_was_interrupted_is_due_again_at_once(timed: Database, time: Time) -> None:
-    """Told to end, or killed: as soon as the lease is free, also where it was never done before."""
-    mine, other = turn(timed, "me"), turn(timed, "you")
-    take(timed, mine)
-    leave(timed, mine)
+def test_an_interrupted_run_is_due_again_at_once(timed: Database, time: Time) -> None:
+    """A run that was stopped or killed is due as soon as the lease is free, also if the task never ran before."""
+    mine, other = task_lease(timed, "me"), task_lease(timed, "you")
+    acquire(timed, mine)
+    release(timed, mine)
     ended = is_due(timed, other)
-    take(timed, mine)
-    held = is_due(timed, other)
+    acquire(timed, mine)
+    leased = is_due(timed, other)
     time.move(61)
 
-    assert (ended, held, is_due(timed, other)) == (True, False, True)
+    assert (ended, leased, is_due(timed, other)) == (True, False, True)
     with timed.write() as session:
         session.exec(update(TaskLeaseRow).values(ran_at=START))
     assert not is_due(timed, other, every_seconds=62)

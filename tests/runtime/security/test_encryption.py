@@ -11,63 +11,59 @@ OLD, NEW = (SecretStr(Fernet.generate_key().decode()) for _ in range(2))
 
 
 @given(st.text())
-def test_what_is_sealed_is_opened(text: str) -> None:
-    """And is not to be seen in between."""
-    sealed = Encryption([NEW]).seal(text)
+def test_an_encrypted_text_is_decrypted(text: str) -> None:
+    """Encryption and decryption return the same text, which the encrypted form does not contain."""
+    encrypted = Encryption([NEW]).encrypt(text)
 
-    assert Encryption([NEW]).open(sealed) == text
-    assert len(text) < 4 or text not in sealed
+    assert Encryption([NEW]).decrypt(encrypted) == text
+    assert len(text) < 4 or text not in encrypted
 
 
 def test_keys_rotate() -> None:
-    """What an older key sealed is opened as long as that key is in the list; the newest seals."""
-    sealed = Encryption([OLD]).seal("secret")
+    """Text of an older key is decrypted as long as that key is in the list; the newest key encrypts."""
+    encrypted = Encryption([OLD]).encrypt("secret")
 
-    assert Encryption([NEW, OLD]).open(sealed) == "secret"
-    assert [vault.opens(sealed) for vault in (Encryption([NEW, OLD]), Encryption([NEW]), Encryption([]))] == [
-        True,
-        False,
-        False,
-    ]
-    assert Encryption([NEW]).open(Encryption([NEW, OLD]).seal("secret")) == "secret"
+    assert Encryption([NEW, OLD]).decrypt(encrypted) == "secret"
+    assert [Encryption(keys).can_decrypt(encrypted) for keys in ([NEW, OLD], [NEW], [])] == [True, False, False]
+    assert Encryption([NEW]).decrypt(Encryption([NEW, OLD]).encrypt("secret")) == "secret"
     with pytest.raises(EncryptionError, match="lacks the key"):
-        Encryption([NEW]).open(sealed)
+        Encryption([NEW]).decrypt(encrypted)
 
 
-def test_without_a_key_it_stays_closed() -> None:
-    """The message says which setting is missing; how to make a key to seal with, and which one would open."""
-    sealed, name = Encryption([NEW]).seal_bytes(b"x"), Encryption([NEW]).key_name
+def test_without_a_key_it_raises() -> None:
+    """The message names the missing setting, how to make a key, and the key that would decrypt."""
+    encrypted, name = Encryption([NEW]).encrypt_bytes(b"x"), Encryption([NEW]).key_name
 
     with pytest.raises(EncryptionError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set.*openssl"):
-        Encryption([]).seal("x")
-    with pytest.raises(EncryptionError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set. Set what it was stored with\."):
-        Encryption([]).open(sealed.decode())
+        Encryption([]).encrypt("x")
+    with pytest.raises(EncryptionError, match=r"KEYS is not set. Set the key that it was encrypted with\."):
+        Encryption([]).decrypt(encrypted.decode())
     with pytest.raises(EncryptionError, match=rf"MELDWATCH_ENCRYPTION_KEYS is not set.*\(the key {name}\)"):
-        Encryption([]).open_bytes(sealed, name)
+        Encryption([]).decrypt_bytes(encrypted, name)
 
 
-@pytest.mark.parametrize("sealed", ["", "nonsense", "gAAAAA==", "é"])
-def test_what_was_never_sealed_is_not_opened(sealed: str) -> None:
-    """Whatever a row holds."""
+@pytest.mark.parametrize("encrypted", ["", "nonsense", "gAAAAA==", "é"])
+def test_text_that_is_not_encrypted_is_refused(encrypted: str) -> None:
+    """Any text that no key encrypted raises an error."""
     with pytest.raises(EncryptionError):
-        Encryption([NEW]).open(sealed)
+        Encryption([NEW]).decrypt(encrypted)
 
 
 @given(st.binary())
-def test_bytes_are_sealed_where_there_is_a_key(content: bytes) -> None:
-    """Without a key they stay as they are; a key that comes later still opens what was stored before."""
-    bare, vault = Encryption([]), Encryption([NEW])
+def test_bytes_are_encrypted_if_there_is_a_key(content: bytes) -> None:
+    """Without a key they are stored unchanged, and can still be read when a key is set later."""
+    bare, encryption = Encryption([]), Encryption([NEW])
 
-    stored, sealed = bare.seal_bytes(content), vault.seal_bytes(content)
+    stored, encrypted = bare.encrypt_bytes(content), encryption.encrypt_bytes(content)
 
     assert (stored, bare.key_name) == (content, None)
-    assert content == vault.open_bytes(stored, None)
-    assert content == Encryption([OLD, NEW]).open_bytes(sealed, vault.key_name)
-    assert len(content) < 4 or content not in sealed
+    assert content == encryption.decrypt_bytes(stored, None)
+    assert content == Encryption([OLD, NEW]).decrypt_bytes(encrypted, encryption.key_name)
+    assert len(content) < 4 or content not in encrypted
 
 
-def test_a_key_is_known_by_a_name() -> None:
-    """Of the key that seals; the same in every process, another for every key, and nothing of the key."""
+def test_each_key_has_a_name() -> None:
+    """The name is the same in every process, differs for every key, and reveals nothing about the key."""
     names = {Encryption([OLD]).key_name, Encryption([NEW, OLD]).key_name}
 
     assert len(names) == 2
@@ -76,4 +72,4 @@ def test_a_key_is_known_by_a_name() -> None:
     assert Encryption([NEW, OLD]).key_names == (Encryption([NEW]).key_name, Encryption([OLD]).key_name)
     assert (Encryption([]).key_names, Encryption([]).key_name) == ((), None)
     with pytest.raises(EncryptionError, match=f"lacks the key.*{Encryption([NEW]).key_name}"):
-        Encryption([OLD]).open_bytes(Encryption([NEW]).seal_bytes(b"x"), Encryption([NEW]).key_name)
+        Encryption([OLD]).decrypt_bytes(Encryption([NEW]).encrypt_bytes(b"x"), Encryption([NEW]).key_name)

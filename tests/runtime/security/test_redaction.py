@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.security.lenient_json import clean
-from runtime.security.redaction import is_secret, redact
+from runtime.security.lenient_json import clean_text
+from runtime.security.redaction import is_secret_name, redact
 
 KEPT = [
     "itemId",
@@ -63,13 +63,13 @@ def wrapped(core: Any, path: list[str | None]) -> Any:
 @pytest.mark.parametrize("name", SECRET)
 def test_secrets_are_known_by_their_names(name: str) -> None:
     """A field whose name says that it holds a credential is known for one, however it is written."""
-    assert is_secret(name)
+    assert is_secret_name(name)
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_no_secret_is_known(name: str) -> None:
     """The fields that the mirror is made for are no secrets."""
-    assert not is_secret(name)
+    assert not is_secret_name(name)
 
 
 @given(paths, st.sampled_from(SECRET))
@@ -132,7 +132,7 @@ def test_what_is_left_can_be_stored(document: Any) -> None:
     """Names and texts of what is left fit into every database."""
     text = json.dumps(redact(document), ensure_ascii=False)
 
-    assert clean(text) == text
+    assert clean_text(text) == text
     assert "\\u0000" not in json.dumps(redact(document))
 
 
