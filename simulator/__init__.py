@@ -1,10 +1,10 @@
-"""A Meld that signs, retries and misbehaves on demand.
+"""A simulated Meld for tests, demos and benchmarks: it signs and retries webhooks, and injects faults on request.
 
-world (the truth: connections, their groups, Meld's rules)
-  | an act changes it and returns what Meld would announce
-mailbox (withheld or not) -> post (signed, sent, retried, with faults) -> your webhook URL
-  |
-meld (Meld's public face: reads answered with faults) <- your client
-steer (the hidden hand: acts, faults, scripts, records) <- a test, a developer, curl
-life (acts by itself, seeded)
+- `world`: the state of the simulated account: connections, duplicate groups, and Meld's rules for their transitions.
+  An action changes the state at once and returns the webhook events that Meld would send.
+- `webhooks`: the outbox that holds webhooks back or hands them to delivery: signature, HTTP request, retries, faults.
+- `api`: Meld's public API: single reads, the paginated list, refresh, delete, connect.
+- `control`: the control API under `/sim` for tests, developers and curl: actions, faults, scripted reads, records.
+- `activity`: the initial population, and actions at random times.
+- `faults`: fault injection: probabilities, and scripts for the next reads.
 """

@@ -1,27 +1,27 @@
-"""What can be wrong with a wish.
+"""Errors of the simulator, by HTTP status.
 
 SimulatorError
-├── AbsentError      it names something that does not exist
-├── ImpossibleError  Meld's rules do not allow it in the present state
-├── MalformedError   it cannot be understood
-└── RefusedError     it came without the right credentials
+├── AbsentError      404: the request names something that does not exist
+├── ImpossibleError  409: Meld's rules do not allow the action in the present state
+├── MalformedError   400: the request cannot be parsed or validated
+└── RefusedError     401: the credentials are missing or wrong
 """
 
 
 class SimulatorError(Exception):
-    """The simulator cannot do what was asked."""
+    """Base class of the simulator's errors."""
 
 
 class AbsentError(SimulatorError):
-    """Nothing here bears that name."""
+    """The named connection, webhook or action does not exist."""
 
 
 class ImpossibleError(SimulatorError):
-    """Meld's rules do not allow that now."""
+    """Meld's rules do not allow the action in the present state."""
 
 
 class MalformedError(SimulatorError, ValueError):
-    """The wish cannot be understood."""
+    """The request cannot be parsed or validated."""
 
 
 class RefusedError(SimulatorError):

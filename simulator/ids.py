@@ -1,4 +1,4 @@
-"""Ids that look like Meld's, and times as Meld writes them."""
+"""Random ids in Meld's format, from a seed; timestamps as Meld writes them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 ID_LENGTH = 22
 
 
-class Mint:
-    """Makes ids from the randomness it was given, so that a seed gives the same ids again."""
+class IdGenerator:
+    """Generates ids from the random source it is given, so the same seed gives the same ids."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def id(self) -> str:
-        """An id that nothing else bears."""
+    def new_id(self) -> str:
+        """Return an unused id."""
         return "".join(self._random.choices(ALPHABET, k=ID_LENGTH))
 
-    def credential(self) -> str:
-        """A token that looks like a provider's live one and opens nothing."""
+    def new_access_token(self) -> str:
+        """Return a made-up token in the format of a provider's access token."""
         parts = (f"{self._random.getrandbits(bits):0{bits // 4}x}" for bits in (32, 16, 16, 16, 48))
         return "access-sandbox-" + "-".join(parts)
 
 
-def iso(moment: datetime) -> str:
-    """The time as Meld writes it: UTC, microseconds, Z."""
+def format_time(moment: datetime) -> str:
+    """Return the time in Meld's format: ISO 8601, UTC, microseconds, Z."""
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The JSON bodies that the simulator understands, Meld's and its own."""
+"""Request bodies of Meld's API and of the control API: models, parsing and validation."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from simulator.world.vocabulary import HEALTHY, LOGIN_REQUIRED, MeldState
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-W = TypeVar("W", bound=BaseModel)
+B = TypeVar("B", bound=BaseModel)
 Text = Annotated[str, Field(min_length=1)]
 
 
-class MeldWish(BaseModel):
-    """A body that Meld documents; fields that are not simulated are let pass."""
+class MeldRequest(BaseModel):
+    """A request body that Meld documents; fields that are not simulated are ignored."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, extra="ignore")
 
 
-class RefreshWish(MeldWish):
-    """Refresh these products, or all."""
+class RefreshRequest(MeldRequest):
+    """Refresh these products, or all of them."""
 
     products: tuple[str, ...] = ()
 
 
-class StartWish(MeldWish):
+class StartConnectRequest(MeldRequest):
     """Open the widget for a customer."""
 
     external_customer_id: Text
@@ -41,20 +41,20 @@ class StartWish(MeldWish):
     regions: tuple[str, ...] = ("US",)
 
 
-class RepairWish(MeldWish):
+class RepairConnectRequest(MeldRequest):
     """Open the widget to reconnect a connection."""
 
     connection_id: Text
 
 
-class Wish(BaseModel):
-    """A body of the simulator's own; a field it does not know is a mistake."""
+class ControlRequest(BaseModel):
+    """A request body of the control API; unknown fields are rejected."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, extra="forbid")
 
 
-class CreateWish(Wish):
-    """So many connections, or so many groups of that size; silent unless they are to be announced."""
+class CreateConnectionsRequest(ControlRequest):
+    """Create connections or groups; without webhooks unless announce is set."""
 
     count: Annotated[int, Field(ge=1, le=100_000)] = 1
     group: Annotated[int, Field(ge=1, le=100)] = 1
@@ -70,50 +70,50 @@ class CreateWish(Wish):
     announce: bool = False
 
 
-class ActWish(Wish):
-    """An act that needs to be told nothing; announce false keeps its webhooks from ever being made."""
+class ActionRequest(ControlRequest):
+    """An action without parameters; with announce false it creates no webhooks."""
 
     announce: bool = True
 
 
-class StateWish(ActWish):
+class SetStateRequest(ActionRequest):
     """Put the connection into this state."""
 
     status: Text
     reason: Text | None = None
 
 
-class BreakWish(ActWish):
-    """Break the connection, like this or with a login that is required."""
+class BreakRequest(ActionRequest):
+    """Break the connection, by default with RECONNECT_REQUIRED / LOGIN_REQUIRED."""
 
     status: Text = LOGIN_REQUIRED.status
     reason: Text | None = None
 
     def state(self) -> MeldState:
-        """The state to break into."""
+        """Return the broken state."""
         return MeldState(self.status, self.reason) if "status" in self.model_fields_set else LOGIN_REQUIRED
 
 
-class CompleteWish(ActWish):
-    """Finish the widget, with the login of another connection of the same customer if there is one named."""
+class CompleteRequest(ActionRequest):
+    """Complete the widget, optionally with the login of another connection of the same customer."""
 
     duplicate_of: Text | None = None
 
 
-class JoinWish(ActWish):
+class JoinGroupRequest(ActionRequest):
     """Join the group of another connection."""
 
     other: Annotated[str, Field(min_length=1, alias="with")]
 
 
-class RefreshActWish(ActWish):
-    """Refresh these products, or all."""
+class RefreshActionRequest(ActionRequest):
+    """Refresh these products, or all of them."""
 
     products: tuple[str, ...] = ()
 
 
-class WebhookWish(Wish):
-    """Send a webhook although nothing has happened; with a body, send that instead, as it stands."""
+class SendWebhookRequest(ControlRequest):
+    """Send a webhook without any change; a body, if given, is sent instead of an event."""
 
     event_type: Text = "WEBHOOK_TEST"
     connection_id: Text | None = None
@@ -124,43 +124,47 @@ class WebhookWish(Wish):
     retry: bool = True
 
 
-class WithholdWish(Wish):
-    """Hold back webhooks of these types and connections; none named means all."""
+class WithholdRequest(ControlRequest):
+    """Hold back webhooks of these types and connections; without any, all webhooks."""
 
     types: frozenset[str] = frozenset()
     connection_ids: frozenset[str] = frozenset()
 
 
-class ReleaseWish(Wish):
-    """Send these in this order; none named means all, and an end of withholding."""
+class ReleaseRequest(ControlRequest):
+    """Send these in this order; without any, send all of them and stop withholding."""
 
     event_ids: tuple[str, ...] | None = None
 
 
-class ScriptWish(Wish):
-    """What is to be done to the next reads of a connection; of the list, where none is named."""
+class ScriptReadsRequest(ControlRequest):
+    """Script the next reads of a connection, or of the list if none is given."""
 
     connection_id: Text | None = None
     steps: tuple[ScriptedRead, ...]
 
 
-class LifeWish(Wish):
-    """So many acts a second."""
+class ActivityRateRequest(ControlRequest):
+    """Set the rate of the random activity, in actions a second."""
 
     rate: Annotated[float, Field(ge=0, le=10_000)]
 
 
-class ResetWish(Wish):
-    """Begin anew with so many connections."""
+class ResetRequest(ControlRequest):
+    """Reset the simulation and create that many connections."""
 
     connections: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
-async def read_wish(request: Request, kind: type[W]) -> W:
-    """The request's body as that wish, or MalformedError; no body is an empty object."""
+async def parse_body(request: Request, body_type: type[B]) -> B:
+    """Parse and validate the request's body; no body counts as an empty object.
+
+    Raises:
+        MalformedError: It is not JSON, or a field is invalid; the message names the field.
+    """
     raw = await request.body()
     try:
-        return kind.model_validate(json.loads(raw or b"{}"))
+        return body_type.model_validate(json.loads(raw or b"{}"))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "body"
@@ -169,12 +173,12 @@ async def read_wish(request: Request, kind: type[W]) -> W:
         raise MalformedError("the body is not JSON") from error
 
 
-async def read_object(request: Request) -> dict[str, Any]:
-    """The request's body as a JSON object of any content."""
-    return (await read_wish(request, AnyWish)).model_extra or {}
+async def parse_object(request: Request) -> dict[str, Any]:
+    """Parse the request's body as a JSON object with any fields."""
+    return (await parse_body(request, AnyObject)).model_extra or {}
 
 
-class AnyWish(BaseModel):
+class AnyObject(BaseModel):
     """Any JSON object."""
 
     model_config = ConfigDict(extra="allow")

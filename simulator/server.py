@@ -1,4 +1,4 @@
-"""The simulated Meld as an ASGI application, and as a server in a thread of its own."""
+"""The simulated Meld as an ASGI application, and as an HTTP server in its own thread."""
 
 from __future__ import annotations
 
@@ -15,44 +15,42 @@ from starlette.routing import Mount, Route
 from simulator.api.endpoints import MeldApi
 from simulator.control.endpoints import ControlApi
 from simulator.faults.settings import NO_FAULTS, Faults
-from simulator.http_protocol import SeverableProtocol
+from simulator.http_protocol import AbortableProtocol
 from simulator.simulation import Simulation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from types import TracebackType
 
-    from simulator.read_log import ReadLog, Script
-    from simulator.webhooks.mailbox import Mailbox
+    from simulator.faults.read_script import ReadScript
+    from simulator.read_log import ReadLog
+    from simulator.webhooks.outbox import WebhookOutbox
     from simulator.webhooks.outgoing_webhook import OutgoingWebhook
-    from simulator.world.webhook_payloads import Announcement
+    from simulator.world.webhook_payloads import WebhookEvent
     from simulator.world.world import World
 
 BACKLOG = 2048
 
 
-def create_app(stage: Simulation) -> Starlette:
-    """Meld's API and the steering in one application; webhooks leave while its lifespan runs."""
+def create_app(simulation: Simulation) -> Starlette:
+    """Return Meld's API and the control API in one application; its lifespan delivers webhooks."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with stage.running():
+        async with simulation.running():
             yield
 
-    steering = ControlApi(stage)
+    control = ControlApi(simulation)
     routes = [
-        Route("/sim", steering.summary, methods=["GET"]),
-        Mount("/sim", steering.app()),
-        Mount("/", MeldApi(stage).app()),
+        Route("/sim", control.summary, methods=["GET"]),
+        Mount("/sim", control.app()),
+        Mount("/", MeldApi(simulation).app()),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 
 
 class Simulator:
-    """A simulated Meld on a socket: start it, use it, stop it.
-
-    A port that is in use is an OSError of start().
-    """
+    """A simulated Meld with an HTTP server in a thread; also a context manager."""
 
     def __init__(
         self,
@@ -70,7 +68,7 @@ class Simulator:
     ) -> None:
         self._host = host
         self._port = port
-        self._stage = Simulation(
+        self._simulation = Simulation(
             webhook_url=webhook_url,
             webhook_secret=webhook_secret,
             api_key=api_key,
@@ -86,50 +84,54 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Where it listens; known once it is started."""
+        """The base URL; empty before the start."""
         return self._url
 
     @property
     def world(self) -> World:
-        """The truth. What its acts announce is not sent unless it is told."""
-        return self._stage.world
+        """The simulated account. Its actions return webhook events, which only send_webhooks() sends."""
+        return self._simulation.world
 
     @property
     def reads(self) -> ReadLog:
-        """The reads it has answered."""
-        return self._stage.reads
+        """The log of reads."""
+        return self._simulation.reads
 
     @property
-    def script(self) -> Script:
-        """What is to be done to the next reads."""
-        return self._stage.script
+    def script(self) -> ReadScript:
+        """The script for the next reads."""
+        return self._simulation.script
 
     @property
-    def mailbox(self) -> Mailbox:
-        """The webhooks it has made."""
-        return self._stage.mailbox
+    def outbox(self) -> WebhookOutbox:
+        """The outbox of webhooks."""
+        return self._simulation.outbox
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong at present."""
-        return self._stage.faults
+        """The faults in effect."""
+        return self._simulation.faults
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        self._stage.faults = faults
+        self._simulation.faults = faults
 
-    def tell(self, announcements: Iterable[Announcement]) -> list[OutgoingWebhook]:
-        """Send what an act of the world has announced."""
-        return self._stage.tell(announcements)
+    def send_webhooks(self, events: Iterable[WebhookEvent]) -> list[OutgoingWebhook]:
+        """Send the webhook events of an action."""
+        return self._simulation.send_webhooks(events)
 
     def start(self) -> None:
-        """Listen, and answer from now on."""
+        """Start the server.
+
+        Raises:
+            OSError: The port is in use.
+        """
         listener = _listen(self._host, self._port)
         host, port = listener.getsockname()[:2]
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        # The lifespan is run around the server, so that stopping need not wait for answers that hang.
+        # _serve() runs the lifespan around the server, so that a stop need not wait for hanging answers.
         config = uvicorn.Config(
-            create_app(self._stage), http=SeverableProtocol, lifespan="off", log_config=None, backlog=BACKLOG
+            create_app(self._simulation), http=AbortableProtocol, lifespan="off", log_config=None, backlog=BACKLOG
         )
         self._server = _Server(config)
         self._thread = Thread(target=self._run, args=(self._server, listener), name="simulated-meld", daemon=True)
@@ -137,7 +139,7 @@ class Simulator:
         self._server.ready.wait()
 
     def stop(self) -> None:
-        """End within about a second; whatever is under way is dropped."""
+        """Stop within about a second; requests and deliveries under way are aborted."""
         if self._server and self._thread:
             self._server.should_exit = self._server.force_exit = True
             self._thread.join()
@@ -156,17 +158,17 @@ class Simulator:
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                 runner.run(self._serve(server, listener))
         finally:
-            # Whoever waits for the start must not wait for ever if it failed.
+            # start() must not wait for ever after a failure.
             server.ready.set()
 
     async def _serve(self, server: _Server, listener: socket.socket) -> None:
-        async with self._stage.running():
+        async with self._simulation.running():
             await server.serve(sockets=[listener])
             server.drop_connections()
 
 
 class _Server(uvicorn.Server):
-    """Says when it has started."""
+    """A server with an event that is set once it has started."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -177,7 +179,7 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
     def drop_connections(self) -> None:
-        """Break what is still open, so that an answer under way ends as a lost connection and not as an error."""
+        """Abort open connections, so that the client of a pending answer sees a lost connection and not an error."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 

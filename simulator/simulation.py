@@ -1,4 +1,4 @@
-"""Everything of one simulated Meld, put together; the HTTP faces and the server only hold it."""
+"""Composition of one simulated Meld: world, webhook outbox and delivery, faults, read log, random activity."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from simulator.activity.population import populate
-from simulator.activity.random_activity import RandomActivity, arrivals
+from simulator.activity.random_activity import RandomActivity, draw_action_count
+from simulator.faults.read_script import ReadScript
 from simulator.faults.settings import NO_FAULTS, Faults
-from simulator.read_log import ReadLog, Script
-from simulator.webhooks.mailbox import Mailbox
+from simulator.read_log import ReadLog
+from simulator.webhooks.outbox import WebhookOutbox
 from simulator.webhooks.retries import RetryingDelivery
 from simulator.webhooks.sender import WebhookSender
 from simulator.world.world import World
@@ -23,21 +24,21 @@ if TYPE_CHECKING:
     import httpx2
 
     from simulator.webhooks.outgoing_webhook import OutgoingWebhook
-    from simulator.world.webhook_payloads import Announcement
+    from simulator.world.webhook_payloads import WebhookEvent
 
-#: Connections expire after hours, so a look now and then is enough.
-SECONDS_BETWEEN_EXPIRIES = 15.0
-#: Acts that fall closer together than this happen at once.
-SECONDS_BETWEEN_ACTS = 0.02
+#: Connections expire after hours, so they need few checks.
+EXPIRY_INTERVAL_SECONDS = 15.0
+#: Actions that fall into one such interval are carried out together.
+ACTIVITY_INTERVAL_SECONDS = 0.02
 
 
 def utc_now() -> datetime:
-    """The present moment."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 class Simulation:
-    """The world, its post, its faults and its records."""
+    """The parts of one simulated Meld; the HTTP applications and the server use them."""
 
     def __init__(
         self,
@@ -57,64 +58,64 @@ class Simulation:
         self.random = Random(f"reads {seed}")
         self.world = World(clock=utc_now, random=Random(seed))
         self.faults = faults
-        self._initial = self.faults
+        self._initial_faults = self.faults
         self.reads = ReadLog(utc_now)
-        self.script = Script()
-        courier = WebhookSender(url=webhook_url, secret=webhook_secret, clock=utc_now, transport=transport)
-        self.post = RetryingDelivery(
-            courier=courier, faults=lambda: self.faults, random=Random(f"post {seed}"), time_scale=time_scale
+        self.script = ReadScript()
+        sender = WebhookSender(url=webhook_url, secret=webhook_secret, clock=utc_now, transport=transport)
+        self.delivery = RetryingDelivery(
+            sender=sender, faults=lambda: self.faults, random=Random(f"webhooks {seed}"), time_scale=time_scale
         )
-        self.mailbox = Mailbox(clock=utc_now, carrier=self.post)
-        self._arrivals = Random(f"arrivals {seed}")
-        self._life = RandomActivity(self.world, Random(f"life {seed}"))
+        self.outbox = WebhookOutbox(clock=utc_now, delivery=self.delivery)
+        self._action_times = Random(f"action times {seed}")
+        self._activity = RandomActivity(self.world, Random(f"activity {seed}"))
         populate(self.world, connections, Random(f"population {seed}"))
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong at present."""
+        """The faults in effect, which include Meld's quirks."""
         return self._faults
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
         self._faults = faults
-        self.world.habits = faults
+        self.world.quirks = faults
 
-    def tell(self, announcements: Iterable[Announcement]) -> list[OutgoingWebhook]:
-        """Send what an act of the world has announced; callable from any thread."""
-        return self.mailbox.post(announcements)
+    def send_webhooks(self, events: Iterable[WebhookEvent]) -> list[OutgoingWebhook]:
+        """Send the webhook events of an action; callable from any thread."""
+        return self.outbox.enqueue(events)
 
     def reset(self) -> None:
-        """An empty world with the faults of the start: nothing on record, nothing under way, no life."""
+        """Delete connections and records, cancel deliveries, stop the activity, and restore the initial faults."""
         self.rate = 0.0
-        self.post.forget()
-        self.mailbox.clear()
+        self.delivery.cancel_all()
+        self.outbox.clear()
         self.script.clear()
         self.reads.clear()
-        self.faults = self._initial
+        self.faults = self._initial_faults
         self.world.clear()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Deliver webhooks, live and expire until the block ends."""
-        async with self.post.running():
-            tasks = [asyncio.create_task(self._live()), asyncio.create_task(self._expire())]
+        """Deliver webhooks, run the random activity and expire connections until the block ends."""
+        async with self.delivery.running():
+            tasks = [asyncio.create_task(self._run_activity()), asyncio.create_task(self._run_expiry())]
             try:
                 yield
             finally:
                 for task in tasks:
                     task.cancel()
 
-    async def _live(self) -> None:
+    async def _run_activity(self) -> None:
         loop = asyncio.get_running_loop()
-        lived_until = loop.time()
+        last_run = loop.time()
         while True:
-            await asyncio.sleep(SECONDS_BETWEEN_ACTS)
+            await asyncio.sleep(ACTIVITY_INTERVAL_SECONDS)
             now = loop.time()
-            for _ in range(arrivals(self.rate, now - lived_until, self._arrivals)):
-                self.tell(self._life.step())
-            lived_until = now
+            for _ in range(draw_action_count(self.rate, now - last_run, self._action_times)):
+                self.send_webhooks(self._activity.step())
+            last_run = now
 
-    async def _expire(self) -> None:
+    async def _run_expiry(self) -> None:
         while True:
-            await asyncio.sleep(SECONDS_BETWEEN_EXPIRIES)
-            self.tell(self.world.expire_due())
+            await asyncio.sleep(EXPIRY_INTERVAL_SECONDS)
+            self.send_webhooks(self.world.expire_due())

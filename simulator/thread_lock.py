@@ -1,4 +1,4 @@
-"""One thread at a time."""
+"""A decorator that holds an object's lock during a method, for classes used by several threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Lockable(Protocol):
-    """Whatever has a lock of its own."""
+    """An object with a lock of its own."""
 
     lock: RLock
 
@@ -21,12 +21,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """The method, held by one thread at a time; the HTTP side and a test may call it at once."""
+def synchronized(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Run the method under the object's lock: the server's thread and a test's thread may call it at once."""
 
     @wraps(method)
-    def alone(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self.lock:
             return method(self, *args, **kwargs)
 
-    return alone
+    return locked

@@ -1,1 +1,1 @@
-"""Activity in the simulated world: the connections that it begins with, and what happens at random."""
+"""Activity of the simulated account: the initial population, and random actions."""

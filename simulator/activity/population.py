@@ -1,4 +1,4 @@
-"""Many connections at once: those that have long been there, and those that arrive."""
+"""Initial population of the account, and creation of whole duplicate groups."""
 
 from __future__ import annotations
 
@@ -8,69 +8,78 @@ from typing import TYPE_CHECKING
 
 from simulator.errors import ImpossibleError
 from simulator.world.new_connection import NewConnection
-from simulator.world.vocabulary import BREAKAGES, HEALTHY, OPEN, MeldState
+from simulator.world.vocabulary import BROKEN_STATES, HEALTHY, IN_PROGRESS, MeldState
 
 if TYPE_CHECKING:
     from random import Random
 
-    from simulator.world.webhook_payloads import Announcement
+    from simulator.world.webhook_payloads import WebhookEvent
     from simulator.world.world import World
 
-GREATEST_AGE = timedelta(days=400)
-GREATEST_GROUP = 4
-GROUPED = 0.1
-BROKEN = 0.15
+MAX_AGE = timedelta(days=400)
+MAX_GROUP_SIZE = 4
+GROUP_PROBABILITY = 0.1
+BROKEN_PROBABILITY = 0.15
 
 
 def populate(world: World, connections: int, random: Random) -> None:
-    """So many connections in silence: most of them healthy, some broken, some in groups."""
+    """Create connections without webhook events: most of them healthy, some broken, some in groups."""
     goal = len(world) + connections
     while len(world) < goal:
         size = min(_group_size(random), goal - len(world))
-        state = random.choice(BREAKAGES) if random.random() < BROKEN else HEALTHY
-        found_group(world, size, state, NewConnection(created_at=world.now() - random.random() * GREATEST_AGE))
+        state = random.choice(BROKEN_STATES) if random.random() < BROKEN_PROBABILITY else HEALTHY
+        create_group(world, size, state, NewConnection(created_at=world.now() - random.random() * MAX_AGE))
 
 
-def found_group(world: World, size: int, state: MeldState, opening: NewConnection) -> list[str]:
-    """A group of that size in silence, the newest member its primary and in that state; one alone is no group."""
+def create_group(world: World, size: int, state: MeldState, details: NewConnection) -> list[str]:
+    """Create a group without webhook events; a size of 1 creates a single connection.
+
+    The newest member is the primary and in the given state.
+
+    Returns:
+        The ids of the members, oldest first.
+
+    Raises:
+        ImpossibleError: The state is IN_PROGRESS and the size is above 1.
+    """
     if size == 1:
-        return [world.add(state, opening).id]
-    _insist_on_linked(state)
+        return [world.add(state, details).id]
+    _require_linked(state)
     members: list[str] = []
     for _ in range(size):
-        newcomer = world.add(HEALTHY, opening)
+        newcomer = world.add(HEALTHY, details)
         if members:
             world.join(newcomer.id, members[0])
         members.append(newcomer.id)
-        opening = replace(opening, external_customer_id=newcomer.external_customer_id)
+        details = replace(details, external_customer_id=newcomer.external_customer_id)
     if state != HEALTHY:
-        world.change(members[-1], state)
+        world.set_state(members[-1], state)
     return members
 
 
-def link_group(
-    world: World, size: int, state: MeldState, opening: NewConnection
-) -> tuple[list[str], list[Announcement]]:
-    """The same, but everyone comes through the widget, and Meld announces it."""
+def connect_group(
+    world: World, size: int, state: MeldState, details: NewConnection
+) -> tuple[list[str], list[WebhookEvent]]:
+    """Create a group as customers do, through the widget; return the ids and the webhook events."""
     if size > 1:
-        _insist_on_linked(state)
+        _require_linked(state)
     members: list[str] = []
-    announcements: list[Announcement] = []
+    events: list[WebhookEvent] = []
     for _ in range(size):
-        newcomer = world.start(opening)
-        if state != OPEN:
-            announcements += world.complete(newcomer.id, duplicate_of=members[0] if members else None)
+        newcomer = world.start(details)
+        if state != IN_PROGRESS:
+            events += world.complete(newcomer.id, duplicate_of=members[0] if members else None)
         members.append(newcomer.id)
-        opening = replace(opening, external_customer_id=newcomer.external_customer_id)
-    if state not in (HEALTHY, OPEN):
-        announcements += world.change(members[-1], state)
-    return members, announcements
+        details = replace(details, external_customer_id=newcomer.external_customer_id)
+    if state not in (HEALTHY, IN_PROGRESS):
+        events += world.set_state(members[-1], state)
+    return members, events
 
 
-def _insist_on_linked(state: MeldState) -> None:
-    if state == OPEN:
-        raise ImpossibleError("a connection in progress is in no group yet")
+def _require_linked(state: MeldState) -> None:
+    if state == IN_PROGRESS:
+        raise ImpossibleError("a connection in progress cannot be in a group")
 
 
 def _group_size(random: Random) -> int:
-    return random.randint(2, GREATEST_GROUP) if random.random() < GROUPED else 1
+    return random.randint(2, MAX_GROUP_SIZE) if random.random() < GROUP_PROBABILITY else 1

@@ -1,22 +1,22 @@
-"""A life at random: what customers, banks and providers do to a Meld account all day."""
+"""Random activity: the actions of customers, banks and providers on a Meld account, by weight, from a seed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from simulator.world.new_connection import NewConnection
-from simulator.world.permitted_actions import permits
-from simulator.world.vocabulary import BREAKAGES, OPEN
+from simulator.world.permitted_actions import is_permitted
+from simulator.world.vocabulary import BROKEN_STATES, IN_PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
     from simulator.world.connection import SimulatedConnection
-    from simulator.world.webhook_payloads import Announcement
+    from simulator.world.webhook_payloads import WebhookEvent
     from simulator.world.world import World
 
-#: How often each act is chosen, in proportion. Aggregation is daily bread; few customers ever leave.
+#: Relative frequency of each action. Aggregations are the most frequent; few connections are deleted.
 WEIGHTS = {
     "connect": 12,
     "complete": 16,
@@ -28,35 +28,35 @@ WEIGHTS = {
     "delete": 4,
     "expire": 2,
 }
-#: An act looks for a fitting connection so many times, then lets the moment pass.
-LOOKS = 40
-#: How many customers link a bank that they have linked already.
-RELINKING = 0.5
+#: Random connections tried for an action before the step is skipped.
+MAX_PICKS = 40
+#: Probability that a customer links an institution that they have linked already.
+RELINK_PROBABILITY = 0.5
 
 
 class RandomActivity:
-    """Chooses acts; the same seed over the same world chooses the same ones."""
+    """Chooses actions; the same seed on the same world chooses the same actions."""
 
     def __init__(self, world: World, random: Random) -> None:
         self._world = world
         self._random = random
 
-    def step(self) -> list[Announcement]:
-        """One act, and what Meld announces of it; nothing where no connection fits."""
-        # Held for the whole step, so that what was found to be possible still is.
+    def step(self) -> list[WebhookEvent]:
+        """Carry out one action and return its webhook events; none if no connection permits it."""
+        # The lock is held for the whole step, so that a permitted action stays permitted.
         with self._world.lock:
-            act = self._random.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]
-            if act == "connect":
-                self._world.start(self._newcomer())
+            action = self._random.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]
+            if action == "connect":
+                self._world.start(self._new_connection())
                 return []
-            connection = self._find(act)
-            return [] if connection is None else self._acts()[act](connection)
+            connection = self._find_permitted(action)
+            return [] if connection is None else self._action_methods()[action](connection)
 
-    def _acts(self) -> dict[str, Callable[[SimulatedConnection], list[Announcement]]]:
+    def _action_methods(self) -> dict[str, Callable[[SimulatedConnection], list[WebhookEvent]]]:
         world = self._world
         return {
             "complete": self._complete,
-            "break": lambda one: world.damage(one.id, self._random.choice(BREAKAGES)),
+            "break": lambda one: world.break_connection(one.id, self._random.choice(BROKEN_STATES)),
             "aggregate": lambda one: world.aggregate(one.id),
             "heal": lambda one: world.heal(one.id),
             "repair": lambda one: world.repair(one.id),
@@ -65,31 +65,37 @@ class RandomActivity:
             "expire": lambda one: world.expire(one.id),
         }
 
-    def _find(self, act: str) -> SimulatedConnection | None:
-        for _ in range(LOOKS):
-            one = self._anyone()
-            if one is not None and permits(act, one.state, self._world.habits):
+    def _find_permitted(self, action: str) -> SimulatedConnection | None:
+        for _ in range(MAX_PICKS):
+            one = self._random_connection()
+            if one is not None and is_permitted(action, one.state, self._world.quirks):
                 return one
         return None
 
-    def _anyone(self) -> SimulatedConnection | None:
+    def _random_connection(self) -> SimulatedConnection | None:
         size = len(self._world)
-        return self._world.numbered(self._random.randint(1, size)) if size else None
+        return self._world.by_number(self._random.randint(1, size)) if size else None
 
-    def _newcomer(self) -> NewConnection:
-        known = self._anyone()
-        again = known is not None and self._random.random() < RELINKING
+    def _new_connection(self) -> NewConnection:
+        known = self._random_connection()
+        again = known is not None and self._random.random() < RELINK_PROBABILITY
         return NewConnection(external_customer_id=known.external_customer_id) if known and again else NewConnection()
 
-    def _complete(self, connection: SimulatedConnection) -> list[Announcement]:
+    def _complete(self, connection: SimulatedConnection) -> list[WebhookEvent]:
         siblings = self._world.of_customer(connection.customer_id)
-        linked = [one for one in siblings if one.living and one.state != OPEN]
-        twin = self._random.choice(linked).id if linked and self._random.random() < RELINKING else None
+        linked = [one for one in siblings if one.is_alive and one.state != IN_PROGRESS]
+        twin = self._random.choice(linked).id if linked and self._random.random() < RELINK_PROBABILITY else None
         return self._world.complete(connection.id, duplicate_of=twin)
 
 
-def arrivals(rate: float, seconds: float, random: Random) -> int:
-    """How many acts fall into so many seconds, where they come at random so many times a second."""
+def draw_action_count(rate: float, seconds: float, random: Random) -> int:
+    """Draw how many actions of a Poisson process occur in a period.
+
+    Args:
+        rate: Actions a second.
+        seconds: Length of the period.
+        random: Source of randomness.
+    """
     count, passed = 0, random.expovariate(rate) if rate else seconds
     while passed < seconds:
         count += 1

@@ -1,1 +1,1 @@
-"""Meld's public API as the simulator answers it."""
+"""Meld's public API as the simulator implements it."""

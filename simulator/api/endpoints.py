@@ -1,4 +1,4 @@
-"""The public face: Meld's bank-linking endpoints, as far as a mirror and a demo need them."""
+"""Meld's public bank-linking endpoints: get, list, refresh, delete, connect and repair."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from simulator.api.error_responses import message_of, status_of
+from simulator.api.error_responses import error_message, error_status
 from simulator.api.read_responses import ReadResponder
-from simulator.api.version_header import VersionEcho
+from simulator.api.version_header import VersionHeaderMiddleware
 from simulator.errors import SimulatorError
-from simulator.request_bodies import RefreshWish, RepairWish, StartWish, read_wish
-from simulator.world import listing
+from simulator.request_bodies import RefreshRequest, RepairConnectRequest, StartConnectRequest, parse_body
+from simulator.world import pagination
 from simulator.world.new_connection import NewConnection
-from simulator.world.permitted_actions import insist
+from simulator.world.permitted_actions import require_permitted
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 CONNECTIONS = "/bank-linking/connections"
 CONNECTION = f"{CONNECTIONS}/{{connection_id}}"
-#: Nobody answers there: the customer's part is played by the acts complete and repair.
+#: A URL that nothing serves: the actions complete and repair take the customer's part.
 WIDGET = "https://widget.simulated.invalid/?connectToken="
 
 
 class MeldApi:
-    """Meld, seen from outside."""
+    """Meld's public API."""
 
-    def __init__(self, stage: Simulation) -> None:
-        self._stage = stage
-        self._answerer = ReadResponder(stage)
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._responder = ReadResponder(simulation)
 
     def app(self) -> Starlette:
-        """Meld's API as an ASGI application."""
+        """Return Meld's API as an ASGI application."""
         routes = [
             Route(CONNECTIONS, self.list, methods=["GET"]),
             Route(CONNECTION, self.get, methods=["GET"]),
@@ -50,49 +50,49 @@ class MeldApi:
             Route("/bank-linking/connect/start", self.start, methods=["POST"]),
             Route("/bank-linking/connect/repair", self.repair, methods=["POST"]),
         ]
-        handlers = {SimulatorError: self._refuse, HTTPException: self._refuse}
-        return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(VersionEcho)])
+        handlers = {SimulatorError: self._error_response, HTTPException: self._error_response}
+        return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(VersionHeaderMiddleware)])
 
     async def get(self, request: Request) -> Response:
-        """One connection, bare."""
+        """Answer a read of one connection, without an envelope."""
         connection_id = request.path_params["connection_id"]
 
-        def look(step: ScriptedRead) -> dict[str, Any]:
-            return self._stage.world.view(connection_id, seconds_ago=step.stale)
+        def view(faults: ScriptedRead) -> dict[str, Any]:
+            return self._simulation.world.view(connection_id, seconds_ago=faults.stale)
 
-        return await self._answerer.read(request, connection_id, look)
+        return await self._responder.read(request, connection_id, view)
 
     async def list(self, request: Request) -> Response:
-        """A page of connections."""
+        """Answer a read of one page of the list of connections."""
 
-        def look(step: ScriptedRead) -> dict[str, Any]:
-            query = listing.parse(request.query_params)
-            shift = step.shift if query.after is not None else 0
-            return self._stage.world.page(query, seconds_ago=step.stale, shift=shift)
+        def view(faults: ScriptedRead) -> dict[str, Any]:
+            query = pagination.parse_list_query(request.query_params)
+            shift = faults.shift if query.after is not None else 0
+            return self._simulation.world.page(query, seconds_ago=faults.stale, shift=shift)
 
-        return await self._answerer.read(request, None, look)
+        return await self._responder.read(request, None, view)
 
     async def refresh(self, request: Request) -> Response:
-        """Accepted; the effect and its webhooks follow."""
-        self._answerer.check(request)
-        world = self._stage.world
-        products = (await read_wish(request, RefreshWish)).products
-        connection = world.refreshable(request.path_params["connection_id"], products)
-        seconds = self._stage.faults.refresh_takes
-        asyncio.get_running_loop().call_later(seconds, self._refresh, connection.id, products)
+        """Accept a forced refresh; its effect and webhooks follow."""
+        self._responder.authenticate(request)
+        world = self._simulation.world
+        products = (await parse_body(request, RefreshRequest)).products
+        connection = world.get_refreshable(request.path_params["connection_id"], products)
+        seconds = self._simulation.faults.refresh_takes
+        asyncio.get_running_loop().call_later(seconds, self._apply_refresh, connection.id, products)
         return JSONResponse({"requestId": world.new_id(), "serviceProviderDetails": None})
 
     async def delete(self, request: Request) -> Response:
-        """Gone at once; the webhook is the acknowledgement."""
-        self._answerer.check(request)
-        self._stage.tell(self._stage.world.delete(request.path_params["connection_id"]))
+        """Delete a connection at once; its webhook confirms the deletion."""
+        self._responder.authenticate(request)
+        self._simulation.send_webhooks(self._simulation.world.delete(request.path_params["connection_id"]))
         return Response()
 
     async def start(self, request: Request) -> Response:
-        """A new connection in progress, and a token for the widget."""
-        self._answerer.check(request)
-        wish = await read_wish(request, StartWish)
-        connection = self._stage.world.start(NewConnection(**wish.model_dump()))
+        """Create a connection in progress and return a token for the widget."""
+        self._responder.authenticate(request)
+        body = await parse_body(request, StartConnectRequest)
+        connection = self._simulation.world.start(NewConnection(**body.model_dump()))
         return JSONResponse(
             {
                 "id": connection.id,
@@ -103,22 +103,22 @@ class MeldApi:
         )
 
     async def repair(self, request: Request) -> Response:
-        """A token for the widget; the connection keeps its state until the customer is done."""
-        self._answerer.check(request)
-        world = self._stage.world
-        connection = world.connection((await read_wish(request, RepairWish)).connection_id)
-        insist("repair", connection.state, world.habits)
+        """Return a token for the widget; the connection keeps its state until the customer completes the repair."""
+        self._responder.authenticate(request)
+        world = self._simulation.world
+        connection = world.connection((await parse_body(request, RepairConnectRequest)).connection_id)
+        require_permitted("repair", connection.state, world.quirks)
         institution_id = connection.institution.id if connection.institution else None
         return JSONResponse({"id": connection.id, "institutionId": institution_id, **self._widget()})
 
-    def _refresh(self, connection_id: str, products: tuple[str, ...]) -> None:
-        # What has become impossible since it was accepted ends in silence, as at Meld.
+    def _apply_refresh(self, connection_id: str, products: tuple[str, ...]) -> None:
+        # A refresh that has become impossible since its acceptance has no effect, as at Meld.
         with suppress(SimulatorError):
-            self._stage.tell(self._stage.world.refresh(connection_id, products))
+            self._simulation.send_webhooks(self._simulation.world.refresh(connection_id, products))
 
     def _widget(self) -> dict[str, str]:
-        token = self._stage.world.new_id()
+        token = self._simulation.world.new_id()
         return {"connectToken": token, "widgetUrl": f"{WIDGET}{token}"}
 
-    async def _refuse(self, _request: Request, error: Exception) -> Response:
-        return self._answerer.error(status_of(error), message_of(error))
+    async def _error_response(self, _request: Request, error: Exception) -> Response:
+        return self._responder.error_response(error_status(error), error_message(error))

@@ -1,4 +1,4 @@
-"""How wishes that cannot be granted are answered: Meld's envelope on its face, RFC 9457 on ours."""
+"""Error responses: Meld's error envelope for its API, problem details (RFC 9457) for the control API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from simulator.errors import AbsentError, ImpossibleError, MalformedError, RefusedError
-from simulator.ids import iso
+from simulator.ids import format_time
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,31 +30,31 @@ CODES = {
 }
 
 
-def status_of(error: Exception) -> int:
-    """The code for an error of ours, or of the framework's."""
+def error_status(error: Exception) -> int:
+    """Return the status code of an error of the simulator or of Starlette."""
     if isinstance(error, HTTPException):
         return error.status_code
     return STATUSES[type(error)]
 
 
-def message_of(error: Exception) -> str:
-    """What the error has to say."""
+def error_message(error: Exception) -> str:
+    """Return the message of an error of the simulator or of Starlette."""
     return error.detail if isinstance(error, HTTPException) else str(error)
 
 
-def meld_error(status: int, message: str, *, request_id: str, now: datetime, listed: bool) -> dict[str, Any]:
-    """Meld's error body; its documentation names two forms."""
+def meld_error_body(status: int, message: str, *, request_id: str, now: datetime, listed: bool) -> dict[str, Any]:
+    """Return Meld's error body, in one of the two forms that its documentation shows."""
     error = {
         "code": CODES.get(status, "UNKNOWN"),
         "message": message,
         "requestId": request_id,
-        "timestamp": iso(now),
+        "timestamp": format_time(now),
     }
     return {"errors": [error]} if listed else error
 
 
-def problem(error: Exception) -> JSONResponse:
-    """The same for whoever steers: a title, the code, and a sentence."""
-    status = status_of(error)
-    content = {"title": HTTPStatus(status).phrase, "status": status, "detail": message_of(error)}
+def problem_response(error: Exception) -> JSONResponse:
+    """Return problem details: title, status and detail."""
+    status = error_status(error)
+    content = {"title": HTTPStatus(status).phrase, "status": status, "detail": error_message(error)}
     return JSONResponse(content, status_code=status, media_type="application/problem+json")

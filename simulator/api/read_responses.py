@@ -1,4 +1,4 @@
-"""Answers reads of Meld's API: the truth of the moment they began, after whatever goes wrong on the way."""
+"""Answers to reads of Meld's API: the state of the moment the read began, with latency and injected faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
-from simulator.api.error_responses import meld_error, status_of
+from simulator.api.error_responses import error_status, meld_error_body
 from simulator.errors import RefusedError, SimulatorError
 
 if TYPE_CHECKING:
@@ -19,84 +19,96 @@ if TYPE_CHECKING:
     from simulator.faults.read_script import ScriptedRead
     from simulator.simulation import Simulation
 
-#: Longer than any client waits, so that nothing hangs for ever.
-SECONDS_TO_HANG = 300.0
-ERRORS_FROM = 400
-#: Under this name the server offers a way to break the connection of a request.
-SEVER = "simulator.sever"
+#: Longer than any client waits; it bounds how long a read hangs.
+MAX_HANG_SECONDS = 300.0
+MIN_ERROR_STATUS = 400
+#: Key in the request's state of the server's function that aborts the TCP connection.
+ABORT_CONNECTION = "simulator.abort_connection"
 
 
-class ConnectionCutError(Exception):
-    """The connection breaks here; raised where there is no socket to break."""
+class ConnectionAbortedByFaultError(Exception):
+    """Raised instead of aborting the connection where there is no socket, as in a test client."""
 
 
 class ReadResponder:
-    """Answers each read and records how it went."""
+    """Answers each read and records its outcome."""
 
-    def __init__(self, stage: Simulation) -> None:
-        self._stage = stage
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
 
-    async def read(self, request: Request, connection_id: str | None, look: Callable[[ScriptedRead], Any]) -> Response:
-        """The answer to a read of one connection, or of the list (None)."""
-        stage = self._stage
-        read = stage.reads.begin(connection_id)
-        step = stage.script.take(connection_id) or stage.faults.draw(stage.random)
-        response = self._answer(request, step, look)
-        if await _left_within(request, stage.faults.latency_ms / 1000 + step.delay):
-            stage.reads.end(read, "left")
-        elif step.hang:
-            stage.reads.end(read, "left" if await _left_within(request, SECONDS_TO_HANG) else "hung")
-            _sever(request)
-        elif step.cut:
-            stage.reads.end(read, "cut")
-            _sever(request)
+    async def read(self, request: Request, connection_id: str | None, view: Callable[[ScriptedRead], Any]) -> Response:
+        """Answer a read of one connection, or of the list (None).
+
+        Args:
+            request: The HTTP request.
+            connection_id: The connection, None for the list.
+            view: Returns the JSON to answer with, under the faults of this read.
+        """
+        simulation = self._simulation
+        read = simulation.reads.begin(connection_id)
+        faults = simulation.script.pop(connection_id) or simulation.faults.draw_read(simulation.random)
+        response = self._build_response(request, faults, view)
+        if await _client_leaves_within(request, simulation.faults.latency_ms / 1000 + faults.delay):
+            simulation.reads.end(read, "left")
+        elif faults.hang:
+            simulation.reads.end(read, "left" if await _client_leaves_within(request, MAX_HANG_SECONDS) else "hung")
+            _abort_connection(request)
+        elif faults.cut:
+            simulation.reads.end(read, "cut")
+            _abort_connection(request)
         else:
-            stage.reads.end(read, "answered", response.status_code)
+            simulation.reads.end(read, "answered", response.status_code)
         return response
 
-    def check(self, request: Request) -> None:
-        """Nothing, or RefusedError without the Authorization header that is wanted."""
+    def authenticate(self, request: Request) -> None:
+        """Check the Authorization header; without a configured key, any value is accepted.
+
+        Raises:
+            RefusedError: It is missing or wrong.
+        """
         given = request.headers.get("Authorization")
-        wanted = self._stage.authorization or given
-        if not given or given != wanted:
+        expected = self._simulation.authorization or given
+        if not given or given != expected:
             raise RefusedError("the Authorization header is missing or wrong")
 
-    def error(self, status: int, message: str) -> JSONResponse:
-        """An answer in Meld's error envelope."""
-        world = self._stage.world
-        listed = self._stage.faults.errors_listed
-        body = meld_error(status, message, request_id=world.new_id(), now=world.now(), listed=listed)
+    def error_response(self, status: int, message: str) -> JSONResponse:
+        """Return an answer in Meld's error envelope."""
+        world = self._simulation.world
+        listed = self._simulation.faults.errors_listed
+        body = meld_error_body(status, message, request_id=world.new_id(), now=world.now(), listed=listed)
         return JSONResponse(body, status_code=status)
 
-    def _answer(self, request: Request, step: ScriptedRead, look: Callable[[ScriptedRead], Any]) -> Response:
-        response = self._scripted(step) if _replaced(step) else self._true(request, step, look)
-        if step.status is not None:
-            response.status_code = step.status
-        response.headers.update(step.headers)
+    def _build_response(self, request: Request, faults: ScriptedRead, view: Callable[[ScriptedRead], Any]) -> Response:
+        response = (
+            self._scripted_response(faults) if _is_replaced(faults) else self._view_response(request, faults, view)
+        )
+        if faults.status is not None:
+            response.status_code = faults.status
+        response.headers.update(faults.headers)
         return response
 
-    def _scripted(self, step: ScriptedRead) -> Response:
-        if not step.scripted:
-            status = step.status or HTTPStatus.OK
-            return self.error(status, HTTPStatus(status).phrase)
-        if isinstance(step.body, str):
-            return Response(step.body, media_type="application/json")
-        return JSONResponse(step.body)
+    def _scripted_response(self, faults: ScriptedRead) -> Response:
+        if not faults.has_body:
+            status = faults.status or HTTPStatus.OK
+            return self.error_response(status, HTTPStatus(status).phrase)
+        if isinstance(faults.body, str):
+            return Response(faults.body, media_type="application/json")
+        return JSONResponse(faults.body)
 
-    def _true(self, request: Request, step: ScriptedRead, look: Callable[[ScriptedRead], Any]) -> Response:
+    def _view_response(self, request: Request, faults: ScriptedRead, view: Callable[[ScriptedRead], Any]) -> Response:
         try:
-            self.check(request)
-            return JSONResponse(look(step))
+            self.authenticate(request)
+            return JSONResponse(view(faults))
         except SimulatorError as error:
-            return self.error(status_of(error), str(error))
+            return self.error_response(error_status(error), str(error))
 
 
-def _replaced(step: ScriptedRead) -> bool:
-    return step.scripted or (step.status is not None and step.status >= ERRORS_FROM)
+def _is_replaced(faults: ScriptedRead) -> bool:
+    return faults.has_body or (faults.status is not None and faults.status >= MIN_ERROR_STATUS)
 
 
-async def _left_within(request: Request, seconds: float) -> bool:
-    """Wait; True as soon as the client has gone."""
+async def _client_leaves_within(request: Request, seconds: float) -> bool:
+    """Wait; return True as soon as the client disconnects."""
     if not seconds:
         return False
     try:
@@ -108,8 +120,8 @@ async def _left_within(request: Request, seconds: float) -> bool:
     return True
 
 
-def _sever(request: Request) -> None:
-    sever = request.scope.get("state", {}).get(SEVER)
-    if sever is None:
-        raise ConnectionCutError
-    sever()
+def _abort_connection(request: Request) -> None:
+    abort = request.scope.get("state", {}).get(ABORT_CONNECTION)
+    if abort is None:
+        raise ConnectionAbortedByFaultError
+    abort()

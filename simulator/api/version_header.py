@@ -1,4 +1,4 @@
-"""Meld tells in every answer which version of its API it used."""
+"""Middleware for the Meld-Version header, which every answer of Meld contains."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MELD_VERSION = "Meld-Version"
 DEFAULT_VERSION = "2026-02-03"
 
 
-class VersionEcho:
-    """Adds the Meld-Version that was asked for to every answer, or the account's default."""
+class VersionHeaderMiddleware:
+    """Adds the requested Meld-Version, or the account's default, to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and mark its answer."""
+        """Pass the request on and add the header to its answer."""
         version = Headers(scope=scope).get(MELD_VERSION, DEFAULT_VERSION)
 
-        async def marked(message: Message) -> None:
+        async def send_with_version(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[MELD_VERSION] = version
             await send(message)
 
-        await self._app(scope, receive, marked)
+        await self._app(scope, receive, send_with_version)

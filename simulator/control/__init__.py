@@ -1,1 +1,1 @@
-"""Control API of the simulator: actions, faults, scripts and records, for tests and demos."""
+"""Control API of the simulator under /sim: actions, faults, scripted reads and records, for tests and demos."""

@@ -1,30 +1,37 @@
-"""The acts by their names on the wire: what each is told, and what it does to the world."""
+"""The actions of the control API by name: the request body of each, and the method of the world it calls."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simulator.request_bodies import ActWish, BreakWish, CompleteWish, JoinWish, RefreshActWish, StateWish
+from simulator.request_bodies import (
+    ActionRequest,
+    BreakRequest,
+    CompleteRequest,
+    JoinGroupRequest,
+    RefreshActionRequest,
+    SetStateRequest,
+)
 from simulator.world.vocabulary import MeldState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.world.webhook_payloads import Announcement
+    from simulator.world.webhook_payloads import WebhookEvent
     from simulator.world.world import World
 
-    # Each act reads the fields of its own kind of wish, which stands beside it in the table.
-    Act = Callable[[World, str, Any], list[Announcement]]
+    # World, connection id, request body. The body's type stands beside the action in the table, hence Any.
+    Action = Callable[[World, str, Any], list[WebhookEvent]]
 
-ACTS: dict[str, tuple[type[ActWish], Act]] = {
-    "complete": (CompleteWish, lambda world, one, wish: world.complete(one, duplicate_of=wish.duplicate_of)),
-    "join": (JoinWish, lambda world, one, wish: world.join(one, wish.other)),
-    "break": (BreakWish, lambda world, one, wish: world.damage(one, wish.state())),
-    "state": (StateWish, lambda world, one, wish: world.change(one, MeldState(wish.status, wish.reason))),
-    "heal": (ActWish, lambda world, one, _: world.heal(one)),
-    "repair": (ActWish, lambda world, one, _: world.repair(one)),
-    "refresh": (RefreshActWish, lambda world, one, wish: world.refresh(one, wish.products)),
-    "aggregate": (ActWish, lambda world, one, _: world.aggregate(one)),
-    "delete": (ActWish, lambda world, one, _: world.delete(one)),
-    "expire": (ActWish, lambda world, one, _: world.expire(one)),
+ACTIONS: dict[str, tuple[type[ActionRequest], Action]] = {
+    "complete": (CompleteRequest, lambda world, id_, body: world.complete(id_, duplicate_of=body.duplicate_of)),
+    "join": (JoinGroupRequest, lambda world, id_, body: world.join(id_, body.other)),
+    "break": (BreakRequest, lambda world, id_, body: world.break_connection(id_, body.state())),
+    "state": (SetStateRequest, lambda world, id_, body: world.set_state(id_, MeldState(body.status, body.reason))),
+    "heal": (ActionRequest, lambda world, id_, _: world.heal(id_)),
+    "repair": (ActionRequest, lambda world, id_, _: world.repair(id_)),
+    "refresh": (RefreshActionRequest, lambda world, id_, body: world.refresh(id_, body.products)),
+    "aggregate": (ActionRequest, lambda world, id_, _: world.aggregate(id_)),
+    "delete": (ActionRequest, lambda world, id_, _: world.delete(id_)),
+    "expire": (ActionRequest, lambda world, id_, _: world.expire(id_)),
 }

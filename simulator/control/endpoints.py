@@ -1,4 +1,4 @@
-"""The hidden hand: everything a test, a developer or a demo may do to the simulated world."""
+"""Control API under /sim: create connections, act on them, inject faults, start random activity, reset."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from simulator.activity.population import found_group, link_group, populate
-from simulator.api.error_responses import problem
-from simulator.control.actions import ACTS
-from simulator.control.records import Records
+from simulator.activity.population import connect_group, create_group, populate
+from simulator.api.error_responses import problem_response
+from simulator.control.actions import ACTIONS
+from simulator.control.reads import ReadControl
+from simulator.control.webhooks import WebhookControl
 from simulator.errors import AbsentError, MalformedError, SimulatorError
 from simulator.faults.settings import Faults
-from simulator.request_bodies import CreateWish, LifeWish, ResetWish, read_object, read_wish
+from simulator.request_bodies import (
+    ActivityRateRequest,
+    CreateConnectionsRequest,
+    ResetRequest,
+    parse_body,
+    parse_object,
+)
 from simulator.world.new_connection import NewConnection
 from simulator.world.vocabulary import MeldState
 
@@ -26,107 +33,111 @@ if TYPE_CHECKING:
 
 
 class ControlApi:
-    """The routes under /sim."""
+    """The control API of one simulation."""
 
-    def __init__(self, stage: Simulation) -> None:
-        self._stage = stage
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
 
     def app(self) -> Starlette:
-        """The steering as an ASGI application."""
+        """Return the control API as an ASGI application, to be mounted at /sim."""
         routes = [
-            Route("/connections", self.connections, methods=["GET"]),
+            Route("/connections", self.list_connections, methods=["GET"]),
             Route("/connections", self.create, methods=["POST"]),
-            Route("/connections/{connection_id}", self.connection, methods=["GET"]),
-            Route("/connections/{connection_id}/{act}", self.act, methods=["POST"]),
-            Route("/faults", self.faults, methods=["GET"]),
+            Route("/connections/{connection_id}", self.get_connection, methods=["GET"]),
+            Route("/connections/{connection_id}/{action}", self.run_action, methods=["POST"]),
+            Route("/faults", self.get_faults, methods=["GET"]),
             Route("/faults", self.set_faults, methods=["POST"]),
-            Route("/faults", self.change_faults, methods=["PATCH"]),
-            Route("/life", self.life, methods=["POST"]),
+            Route("/faults", self.update_faults, methods=["PATCH"]),
+            Route("/life", self.set_activity_rate, methods=["POST"]),
             Route("/reset", self.reset, methods=["POST"]),
-            *Records(self._stage).routes(),
+            *WebhookControl(self._simulation).routes(),
+            *ReadControl(self._simulation).routes(),
         ]
-        handlers = {SimulatorError: _refuse, HTTPException: _refuse}
+        handlers = {SimulatorError: _error_response, HTTPException: _error_response}
         return Starlette(routes=routes, exception_handlers=handlers)
 
     async def summary(self, _request: Request) -> Response:
-        """How much there is of everything."""
-        stage = self._stage
+        """Return the number of connections, reads and webhooks, the rate, and the active faults."""
+        simulation = self._simulation
         return JSONResponse(
             {
-                "accountId": stage.world.account_id,
-                "connections": len(stage.world),
-                "reads": len(stage.reads.all()),
-                "webhooks": len(stage.mailbox.parcels()),
-                "rate": stage.rate,
-                "faults": stage.faults.model_dump(exclude_defaults=True),
+                "accountId": simulation.world.account_id,
+                "connections": len(simulation.world),
+                "reads": len(simulation.reads.all()),
+                "webhooks": len(simulation.outbox.webhooks()),
+                "rate": simulation.rate,
+                "faults": simulation.faults.model_dump(exclude_defaults=True),
             }
         )
 
-    async def connections(self, _request: Request) -> Response:
-        """The whole truth, oldest first."""
-        truth = [self._stage.world.truth(one.id) for one in self._stage.world.connections()]
-        return JSONResponse({"connections": truth, "count": len(truth)})
+    async def list_connections(self, _request: Request) -> Response:
+        """Return the present state of all connections, oldest first, regardless of faults."""
+        world = self._simulation.world
+        return self._connections_response([connection.id for connection in world.connections()])
 
-    async def connection(self, request: Request) -> Response:
-        """The truth about one connection, whatever its reads answer."""
-        return JSONResponse(self._stage.world.truth(request.path_params["connection_id"]))
+    async def get_connection(self, request: Request) -> Response:
+        """Return the present state of one connection, regardless of faults."""
+        return JSONResponse(self._simulation.world.truth(request.path_params["connection_id"]))
 
     async def create(self, request: Request) -> Response:
-        """Make connections."""
-        wish = await read_wish(request, CreateWish)
-        if wish.id and wish.count * wish.group > 1:
-            raise MalformedError("[id] one id is for one connection")
-        made = [connection_id for _ in range(wish.count) for connection_id in self._found(wish)]
-        truth = [self._stage.world.truth(connection_id) for connection_id in made]
-        return JSONResponse({"connections": truth, "count": len(truth)}, status_code=201)
+        """Create connections, alone or in groups."""
+        options = await parse_body(request, CreateConnectionsRequest)
+        if options.id and options.count * options.group > 1:
+            raise MalformedError("[id] an id needs a count and a group of 1")
+        ids = [connection_id for _ in range(options.count) for connection_id in self._create_group(options)]
+        return self._connections_response(ids, status_code=201)
 
-    async def act(self, request: Request) -> Response:
-        """Let something happen to a connection."""
-        name, connection_id = request.path_params["act"], request.path_params["connection_id"]
-        if name not in ACTS:
-            raise AbsentError(f"there is no act {name}; there are {', '.join(ACTS)}")
-        kind, act = ACTS[name]
-        wish = await read_wish(request, kind)
-        announcements = act(self._stage.world, connection_id, wish)
-        parcels = self._stage.tell(announcements) if wish.announce else []
-        truth = self._stage.world.truth(connection_id)
-        return JSONResponse({"connection": truth, "webhooks": [parcel.view() for parcel in parcels]})
+    async def run_action(self, request: Request) -> Response:
+        """Run an action on a connection."""
+        name, connection_id = request.path_params["action"], request.path_params["connection_id"]
+        if name not in ACTIONS:
+            raise AbsentError(f"there is no action {name}; the actions are {', '.join(ACTIONS)}")
+        body_type, action = ACTIONS[name]
+        body = await parse_body(request, body_type)
+        events = action(self._simulation.world, connection_id, body)
+        webhooks = self._simulation.send_webhooks(events) if body.announce else []
+        connection = self._simulation.world.truth(connection_id)
+        return JSONResponse({"connection": connection, "webhooks": [webhook.view() for webhook in webhooks]})
 
-    async def faults(self, _request: Request) -> Response:
-        """What goes wrong at present."""
-        return JSONResponse(self._stage.faults.model_dump())
+    async def get_faults(self, _request: Request) -> Response:
+        """Return all fault settings."""
+        return JSONResponse(self._simulation.faults.model_dump())
 
     async def set_faults(self, request: Request) -> Response:
-        """These faults and no others."""
-        self._stage.faults = Faults.read(await read_object(request))
-        return await self.faults(request)
+        """Replace all fault settings."""
+        self._simulation.faults = Faults.from_json(await parse_object(request))
+        return await self.get_faults(request)
 
-    async def change_faults(self, request: Request) -> Response:
-        """These faults beside the present ones."""
-        self._stage.faults = Faults.read(self._stage.faults.model_dump() | await read_object(request))
-        return await self.faults(request)
+    async def update_faults(self, request: Request) -> Response:
+        """Change the given fault settings."""
+        self._simulation.faults = Faults.from_json(self._simulation.faults.model_dump() | await parse_object(request))
+        return await self.get_faults(request)
 
-    async def life(self, request: Request) -> Response:
-        """Let the world live at a rate."""
-        self._stage.rate = (await read_wish(request, LifeWish)).rate
-        return JSONResponse({"rate": self._stage.rate})
+    async def set_activity_rate(self, request: Request) -> Response:
+        """Set the rate of the random activity."""
+        self._simulation.rate = (await parse_body(request, ActivityRateRequest)).rate
+        return JSONResponse({"rate": self._simulation.rate})
 
     async def reset(self, request: Request) -> Response:
-        """Begin anew."""
-        wish = await read_wish(request, ResetWish)
-        self._stage.reset()
-        populate(self._stage.world, wish.connections, self._stage.random)
+        """Delete everything and create a new population."""
+        connections = (await parse_body(request, ResetRequest)).connections
+        self._simulation.reset()
+        populate(self._simulation.world, connections, self._simulation.random)
         return await self.summary(request)
 
-    def _found(self, wish: CreateWish) -> list[str]:
-        opening = NewConnection(**wish.model_dump(exclude={"count", "group", "status", "reason", "announce"}))
-        state = MeldState(wish.status, wish.reason)
-        if not wish.announce:
-            return found_group(self._stage.world, wish.group, state, opening)
-        members, announcements = link_group(self._stage.world, wish.group, state, opening)
-        self._stage.tell(announcements)
+    def _create_group(self, options: CreateConnectionsRequest) -> list[str]:
+        details = NewConnection(**options.model_dump(exclude={"count", "group", "status", "reason", "announce"}))
+        state = MeldState(options.status, options.reason)
+        if not options.announce:
+            return create_group(self._simulation.world, options.group, state, details)
+        members, events = connect_group(self._simulation.world, options.group, state, details)
+        self._simulation.send_webhooks(events)
         return members
 
+    def _connections_response(self, connection_ids: list[str], status_code: int = 200) -> Response:
+        connections = [self._simulation.world.truth(connection_id) for connection_id in connection_ids]
+        return JSONResponse({"connections": connections, "count": len(connections)}, status_code=status_code)
 
-async def _refuse(_request: Request, error: Exception) -> Response:
-    return problem(error)
+
+async def _error_response(_request: Request, error: Exception) -> Response:
+    return problem_response(error)

@@ -1,1 +1,1 @@
-"""Faults on demand: settings, probabilities, and the script of coming reads."""
+"""Fault injection: settings, probabilities, and scripts for the next reads."""

@@ -1,4 +1,4 @@
-"""A probability, and how long what it brings lasts."""
+"""The probability of a fault, with the seconds it lasts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Chance(BaseModel):
-    """Written "0.3", "0.3:5" (with seconds), 0.3, [0.3, 5] or as an object."""
+class TimedProbability(BaseModel):
+    """A probability with a duration; written "0.3", "0.3:5" (with seconds), 0.3, [0.3, 5] or as an object."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     probability: Probability = 0.0
     seconds: Annotated[float, Field(ge=0)] = 0.0
 
-    def strikes(self, random: Random) -> bool:
-        """Whether it happens this time; what is impossible draws no random number."""
+    def occurs(self, random: Random) -> bool:
+        """Draw whether the fault occurs this time; probability 0 uses up no random number."""
         return self.probability > 0 and random.random() < self.probability
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, value: Any) -> Any:  # noqa: ANN401 - anything may be written there
+    def _parse_short_forms(cls, value: Any) -> Any:  # noqa: ANN401 - input of any type
         if isinstance(value, str):
             value = value.split(":", 1)
         if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""Everything that can go wrong on demand, in one model: how Meld behaves, how webhooks arrive, how reads end."""
+"""Fault injection settings: faults of webhooks and of reads, and the quirks of Meld, in one model."""
 
 from __future__ import annotations
 
@@ -7,62 +7,70 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, ValidationError
 
 from simulator.errors import MalformedError
-from simulator.faults.probability import Chance, Probability
+from simulator.faults.probability import Probability, TimedProbability
 from simulator.faults.read_script import ScriptedRead
 from simulator.world.quirks import Quirks
 
 if TYPE_CHECKING:
     from random import Random
 
-NEVER = Chance()
+NEVER = TimedProbability()
 
 
 class Faults(Quirks):
-    """None of them by default. A chance is a probability with seconds: "slow=0.1:5" is one in ten, by five seconds."""
+    """All off by default. A timed probability has seconds: "slow=0.1:5" delays one read in ten by five seconds."""
 
     lost: Probability = 0.0
     """Webhooks that are never sent."""
     doubled: Probability = 0.0
     """Webhooks that are sent twice at once."""
-    delay: Chance = NEVER
-    """Webhooks sent late, by up to so many seconds."""
-    reordered: Chance = NEVER
-    """Webhooks held back until a later one has been sent, for so many seconds at most (none given: 1)."""
+    delay: TimedProbability = NEVER
+    """Webhooks sent late, by up to that many seconds."""
+    reordered: TimedProbability = NEVER
+    """Webhooks held back until a later one has been sent, for at most that many seconds (1 if none are given)."""
     retry_time: Literal["new", "old"] = "new"
-    """Whether a retry is signed with its own time, or bears the first attempt's."""
+    """Whether a retry is signed with its own time, or with the first attempt's."""
     unix_times: bool = False
-    """The signature time is written in Unix seconds instead of ISO 8601."""
+    """The signature timestamp is in Unix seconds instead of ISO 8601."""
 
     latency_ms: Annotated[float, Field(ge=0)] = 0.0
-    """Every read takes at least that long."""
-    slow: Chance = NEVER
-    """Reads answered so many seconds late, with the state of when they began."""
-    stale: Chance = NEVER
-    """Reads that see the past, by up to so many seconds."""
-    throttled: Chance = NEVER
-    """Reads answered 429; with seconds, also a Retry-After of that many."""
+    """Latency of every read, in milliseconds."""
+    slow: TimedProbability = NEVER
+    """Reads answered that many seconds late, with the state of the moment they began."""
+    stale: TimedProbability = NEVER
+    """Read lag (eventual consistency): reads that see the state of up to that many seconds ago."""
+    throttled: TimedProbability = NEVER
+    """Reads answered 429, with a Retry-After of that many seconds if any are given."""
     failing: Probability = 0.0
     """Reads answered 500."""
     hanging: Probability = 0.0
     """Reads never answered."""
     cut: Probability = 0.0
-    """Reads whose connection breaks instead of an answer."""
+    """Reads whose TCP connection is aborted instead of answered."""
     refused: Probability = 0.0
     """Reads answered 401."""
     shifted: Probability = 0.0
-    """Pages after the first that repeat an item, or miss one."""
+    """Pages of the list, after the first, that repeat or miss an item."""
     refresh_takes: Annotated[float, Field(ge=0)] = 0.0
-    """Seconds between a refresh being accepted and its effect."""
+    """Seconds between the acceptance of a refresh and its effect."""
 
     @classmethod
     def parse(cls, text: str) -> Faults:
-        """The faults of a line such as "lost=0.1,slow=0.2:5,deleted_gone=on", or MalformedError."""
+        """Parse a line such as "lost=0.1,slow=0.2:5,deleted_gone=on".
+
+        Raises:
+            MalformedError: A name is unknown or a value is invalid.
+        """
         pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-        return cls.read({name.strip(): value.strip() for name, _, value in pairs})
+        return cls.from_json({name.strip(): value.strip() for name, _, value in pairs})
 
     @classmethod
-    def read(cls, values: dict[str, object]) -> Faults:
-        """The faults of a JSON object, or MalformedError that names what is wrong."""
+    def from_json(cls, values: dict[str, object]) -> Faults:
+        """Validate the faults of a JSON object.
+
+        Raises:
+            MalformedError: A name is unknown or a value is invalid; the message names the field.
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -71,28 +79,28 @@ class Faults(Quirks):
             known = f"; known are {', '.join(cls.model_fields)}" if first["type"] == "extra_forbidden" else ""
             raise MalformedError(f"{name}: {first['msg']}{known}") from error
 
-    def draw(self, random: Random) -> ScriptedRead:
-        """How the next read goes."""
+    def draw_read(self, random: Random) -> ScriptedRead:
+        """Draw the faults of the next read."""
         return ScriptedRead(
-            delay=self.slow.seconds if self.slow.strikes(random) else 0.0,
-            stale=random.uniform(0, self.stale.seconds) if self.stale.strikes(random) else 0.0,
-            shift=random.choice((-1, 1)) if _strikes(self.shifted, random) else 0,
-            hang=_strikes(self.hanging, random),
-            cut=_strikes(self.cut, random),
-            **self._refusal(random),
+            delay=self.slow.seconds if self.slow.occurs(random) else 0.0,
+            stale=random.uniform(0, self.stale.seconds) if self.stale.occurs(random) else 0.0,
+            shift=random.choice((-1, 1)) if _occurs(self.shifted, random) else 0,
+            hang=_occurs(self.hanging, random),
+            cut=_occurs(self.cut, random),
+            **self._draw_error(random),
         )
 
-    def _refusal(self, random: Random) -> dict[str, object]:
-        if self.throttled.strikes(random):
+    def _draw_error(self, random: Random) -> dict[str, object]:
+        if self.throttled.occurs(random):
             seconds = self.throttled.seconds
             return {"status": 429} | ({"headers": {"Retry-After": f"{seconds:g}"}} if seconds else {})
-        if _strikes(self.failing, random):
+        if _occurs(self.failing, random):
             return {"status": 500}
-        return {"status": 401} if _strikes(self.refused, random) else {}
+        return {"status": 401} if _occurs(self.refused, random) else {}
 
 
 NO_FAULTS = Faults()
 
 
-def _strikes(probability: float, random: Random) -> bool:
-    return Chance(probability=probability).strikes(random)
+def _occurs(probability: float, random: Random) -> bool:
+    return TimedProbability(probability=probability).occurs(random)

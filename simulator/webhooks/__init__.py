@@ -1,1 +1,1 @@
-"""Webhooks that the simulator sends: signature, mailbox, delivery and retries."""
+"""Webhooks that the simulator sends: outbox, signature, delivery and retries."""

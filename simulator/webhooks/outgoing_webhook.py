@@ -1,17 +1,17 @@
-"""A webhook under way, with the record of every attempt to deliver it."""
+"""An outgoing webhook: its event, its delivery state and the record of every attempt."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from simulator.ids import iso
+from simulator.ids import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from simulator.world.webhook_payloads import Announcement
+    from simulator.world.webhook_payloads import WebhookEvent
 
 WITHHELD = "withheld"
 WAITING = "waiting"
@@ -23,7 +23,7 @@ GIVEN_UP = "given up"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryAttempt:
-    """One POST: when, signed as of when, and how it ended. A problem of None is success."""
+    """One HTTP request: its times, signature timestamp and result. A problem of None means success."""
 
     began_at: datetime
     ended_at: datetime
@@ -32,10 +32,10 @@ class DeliveryAttempt:
     problem: str | None
 
     def view(self) -> dict[str, Any]:
-        """The attempt as JSON."""
+        """Return the attempt as JSON."""
         return {
-            "began": iso(self.began_at),
-            "ended": iso(self.ended_at),
+            "began": format_time(self.began_at),
+            "ended": format_time(self.ended_at),
             "signedAt": self.signed_at,
             "status": self.status,
             "problem": self.problem,
@@ -44,9 +44,9 @@ class DeliveryAttempt:
 
 @dataclass(slots=True, kw_only=True)
 class OutgoingWebhook:
-    """An announcement on its way; headers replace those it would bear, None leaves one out."""
+    """A webhook event to deliver; headers replace the usual ones, None omits one."""
 
-    announcement: Announcement
+    event: WebhookEvent
     created_at: datetime
     state: str = WAITING
     headers: Mapping[str, str | None] = field(default_factory=dict)
@@ -55,13 +55,13 @@ class OutgoingWebhook:
     attempts: list[DeliveryAttempt] = field(default_factory=list)
 
     def view(self) -> dict[str, Any]:
-        """The parcel as JSON."""
+        """Return the webhook as JSON."""
         return {
-            "eventId": self.announcement.event_id,
-            "eventType": self.announcement.event_type,
-            "connectionId": self.announcement.connection_id,
-            "created": iso(self.created_at),
+            "eventId": self.event.event_id,
+            "eventType": self.event.event_type,
+            "connectionId": self.event.connection_id,
+            "created": format_time(self.created_at),
             "state": self.state,
-            "body": self.announcement.body.decode(errors="replace"),
+            "body": self.event.body.decode(errors="replace"),
             "attempts": [attempt.view() for attempt in list(self.attempts)],
         }

@@ -1,4 +1,4 @@
-"""Delivers webhooks as Meld does: ten seconds for an answer, and again for three days until it is a 200."""
+"""Delivery of webhooks with Meld's retry schedule: exponential backoff for three days; faults on the way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from simulator.webhooks.outgoing_webhook import DELIVERED, GIVEN_UP, LOST, RETRYING
-from simulator.webhooks.sender import POSTS_AT_ONCE
+from simulator.webhooks.sender import MAX_CONCURRENT_REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -21,56 +21,56 @@ if TYPE_CHECKING:
 
     Dispatch = Callable[[Sequence[OutgoingWebhook]], None]
 
-FIRST_GAP = timedelta(minutes=1)
-GREATEST_GAP = timedelta(hours=1)
-PERSISTENCE = timedelta(days=3)
-#: How long a reordered webhook waits to be overtaken, where the fault does not say.
-SECONDS_TO_OVERTAKE = 1.0
+MIN_RETRY_INTERVAL = timedelta(minutes=1)
+MAX_RETRY_INTERVAL = timedelta(hours=1)
+MAX_RETRY_DURATION = timedelta(days=3)
+#: How long a reordered webhook waits for a later one, if the fault gives no seconds.
+DEFAULT_REORDER_SECONDS = 1.0
 
 
-def retry_gaps() -> Iterator[timedelta]:
-    """The waits between the attempts: doubling from a minute to an hour, for three days in all."""
-    gap, waited = FIRST_GAP, timedelta()
-    while waited + gap <= PERSISTENCE:
-        yield gap
-        waited += gap
-        gap = min(gap * 2, GREATEST_GAP)
+def retry_intervals() -> Iterator[timedelta]:
+    """Yield the intervals between attempts: doubling from a minute to an hour, three days in all."""
+    interval, waited = MIN_RETRY_INTERVAL, timedelta()
+    while waited + interval <= MAX_RETRY_DURATION:
+        yield interval
+        waited += interval
+        interval = min(interval * 2, MAX_RETRY_INTERVAL)
 
 
 class RetryingDelivery:
-    """Sends parcels while it runs; what comes earlier waits until it does."""
+    """Delivers webhooks while it runs; earlier ones are queued until it starts."""
 
     def __init__(
         self,
         *,
-        courier: WebhookSender,
+        sender: WebhookSender,
         faults: Callable[[], Faults],
         random: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         time_scale: float = 1.0,
     ) -> None:
-        self._courier = courier
+        self._sender = sender
         self._faults = faults
         self._random = random
         self._sleep = sleep
         self._time_scale = time_scale
         self._lock = Lock()
-        self._early: list[tuple[Dispatch, Sequence[OutgoingWebhook]]] = []
+        self._queued: list[tuple[Dispatch, Sequence[OutgoingWebhook]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._overtakers: list[asyncio.Event] = []
+        self._reordered: list[asyncio.Event] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Deliver until the block ends; deliveries under way are then dropped."""
-        # Made anew for every run: a semaphore belongs to one event loop.
-        self._places = asyncio.Semaphore(POSTS_AT_ONCE)
-        async with self._courier.ready():
+        """Deliver until the block ends; it cancels deliveries under way."""
+        # Created for every run: a semaphore belongs to one event loop.
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+        async with self._sender.open():
             with self._lock:
                 self._loop = asyncio.get_running_loop()
-                early, self._early = self._early, []
-            for dispatch, parcels in early:
-                dispatch(parcels)
+                queued, self._queued = self._queued, []
+            for dispatch, webhooks in queued:
+                dispatch(webhooks)
             try:
                 yield
             finally:
@@ -79,79 +79,79 @@ class RetryingDelivery:
                 self._cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def send(self, parcels: Sequence[OutgoingWebhook]) -> None:
-        """Deliver them all at once, with faults; callable from any thread."""
-        self._call(self._dispatch, parcels)
+    def deliver(self, webhooks: Sequence[OutgoingWebhook]) -> None:
+        """Deliver webhooks concurrently, with the faults in effect; callable from any thread."""
+        self._submit(self._dispatch, webhooks)
 
-    def send_in_turn(self, parcels: Sequence[OutgoingWebhook]) -> None:
-        """Deliver them one after the other, as they are; callable from any thread."""
-        self._call(self._dispatch_in_turn, parcels)
+    def deliver_in_order(self, webhooks: Sequence[OutgoingWebhook]) -> None:
+        """Deliver webhooks one after the other, without faults; callable from any thread."""
+        self._submit(self._dispatch_in_order, webhooks)
 
-    def forget(self) -> None:
-        """Drop every delivery and retry under way, from any thread."""
+    def cancel_all(self) -> None:
+        """Cancel every delivery and retry under way; callable from any thread."""
         with self._lock:
-            self._early.clear()
+            self._queued.clear()
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._cancel)
 
-    def _call(self, dispatch: Dispatch, parcels: Sequence[OutgoingWebhook]) -> None:
+    def _submit(self, dispatch: Dispatch, webhooks: Sequence[OutgoingWebhook]) -> None:
         with self._lock:
             if self._loop is None:
-                self._early.append((dispatch, parcels))
+                self._queued.append((dispatch, webhooks))
             else:
-                self._loop.call_soon_threadsafe(dispatch, parcels)
+                self._loop.call_soon_threadsafe(dispatch, webhooks)
 
-    def _dispatch_in_turn(self, parcels: Sequence[OutgoingWebhook]) -> None:
-        self._spawn(self._deliver_in_turn(parcels))
+    def _dispatch_in_order(self, webhooks: Sequence[OutgoingWebhook]) -> None:
+        self._spawn(self._deliver_sequentially(webhooks))
 
-    def _dispatch(self, parcels: Sequence[OutgoingWebhook]) -> None:
+    def _dispatch(self, webhooks: Sequence[OutgoingWebhook]) -> None:
         faults = self._faults()
-        for parcel in parcels:
+        for webhook in webhooks:
             if self._random.random() < faults.lost:
-                parcel.state = LOST
+                webhook.state = LOST
                 continue
             for _ in range(2 if self._random.random() < faults.doubled else 1):
-                self._spawn(self._deliver_late(parcel, faults))
+                self._spawn(self._deliver_with_faults(webhook, faults))
 
-    async def _deliver_in_turn(self, parcels: Sequence[OutgoingWebhook]) -> None:
-        for parcel in parcels:
-            await self._deliver(parcel)
+    async def _deliver_sequentially(self, webhooks: Sequence[OutgoingWebhook]) -> None:
+        for webhook in webhooks:
+            await self._deliver(webhook)
 
-    async def _deliver_late(self, parcel: OutgoingWebhook, faults: Faults) -> None:
-        if faults.delay.strikes(self._random):
+    async def _deliver_with_faults(self, webhook: OutgoingWebhook, faults: Faults) -> None:
+        if faults.delay.occurs(self._random):
             await self._sleep(self._random.uniform(0, faults.delay.seconds))
-        if faults.reordered.strikes(self._random):
-            await self._let_one_pass(faults.reordered.seconds or SECONDS_TO_OVERTAKE)
-        await self._deliver(parcel)
-        for overtaken in self._overtakers:
+        if faults.reordered.occurs(self._random):
+            await self._wait_until_overtaken(faults.reordered.seconds or DEFAULT_REORDER_SECONDS)
+        await self._deliver(webhook)
+        for overtaken in self._reordered:
             overtaken.set()
-        self._overtakers.clear()
+        self._reordered.clear()
 
-    async def _let_one_pass(self, seconds: float) -> None:
+    async def _wait_until_overtaken(self, seconds: float) -> None:
         overtaken = asyncio.Event()
-        self._overtakers.append(overtaken)
+        self._reordered.append(overtaken)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await overtaken.wait()
 
-    async def _deliver(self, parcel: OutgoingWebhook) -> None:
-        if not await self._attempt(parcel, retry=0):
-            self._spawn(self._retry(parcel))
+    async def _deliver(self, webhook: OutgoingWebhook) -> None:
+        if not await self._attempt(webhook, retry=0):
+            self._spawn(self._retry(webhook))
 
-    async def _retry(self, parcel: OutgoingWebhook) -> None:
-        if parcel.retried:
-            parcel.state = RETRYING
-            for number, gap in enumerate(retry_gaps(), start=1):
-                await self._sleep(gap.total_seconds() * self._time_scale)
-                if await self._attempt(parcel, retry=number):
+    async def _retry(self, webhook: OutgoingWebhook) -> None:
+        if webhook.retried:
+            webhook.state = RETRYING
+            for number, interval in enumerate(retry_intervals(), start=1):
+                await self._sleep(interval.total_seconds() * self._time_scale)
+                if await self._attempt(webhook, retry=number):
                     return
-        parcel.state = GIVEN_UP
+        webhook.state = GIVEN_UP
 
-    async def _attempt(self, parcel: OutgoingWebhook, *, retry: int) -> bool:
-        async with self._places:
-            delivered = await self._courier.attempt(parcel, self._faults(), retry=retry)
+    async def _attempt(self, webhook: OutgoingWebhook, *, retry: int) -> bool:
+        async with self._slots:
+            delivered = await self._sender.attempt(webhook, self._faults(), retry=retry)
         if delivered:
-            parcel.state = DELIVERED
+            webhook.state = DELIVERED
         return delivered
 
     def _spawn(self, delivery: Coroutine[None, None, None]) -> None:

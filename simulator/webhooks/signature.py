@@ -1,4 +1,4 @@
-"""Meld's webhook signature: base64url, with padding, of HMAC-SHA256 over "<time>.<URL>.<raw body>"."""
+"""Meld's webhook signature: HMAC-SHA256 over "<timestamp>.<URL>.<raw body>", as padded base64url."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from base64 import urlsafe_b64encode
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from simulator.ids import iso
+from simulator.ids import format_time
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-SIGNATURE = "Meld-Signature"
-SIGNED_AT = "Meld-Signature-Timestamp"
+SIGNATURE_HEADER = "Meld-Signature"
+TIMESTAMP_HEADER = "Meld-Signature-Timestamp"
 
 
-def signature(*, secret: str, url: str, signed_at: str, body: bytes) -> str:
-    """The value of Meld-Signature for a body sent to a URL, exactly as that URL is configured."""
+def sign(*, secret: str, url: str, signed_at: str, body: bytes) -> str:
+    """Return the value of Meld-Signature; the URL must be exactly as configured at Meld."""
     message = f"{signed_at}.{url}.".encode() + body
     return urlsafe_b64encode(hmac.digest(secret.encode(), message, sha256)).decode()
 
 
-def stamp(moment: datetime, *, unix: bool = False) -> str:
-    """The value of Meld-Signature-Timestamp; the sources disagree whether it is ISO 8601 or Unix seconds."""
-    return str(int(moment.timestamp())) if unix else iso(moment)
+def format_timestamp(moment: datetime, *, unix: bool = False) -> str:
+    """Return the value of Meld-Signature-Timestamp: ISO 8601, or Unix seconds, since Meld's documents disagree."""
+    return str(int(moment.timestamp())) if unix else format_time(moment)
 
 
-def headers(*, secret: str, url: str, signed_at: str, body: bytes) -> dict[str, str]:
-    """The two headers that prove a webhook."""
-    return {SIGNED_AT: signed_at, SIGNATURE: signature(secret=secret, url=url, signed_at=signed_at, body=body)}
+def signature_headers(*, secret: str, url: str, signed_at: str, body: bytes) -> dict[str, str]:
+    """Return the two headers that authenticate a webhook."""
+    return {TIMESTAMP_HEADER: signed_at, SIGNATURE_HEADER: sign(secret=secret, url=url, signed_at=signed_at, body=body)}

@@ -1,1 +1,1 @@
-"""The simulated world: connections, duplicate groups, and the rules by which Meld changes them."""
+"""State of the simulated Meld account: connections, duplicate groups, and Meld's rules for their transitions."""

@@ -1,11 +1,11 @@
-"""A connection, and its form on Meld's wire."""
+"""A bank connection of the simulated account, and its JSON representation in Meld's API."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from simulator.ids import iso
+from simulator.ids import format_time
 from simulator.world.vocabulary import TERMINAL, MeldState
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedConnection:
-    """One version of a bank connection; a change makes another version."""
+    """One immutable version of a bank connection; each change creates another version."""
 
     id: str
     number: int
@@ -30,8 +30,8 @@ class SimulatedConnection:
     optional_products: tuple[str, ...]
     regions: tuple[str, ...]
     item_id: str
-    credential: str
-    #: Grows with every connect, refresh and aggregation: the greatest of a group is its primary.
+    access_token: str
+    #: Raised by every connect, refresh and aggregation: the member with the highest rank is the group's primary.
     rank: int = 0
     aggregated_at: datetime | None = None
     group: int | None = None
@@ -39,18 +39,18 @@ class SimulatedConnection:
     duplicate_ids: tuple[str, ...] = ()
 
     @property
-    def living(self) -> bool:
-        """Whether it can still change."""
+    def is_alive(self) -> bool:
+        """Whether the state can still change: neither DELETED nor EXPIRED."""
         return self.state.status not in TERMINAL
 
     @property
     def provider(self) -> str | None:
-        """The service provider, once the customer has chosen an institution."""
+        """The service provider; None until the customer has chosen an institution."""
         return self.institution.provider if self.institution else None
 
 
-def wire(connection: SimulatedConnection, account_id: str, habits: Quirks) -> dict[str, Any]:
-    """The connection as Meld's API returns it."""
+def to_meld_json(connection: SimulatedConnection, account_id: str, quirks: Quirks) -> dict[str, Any]:
+    """Return the connection as Meld's API represents it."""
     institution = connection.institution
     return {
         "id": connection.id,
@@ -61,25 +61,25 @@ def wire(connection: SimulatedConnection, account_id: str, habits: Quirks) -> di
         "institutionName": institution.name if institution else None,
         "status": connection.state.status,
         "statusReason": connection.state.reason,
-        "duplicateConnectionIds": _duplicates(connection, habits),
+        "duplicateConnectionIds": _duplicates(connection, quirks),
         "activeDuplicateConnectionId": connection.primary_id,
         "regions": list(connection.regions),
         "products": list(connection.products),
         "optionalProducts": list(connection.optional_products),
-        "serviceProviderDetails": _details(connection, habits),
-        "createdAt": iso(connection.created_at),
-        "successfullyAggregatedAt": iso(connection.aggregated_at) if connection.aggregated_at else None,
+        "serviceProviderDetails": _details(connection, quirks),
+        "createdAt": format_time(connection.created_at),
+        "successfullyAggregatedAt": format_time(connection.aggregated_at) if connection.aggregated_at else None,
     }
 
 
-def _duplicates(connection: SimulatedConnection, habits: Quirks) -> list[str] | None:
+def _duplicates(connection: SimulatedConnection, quirks: Quirks) -> list[str] | None:
     if not connection.duplicate_ids:
-        return [] if habits.empty_list else None
-    own = [connection.id] if habits.self_listed else []
+        return [] if quirks.empty_list else None
+    own = [connection.id] if quirks.self_listed else []
     return own + list(connection.duplicate_ids)
 
 
-def _details(connection: SimulatedConnection, habits: Quirks) -> dict[str, Any]:
+def _details(connection: SimulatedConnection, quirks: Quirks) -> dict[str, Any]:
     if connection.institution is None:
         return {}
     details = {
@@ -88,4 +88,4 @@ def _details(connection: SimulatedConnection, habits: Quirks) -> dict[str, Any]:
         "institutionId": f"ins_{connection.institution.id[:6]}",
         "linkProducts": [product.lower() for product in connection.products],
     }
-    return details | ({"accessToken": connection.credential} if habits.credentials else {})
+    return details | ({"accessToken": connection.access_token} if quirks.credentials else {})

@@ -1,4 +1,4 @@
-"""The institutions of the simulated world."""
+"""Institutions (banks) of the simulated account, and the service providers behind them."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Institution:
     provider: str = "PLAID"
 
 
-BANKS = (
+INSTITUTIONS = (
     Institution("Ntj3AwgdridJc2rtfeheku", "Chase"),
     Institution("Pm7XqWcTzHb4RkEaUvLs2y", "Wells Fargo"),
     Institution("Hd5KfNyGp8JtQxVwMrBe3c", "Crédit Agricole", "MX"),
@@ -22,6 +22,8 @@ BANKS = (
 )
 
 
-def bank(institution_id: str) -> Institution:
-    """The institution of that id; one that is not in the book is made up."""
-    return next((known for known in BANKS if known.id == institution_id), Institution(institution_id, institution_id))
+def get_institution(institution_id: str) -> Institution:
+    """Return the institution with this id; an unknown id gives a made-up institution."""
+    return next(
+        (known for known in INSTITUTIONS if known.id == institution_id), Institution(institution_id, institution_id)
+    )

@@ -1,4 +1,4 @@
-"""What follows from an act: the connection turns, its group settles, and Meld announces it."""
+"""State transitions: an action changes a connection, then its duplicate group, and yields the webhook events."""
 
 from __future__ import annotations
 
@@ -6,98 +6,105 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simulator.errors import ImpossibleError
-from simulator.world.duplicate_groups import primary_of, settle
+from simulator.world.duplicate_groups import primary_of, update_group
 from simulator.world.vocabulary import (
     COMPLETED_EVENT,
     DELETED,
     DELETED_EVENT,
     HEALTHY,
-    INACTIVE,
+    IN_PROGRESS,
+    INACTIVE_DUPLICATE,
     NEW_ACCOUNTS,
     NEW_ACCOUNTS_EVENT,
-    OPEN,
-    UNREACHABLE,
+    NOT_AGGREGATED,
     UPDATING_EVENT,
     MeldState,
 )
-from simulator.world.webhook_payloads import Announcement, Change, PayloadComposer, closing_events
+from simulator.world.webhook_payloads import Change, PayloadComposer, WebhookEvent, aggregation_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from simulator.world.connection import SimulatedConnection
-    from simulator.world.new_connection import Entrance
+    from simulator.world.connection_store import ConnectionStore
+    from simulator.world.new_connection import ConnectionFactory
     from simulator.world.quirks import Quirks
-    from simulator.world.register import Register
 
-#: Events that come with the arrival in a state, beside its STATUS_CHANGE.
-EVENTS_OF_A_STATE = {DELETED: (DELETED_EVENT,), NEW_ACCOUNTS: (NEW_ACCOUNTS_EVENT,)}
+#: Events sent when a connection enters a state, in addition to STATUS_CHANGE.
+EVENTS_BY_STATE = {DELETED: (DELETED_EVENT,), NEW_ACCOUNTS: (NEW_ACCOUNTS_EVENT,)}
 
 
 class Transitions:
-    """Carries out what the world has found to be possible."""
+    """Carries out actions; the caller has checked that they are permitted."""
 
     def __init__(
         self,
         *,
-        register: Register,
-        entrance: Entrance,
-        herald: PayloadComposer,
+        store: ConnectionStore,
+        factory: ConnectionFactory,
+        composer: PayloadComposer,
         clock: Callable[[], datetime],
-        habits: Callable[[], Quirks],
+        quirks: Callable[[], Quirks],
     ) -> None:
-        self._register = register
-        self._entrance = entrance
-        self._herald = herald
+        self._store = store
+        self._factory = factory
+        self._composer = composer
         self._clock = clock
-        self._habits = habits
+        self._quirks = quirks
 
-    def connect(self, connection: SimulatedConnection) -> list[Announcement]:
-        """The customer came through the widget: healthy, and the primary of its group."""
-        institution = connection.institution or self._entrance.choose()
-        healthy = replace(self._foremost(connection), state=HEALTHY, institution=institution)
-        return self._apply(healthy, opening=(COMPLETED_EVENT,), closing=(UPDATING_EVENT,))
+    def connect(self, connection: SimulatedConnection) -> list[WebhookEvent]:
+        """Complete the widget: the connection becomes healthy, and the primary of its group."""
+        institution = connection.institution or self._factory.choose_institution()
+        healthy = replace(self._with_highest_rank(connection), state=HEALTHY, institution=institution)
+        return self._apply(healthy, first_events=(COMPLETED_EVENT,), last_events=(UPDATING_EVENT,))
 
-    def join(self, connection: SimulatedConnection) -> list[Announcement]:
-        """A connection that has been put into a group becomes its primary."""
-        return self._apply(self._foremost(connection))
+    def join(self, connection: SimulatedConnection) -> list[WebhookEvent]:
+        """Make a connection that was assigned to a group its primary."""
+        return self._apply(self._with_highest_rank(connection))
 
-    def turn(self, connection: SimulatedConnection, state: MeldState) -> list[Announcement]:
-        """The connection gets into that state; one that leaves the widget alive has an institution."""
+    def change_state(self, connection: SimulatedConnection, state: MeldState) -> list[WebhookEvent]:
+        """Put the connection into this state; one that leaves IN_PROGRESS alive gets an institution."""
         changed = replace(connection, state=state)
-        if connection.state == OPEN and changed.living:
-            changed = replace(changed, institution=connection.institution or self._entrance.choose())
-        return self._apply(changed, opening=EVENTS_OF_A_STATE.get(state, ()))
+        if connection.state == IN_PROGRESS and changed.is_alive:
+            changed = replace(changed, institution=connection.institution or self._factory.choose_institution())
+        return self._apply(changed, first_events=EVENTS_BY_STATE.get(state, ()))
 
-    def aggregate(self, connection: SimulatedConnection) -> list[Announcement]:
-        """The provider fetches, which makes the connection primary; in vain where the login does not work."""
-        former = primary_of(self._register.members(connection.group))
-        state = former.state if former and connection.state == INACTIVE else connection.state
-        changed = self._foremost(connection)
-        if state.status in UNREACHABLE:
+    def aggregate(self, connection: SimulatedConnection) -> list[WebhookEvent]:
+        """Aggregate data: the connection becomes the primary of its group.
+
+        In a status in which the provider cannot fetch data, aggregated_at stays and no data events are sent.
+        """
+        former = primary_of(self._store.members(connection.group))
+        state = former.state if former and connection.state == INACTIVE_DUPLICATE else connection.state
+        changed = self._with_highest_rank(connection)
+        if state.status in NOT_AGGREGATED:
             return self._apply(changed)
-        return self._apply(replace(changed, aggregated_at=self._clock()), closing=tuple(closing_events(connection)))
+        return self._apply(
+            replace(changed, aggregated_at=self._clock()), last_events=tuple(aggregation_events(connection))
+        )
 
-    def grouped(self, connection: SimulatedConnection, other: SimulatedConnection) -> SimulatedConnection:
-        """The connection with the login of the other, in one group with it; not stored yet."""
+    def with_group(self, connection: SimulatedConnection, other: SimulatedConnection) -> SimulatedConnection:
+        """Return the connection with the other's login and group; only the other one is stored."""
         if other.id == connection.id or other.customer_id != connection.customer_id:
-            raise ImpossibleError("a group is made of different connections of one customer")
-        group = other.group or self._register.new_group()
-        self._register.put(replace(other, group=group))
+            raise ImpossibleError("a group consists of different connections of one customer")
+        group = other.group or self._store.new_group()
+        self._store.put(replace(other, group=group))
         return replace(connection, group=group, institution=other.institution, item_id=other.item_id)
 
-    def _foremost(self, connection: SimulatedConnection) -> SimulatedConnection:
-        return replace(connection, rank=self._register.next_rank())
+    def _with_highest_rank(self, connection: SimulatedConnection) -> SimulatedConnection:
+        return replace(connection, rank=self._store.next_rank())
 
     def _apply(
-        self, changed: SimulatedConnection, *, opening: Sequence[str] = (), closing: Sequence[str] = ()
-    ) -> list[Announcement]:
-        members = self._register.members(changed.group)
+        self, changed: SimulatedConnection, *, first_events: Sequence[str] = (), last_events: Sequence[str] = ()
+    ) -> list[WebhookEvent]:
+        members = self._store.members(changed.group)
         siblings = [one for one in members if one.id != changed.id]
-        before = [self._register.get(changed.id), *siblings]
-        after = settle([changed, *siblings], primary_of(members), deleted_kept=self._habits().deleted_kept)
+        before = [self._store.get(changed.id), *siblings]
+        after = update_group([changed, *siblings], primary_of(members), deleted_kept=self._quirks().deleted_kept)
         for connection in after:
-            self._register.put(connection)
-        change = Change(connection_id=changed.id, before=before, after=after, opening=opening, closing=closing)
-        return self._herald.report(change, self._habits())
+            self._store.put(connection)
+        change = Change(
+            connection_id=changed.id, before=before, after=after, first_events=first_events, last_events=last_events
+        )
+        return self._composer.compose_all(change, self._quirks())

@@ -1,10 +1,10 @@
-"""Meld's words: the states of a connection, the products, the names of its webhook events."""
+"""Meld's vocabulary: connection statuses and reasons, products, webhook event types."""
 
 from typing import NamedTuple
 
 
 class MeldState(NamedTuple):
-    """A status and its reason, which change together."""
+    """A status and its reason."""
 
     status: str
     reason: str | None = None
@@ -13,9 +13,9 @@ class MeldState(NamedTuple):
         return f"{self.status}/{self.reason}" if self.reason else self.status
 
 
-OPEN = MeldState("IN_PROGRESS")
+IN_PROGRESS = MeldState("IN_PROGRESS")
 HEALTHY = MeldState("ACTIVE")
-INACTIVE = MeldState("PARTIALLY_ACTIVE", "INACTIVE_DUPLICATE")
+INACTIVE_DUPLICATE = MeldState("PARTIALLY_ACTIVE", "INACTIVE_DUPLICATE")
 LOGIN_REQUIRED = MeldState("RECONNECT_REQUIRED", "LOGIN_REQUIRED")
 NEW_ACCOUNTS = MeldState("ACTIVE", "NEW_ACCOUNTS_AVAILABLE")
 DELETED = MeldState("DELETED")
@@ -23,8 +23,8 @@ EXPIRED = MeldState("EXPIRED")
 
 TERMINAL = frozenset({DELETED.status, EXPIRED.status})
 
-#: What a living connection may break into. INACTIVE_DUPLICATE is not among them: it follows from a group.
-BREAKAGES = (
+#: States that the action break leads to. INACTIVE_DUPLICATE is not among them: it follows from a group.
+BROKEN_STATES = (
     LOGIN_REQUIRED,
     MeldState("RECONNECT_REQUIRED", "REPAIRING_INSTITUTION"),
     MeldState("RECONNECT_REQUIRED", "TOKEN_EXPIRED"),
@@ -40,8 +40,8 @@ BREAKAGES = (
     NEW_ACCOUNTS,
 )
 
-#: Statuses in which the provider cannot fetch anything.
-UNREACHABLE = frozenset({OPEN.status, "RECONNECT_REQUIRED", "UNRECOVERABLE"}) | TERMINAL
+#: Statuses in which the provider cannot fetch data.
+NOT_AGGREGATED = frozenset({IN_PROGRESS.status, "RECONNECT_REQUIRED", "UNRECOVERABLE"}) | TERMINAL
 
 PRODUCTS = frozenset(
     {"BALANCES", "IDENTIFIERS", "INVESTMENT_HOLDINGS", "INVESTMENT_TRANSACTIONS", "OWNERS", "TRANSACTIONS"}

@@ -1,7 +1,7 @@
-"""What Meld says of a change: the webhook events, composed and serialised once.
+"""Webhook payloads: which events Meld sends for a change, and their JSON, serialised once.
 
-WEBHOOK_TEST and BANK_LINKING_CONNECTION_COMPLETED follow samples that Meld has published; the payloads of the other
-events are constructed from the fields its documentation names.
+WEBHOOK_TEST and BANK_LINKING_CONNECTION_COMPLETED follow samples that Meld has published. The payloads of the other
+events contain the fields that its documentation names.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from simulator.ids import iso
+from simulator.ids import format_time
 from simulator.world import vocabulary
-from simulator.world.vocabulary import DELETED, EXPIRED, INACTIVE, STATUS_EVENT
+from simulator.world.vocabulary import DELETED, EXPIRED, INACTIVE_DUPLICATE, STATUS_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from simulator.ids import Mint
+    from simulator.ids import IdGenerator
     from simulator.world.connection import SimulatedConnection
     from simulator.world.quirks import Quirks
 
@@ -28,8 +28,8 @@ TRANSACTION_EVENTS = frozenset({vocabulary.TRANSACTIONS_EVENT, vocabulary.HISTOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
-    """One webhook event; the bytes stay the same however often it is sent."""
+class WebhookEvent:
+    """One webhook event; every attempt sends the same bytes."""
 
     event_id: str
     event_type: str
@@ -39,34 +39,35 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What an act did: the connection it was about, all it touched before and after, and the events around it."""
+    """The result of an action: all affected connections before and after, and the events to send with it."""
 
     connection_id: str
     before: Sequence[SimulatedConnection]
     after: Sequence[SimulatedConnection]
-    opening: Sequence[str] = ()
-    closing: Sequence[str] = ()
+    #: Event types sent before and after the STATUS_CHANGE events.
+    first_events: Sequence[str] = ()
+    last_events: Sequence[str] = ()
 
 
 class PayloadComposer:
-    """Composes the announcements of one Meld account."""
+    """Composes the webhook events of one Meld account."""
 
-    def __init__(self, *, mint: Mint, clock: Callable[[], datetime]) -> None:
-        self._mint = mint
+    def __init__(self, *, ids: IdGenerator, clock: Callable[[], datetime]) -> None:
+        self._ids = ids
         self._clock = clock
-        self.account_id = mint.id()
-        self.profile_id = mint.id()
+        self.account_id = ids.new_id()
+        self.profile_id = ids.new_id()
 
-    def report(self, change: Change, habits: Quirks) -> list[Announcement]:
-        """Everything Meld announces of a change: about the connection itself first, then about its siblings."""
+    def compose_all(self, change: Change, quirks: Quirks) -> list[WebhookEvent]:
+        """Compose all events of a change: those about the connection itself first, then those about its siblings."""
         new = {connection.id: connection for connection in change.after}
         own = new[change.connection_id]
-        moved = [(old, new[old.id]) for old in change.before if _announced(old, new[old.id], habits)]
+        moved = [(old, new[old.id]) for old in change.before if _is_announced(old, new[old.id], quirks)]
         moved.sort(key=lambda pair: pair[0].id != own.id)
         return [
-            *(self.compose(event, own) for event in change.opening),
+            *(self.compose(event, own) for event in change.first_events),
             *(self.compose(STATUS_EVENT, now, old=old) for old, now in moved),
-            *(self.compose(event, own) for event in change.closing),
+            *(self.compose(event, own) for event in change.last_events),
         ]
 
     def compose(
@@ -77,51 +78,51 @@ class PayloadComposer:
         old: SimulatedConnection | None = None,
         overrides: Mapping[str, Any] | None = None,
         event_id: str | None = None,
-    ) -> Announcement:
-        """One event of any type; overrides replace or add fields of the payload."""
-        payload = {"requestId": self._mint.id()}
+    ) -> WebhookEvent:
+        """Compose one event of any type; overrides replace or add fields of the payload."""
+        payload = {"requestId": self._ids.new_id()}
         if connection is not None and event_type not in vocabulary.TEST_EVENTS:
             payload |= _payload(event_type, connection, old or connection)
-        event_id = event_id or self._mint.id()
+        event_id = event_id or self._ids.new_id()
         event = {
             "eventType": event_type,
             "eventId": event_id,
-            "timestamp": iso(self._clock()),
+            "timestamp": format_time(self._clock()),
             "accountId": self.account_id,
             "profileId": self.profile_id,
             "version": EVENT_VERSION,
             "payload": payload | dict(overrides or {}),
         }
-        return Announcement(
+        return WebhookEvent(
             event_id=event_id,
             event_type=event_type,
             connection_id=connection.id if connection else None,
-            body=compact(event),
+            body=compact_json(event),
         )
 
 
-def compact(value: object) -> bytes:
-    """JSON without white space, as Meld sends it."""
+def compact_json(value: object) -> bytes:
+    """Serialise as JSON without white space, as Meld does."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def closing_events(connection: SimulatedConnection) -> Iterable[str]:
-    """The data events that end an aggregation; the first one brings the history too."""
+def aggregation_events(connection: SimulatedConnection) -> Iterable[str]:
+    """Yield the data events of an aggregation; the first aggregation includes the history."""
     yield from (vocabulary.UPDATING_EVENT, vocabulary.UPDATED_EVENT, vocabulary.TRANSACTIONS_EVENT)
     if connection.aggregated_at is None:
         yield vocabulary.HISTORY_EVENT
 
 
-def _announced(old: SimulatedConnection, new: SimulatedConnection, habits: Quirks) -> bool:
+def _is_announced(old: SimulatedConnection, new: SimulatedConnection, quirks: Quirks) -> bool:
     if new.state == old.state:
         regrouped = (new.primary_id, new.duplicate_ids) != (old.primary_id, old.duplicate_ids)
-        return regrouped and habits.third_announced
+        return regrouped and quirks.third_announced
     if new.state.status == DELETED.status:
-        return habits.deletion_changes_status
+        return quirks.deletion_changes_status
     if new.state.status == EXPIRED.status:
-        return habits.expiry_announced
-    promoted = old.state == INACTIVE
-    return not (promoted and habits.promotion_silent)
+        return quirks.expiry_announced
+    promoted = old.state == INACTIVE_DUPLICATE
+    return not (promoted and quirks.promotion_silent)
 
 
 def _payload(event_type: str, connection: SimulatedConnection, old: SimulatedConnection) -> dict[str, Any]:
@@ -134,10 +135,10 @@ def _payload(event_type: str, connection: SimulatedConnection, old: SimulatedCon
         "institutionName": institution.name if institution else None,
     }
     provider = {"serviceProvider": connection.provider, "serviceProviderConnectionId": connection.item_id}
-    return common | _particulars(event_type, connection, old) | {"serviceProviderDetails": provider}
+    return common | _fields_of_type(event_type, connection, old) | {"serviceProviderDetails": provider}
 
 
-def _particulars(event_type: str, connection: SimulatedConnection, old: SimulatedConnection) -> dict[str, Any]:
+def _fields_of_type(event_type: str, connection: SimulatedConnection, old: SimulatedConnection) -> dict[str, Any]:
     if event_type == STATUS_EVENT:
         return {
             "oldStatus": old.state.status,
@@ -150,13 +151,13 @@ def _particulars(event_type: str, connection: SimulatedConnection, old: Simulate
         return {"reason": connection.state.reason or "OTHER"}
     if event_type in ACCOUNT_EVENTS:
         account = {"name": "Checking", "truncatedAccountNumber": "0000", "newAccount": False}
-        return {"financialAccounts": [{"id": _account(connection)} | account | {"products": ["BALANCES"]}]}
+        return {"financialAccounts": [{"id": _account_id(connection)} | account | {"products": ["BALANCES"]}]}
     if event_type in TRANSACTION_EVENTS:
         numbers = {"numTransactionsAdded": 3, "numTransactionsUpdated": 1, "transactionIdsRemoved": []}
-        return {"financialAccounts": [{"id": _account(connection)} | numbers]}
+        return {"financialAccounts": [{"id": _account_id(connection)} | numbers]}
     return {}
 
 
-def _account(connection: SimulatedConnection) -> str:
-    # Accounts are shared by the connections of a group, so their id comes from the provider's item.
+def _account_id(connection: SimulatedConnection) -> str:
+    # The connections of a group share their accounts, so the id derives from the provider's item.
     return f"FA{connection.item_id[2:]}"

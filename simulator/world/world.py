@@ -1,7 +1,7 @@
-"""The truth: every connection, and the acts that change it under Meld's rules.
+"""The simulated Meld account: all connections, the actions that change them, and the views that reads return.
 
-Nothing here reaches a network, a clock or a random number of its own. An act changes the truth at once and returns
-what Meld would announce; whoever asked for it decides whether the announcements are sent, held back or lost.
+An action changes the state at once and returns the webhook events that Meld would send. The caller decides whether
+they are sent, held back or lost. This module uses no network; clock and random source are passed in.
 """
 
 from __future__ import annotations
@@ -11,16 +11,25 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from simulator.errors import ImpossibleError
-from simulator.ids import Mint
-from simulator.thread_lock import exclusive
-from simulator.world.new_connection import ANYBODY, Entrance, NewConnection, check_products
-from simulator.world.permitted_actions import insist
+from simulator.ids import IdGenerator
+from simulator.thread_lock import synchronized
+from simulator.world.connection_store import ConnectionStore
+from simulator.world.new_connection import DEFAULT_DETAILS, ConnectionFactory, NewConnection, validate_products
+from simulator.world.permitted_actions import require_permitted
 from simulator.world.quirks import Quirks
 from simulator.world.read_lag import LaggingView
-from simulator.world.register import Register
 from simulator.world.transitions import Transitions
-from simulator.world.vocabulary import DELETED, EXPIRED, HEALTHY, INACTIVE, LOGIN_REQUIRED, OPEN, TERMINAL, MeldState
-from simulator.world.webhook_payloads import Announcement, PayloadComposer
+from simulator.world.vocabulary import (
+    DELETED,
+    EXPIRED,
+    HEALTHY,
+    IN_PROGRESS,
+    INACTIVE_DUPLICATE,
+    LOGIN_REQUIRED,
+    TERMINAL,
+    MeldState,
+)
+from simulator.world.webhook_payloads import PayloadComposer, WebhookEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,201 +37,207 @@ if TYPE_CHECKING:
     from random import Random
 
     from simulator.world.connection import SimulatedConnection
-    from simulator.world.listing import ListQuery
+    from simulator.world.pagination import ListQuery
 
-#: A connect token that Meld has published lives exactly this long.
-LIFE_OF_AN_OPEN_CONNECTION = timedelta(hours=4)
+#: The lifetime of a connect token that Meld has published.
+IN_PROGRESS_LIFETIME = timedelta(hours=4)
 
 
 class World:
-    """All connections of one Meld account, and what may be done to them."""
+    """All connections of one Meld account, and the actions on them; thread-safe."""
 
-    def __init__(self, *, clock: Callable[[], datetime], random: Random, habits: Quirks | None = None) -> None:
+    def __init__(self, *, clock: Callable[[], datetime], random: Random, quirks: Quirks | None = None) -> None:
         self.lock = RLock()
-        self.habits = habits or Quirks()
+        self.quirks = quirks or Quirks()
         self._clock = clock
         self._random = random
-        self._mint = Mint(random)
-        self._herald = PayloadComposer(mint=self._mint, clock=clock)
+        self._ids = IdGenerator(random)
+        self._composer = PayloadComposer(ids=self._ids, clock=clock)
         self.clear()
 
     @property
     def account_id(self) -> str:
-        """The one Meld account that everything belongs to."""
-        return self._herald.account_id
+        """The id of the Meld account."""
+        return self._composer.account_id
 
-    @exclusive
+    @synchronized
     def __len__(self) -> int:
-        return len(self._register)
+        return len(self._store)
 
     def now(self) -> datetime:
-        """The moment by the world's clock."""
+        """Return the time of the world's clock."""
         return self._clock()
 
-    @exclusive
+    @synchronized
     def clear(self) -> None:
-        """Forget every connection."""
-        self._register = Register(self._clock)
-        self._window = LaggingView(self._register, self._clock, self.account_id)
-        self._entrance = Entrance(register=self._register, mint=self._mint, random=self._random)
-        self._consequences = Transitions(
-            register=self._register,
-            entrance=self._entrance,
-            herald=self._herald,
+        """Delete all connections."""
+        self._store = ConnectionStore(self._clock)
+        self._api_view = LaggingView(self._store, self._clock, self.account_id)
+        self._factory = ConnectionFactory(store=self._store, ids=self._ids, random=self._random)
+        self._transitions = Transitions(
+            store=self._store,
+            factory=self._factory,
+            composer=self._composer,
             clock=self._clock,
-            habits=lambda: self.habits,
+            quirks=lambda: self.quirks,
         )
 
-    # What comes into the world
+    # New connections
 
-    @exclusive
-    def start(self, opening: NewConnection = ANYBODY) -> SimulatedConnection:
-        """A customer opens the widget; Meld documents no announcement."""
-        return self.add(OPEN, opening)
+    @synchronized
+    def start(self, details: NewConnection = DEFAULT_DETAILS) -> SimulatedConnection:
+        """Create a connection in progress: a customer opens the widget. Meld documents no webhook for it."""
+        return self.add(IN_PROGRESS, details)
 
-    @exclusive
-    def add(self, state: MeldState = HEALTHY, opening: NewConnection = ANYBODY) -> SimulatedConnection:
-        """A connection that has long been there, in silence."""
-        connection = self._entrance.admit(opening, state, self._clock())
-        self._register.put(connection)
+    @synchronized
+    def add(self, state: MeldState = HEALTHY, details: NewConnection = DEFAULT_DETAILS) -> SimulatedConnection:
+        """Create a connection in this state without any webhook event."""
+        connection = self._factory.create(details, state, self._clock())
+        self._store.put(connection)
         return connection
 
-    # What happens to a connection
+    # Actions
 
-    @exclusive
-    def complete(self, connection_id: str, *, duplicate_of: str | None = None) -> list[Announcement]:
-        """The customer finishes the widget, perhaps with a login that another of their connections uses already."""
-        connection = self._ready("complete", connection_id)
+    @synchronized
+    def complete(self, connection_id: str, *, duplicate_of: str | None = None) -> list[WebhookEvent]:
+        """Complete the widget, optionally with the login of another connection of the same customer."""
+        connection = self._get_permitted("complete", connection_id)
         if duplicate_of is not None:
-            connection = self._consequences.grouped(connection, self._ready("join", duplicate_of))
-        return self._consequences.connect(connection)
+            connection = self._transitions.with_group(connection, self._get_permitted("join", duplicate_of))
+        return self._transitions.connect(connection)
 
-    @exclusive
-    def join(self, connection_id: str, other_id: str) -> list[Announcement]:
-        """Meld finds that a lone connection uses the login of another: it joins that group, as its primary."""
-        connection, other = self._ready("join", connection_id), self._ready("join", other_id)
+    @synchronized
+    def join(self, connection_id: str, other_id: str) -> list[WebhookEvent]:
+        """Add a connection without duplicates to the group of another one, as the group's primary."""
+        connection, other = self._get_permitted("join", connection_id), self._get_permitted("join", other_id)
         if connection.duplicate_ids:
             raise ImpossibleError(f"{connection_id} is in a group already")
-        return self._consequences.join(self._consequences.grouped(connection, other))
+        return self._transitions.join(self._transitions.with_group(connection, other))
 
-    @exclusive
-    def damage(self, connection_id: str, state: MeldState = LOGIN_REQUIRED) -> list[Announcement]:
-        """A linked connection gets into another state than healthy."""
-        connection = self._ready("break", connection_id)
-        if state.status in TERMINAL or state in (HEALTHY, OPEN, INACTIVE):
-            raise ImpossibleError(f"{state} is not a way to break")
-        return self._consequences.turn(connection, state)
+    @synchronized
+    def break_connection(self, connection_id: str, state: MeldState = LOGIN_REQUIRED) -> list[WebhookEvent]:
+        """Put a linked connection into a broken state."""
+        connection = self._get_permitted("break", connection_id)
+        if state.status in TERMINAL or state in (HEALTHY, IN_PROGRESS, INACTIVE_DUPLICATE):
+            raise ImpossibleError(f"{state} is not a broken state")
+        return self._transitions.change_state(connection, state)
 
-    @exclusive
-    def change(self, connection_id: str, state: MeldState) -> list[Announcement]:
-        """Any state, known to Meld's documentation or not; only a group makes an inactive duplicate."""
-        connection = self._ready("change", connection_id)
-        if state == INACTIVE:
-            raise ImpossibleError("only a group makes an inactive duplicate: let another connection join")
-        if state == OPEN and connection.duplicate_ids:
+    @synchronized
+    def set_state(self, connection_id: str, state: MeldState) -> list[WebhookEvent]:
+        """Put a connection into any state except inactive duplicate, including undocumented ones."""
+        connection = self._get_permitted("change", connection_id)
+        if state == INACTIVE_DUPLICATE:
+            raise ImpossibleError("a connection becomes an inactive duplicate only in a group: use the action join")
+        if state == IN_PROGRESS and connection.duplicate_ids:
             raise ImpossibleError("a member of a group cannot be in progress")
-        return self._consequences.turn(connection, state)
+        return self._transitions.change_state(connection, state)
 
-    @exclusive
-    def heal(self, connection_id: str) -> list[Announcement]:
-        """A broken connection becomes healthy by itself."""
-        return self._consequences.turn(self._ready("heal", connection_id), HEALTHY)
+    @synchronized
+    def heal(self, connection_id: str) -> list[WebhookEvent]:
+        """Make a broken connection healthy without the customer."""
+        return self._transitions.change_state(self._get_permitted("heal", connection_id), HEALTHY)
 
-    @exclusive
-    def repair(self, connection_id: str) -> list[Announcement]:
-        """The customer reconnects; the connection becomes healthy, and the primary of its group."""
-        return self._consequences.connect(self._ready("repair", connection_id))
+    @synchronized
+    def repair(self, connection_id: str) -> list[WebhookEvent]:
+        """Reconnect by the customer: the connection becomes healthy, and the primary of its group."""
+        return self._transitions.connect(self._get_permitted("repair", connection_id))
 
-    @exclusive
-    def refresh(self, connection_id: str, products: Sequence[str] = ()) -> list[Announcement]:
-        """A forced refresh; an inactive duplicate becomes primary and takes over the state of the one before."""
-        return self._consequences.aggregate(self.refreshable(connection_id, products))
+    @synchronized
+    def refresh(self, connection_id: str, products: Sequence[str] = ()) -> list[WebhookEvent]:
+        """Force a refresh; an inactive duplicate becomes primary and takes over the former primary's state."""
+        return self._transitions.aggregate(self.get_refreshable(connection_id, products))
 
-    @exclusive
-    def refreshable(self, connection_id: str, products: Sequence[str] = ()) -> SimulatedConnection:
-        """The connection, or the error that a forced refresh of these products ends in."""
-        connection = self._ready("refresh", connection_id)
-        check_products(products, (*connection.products, *connection.optional_products))
+    @synchronized
+    def get_refreshable(self, connection_id: str, products: Sequence[str] = ()) -> SimulatedConnection:
+        """Return the connection if a forced refresh of these products is permitted.
+
+        Raises:
+            AbsentError: There is no such connection.
+            ImpossibleError: Its status does not permit a refresh.
+            MalformedError: A product was not granted.
+        """
+        connection = self._get_permitted("refresh", connection_id)
+        validate_products(products, (*connection.products, *connection.optional_products))
         return connection
 
-    @exclusive
-    def aggregate(self, connection_id: str) -> list[Announcement]:
-        """A background refresh by the provider."""
-        return self._consequences.aggregate(self._ready("aggregate", connection_id))
+    @synchronized
+    def aggregate(self, connection_id: str) -> list[WebhookEvent]:
+        """Refresh in the background, as the provider does."""
+        return self._transitions.aggregate(self._get_permitted("aggregate", connection_id))
 
-    @exclusive
-    def delete(self, connection_id: str) -> list[Announcement]:
-        """Gone for good: by request, or because the customer withdrew consent."""
-        return self._consequences.turn(self._ready("delete", connection_id), DELETED)
+    @synchronized
+    def delete(self, connection_id: str) -> list[WebhookEvent]:
+        """Delete a connection for good: by request, or because the customer withdrew consent."""
+        return self._transitions.change_state(self._get_permitted("delete", connection_id), DELETED)
 
-    @exclusive
-    def expire(self, connection_id: str) -> list[Announcement]:
-        """The customer never finished the widget."""
-        return self._consequences.turn(self._ready("expire", connection_id), EXPIRED)
+    @synchronized
+    def expire(self, connection_id: str) -> list[WebhookEvent]:
+        """Expire a connection whose customer never completed the widget."""
+        return self._transitions.change_state(self._get_permitted("expire", connection_id), EXPIRED)
 
-    @exclusive
-    def expire_due(self) -> list[Announcement]:
-        """Expire every connection whose customer has had the widget open for too long."""
-        latest = self._clock() - LIFE_OF_AN_OPEN_CONNECTION
-        due = [one.id for one in self.connections() if one.state == OPEN and one.created_at <= latest]
-        return [announcement for connection_id in due for announcement in self.expire(connection_id)]
+    @synchronized
+    def expire_due(self) -> list[WebhookEvent]:
+        """Expire all connections that have been in progress for longer than their lifetime."""
+        latest = self._clock() - IN_PROGRESS_LIFETIME
+        due = [one.id for one in self.connections() if one.state == IN_PROGRESS and one.created_at <= latest]
+        return [event for connection_id in due for event in self.expire(connection_id)]
 
-    @exclusive
-    def announce(
+    @synchronized
+    def compose_event(
         self,
         event_type: str,
         connection_id: str | None = None,
         overrides: Mapping[str, Any] | None = None,
         *,
         event_id: str | None = None,
-    ) -> Announcement:
-        """An announcement of any type, although nothing has happened."""
+    ) -> WebhookEvent:
+        """Compose a webhook event of any type without any change."""
         connection = None if connection_id is None else self.connection(connection_id)
-        return self._herald.compose(event_type, connection, overrides=overrides, event_id=event_id)
+        return self._composer.compose(event_type, connection, overrides=overrides, event_id=event_id)
 
-    @exclusive
+    @synchronized
     def new_id(self) -> str:
-        """An id that nothing bears yet."""
-        return self._mint.id()
+        """Return an unused id."""
+        return self._ids.new_id()
 
-    # What can be seen
+    # Views
 
-    @exclusive
+    @synchronized
     def connection(self, connection_id: str) -> SimulatedConnection:
-        """The connection as it is."""
-        return self._register.get(connection_id)
+        """Return the present version of a connection."""
+        return self._store.get(connection_id)
 
-    @exclusive
-    def numbered(self, number: int) -> SimulatedConnection:
-        """The connection that was created as the number-th, counting from 1."""
-        return self._register.numbered(number)
+    @synchronized
+    def by_number(self, number: int) -> SimulatedConnection:
+        """Return a connection by its number in the order of creation, from 1."""
+        return self._store.by_number(number)
 
-    @exclusive
+    @synchronized
     def connections(self) -> list[SimulatedConnection]:
-        """All connections, oldest first."""
-        return [self._register.numbered(number) for number in range(1, len(self._register) + 1)]
+        """Return all connections, oldest first."""
+        return [self._store.by_number(number) for number in range(1, len(self._store) + 1)]
 
-    @exclusive
+    @synchronized
     def of_customer(self, customer_id: str) -> list[SimulatedConnection]:
-        """A customer's connections, oldest first."""
-        return self._register.of_customer(customer_id)
+        """Return a customer's connections, oldest first."""
+        return self._store.of_customer(customer_id)
 
-    @exclusive
+    @synchronized
     def view(self, connection_id: str, *, seconds_ago: float = 0) -> dict[str, Any]:
-        """What Meld's API says of a connection, or said some seconds ago."""
-        return self._window.one(connection_id, self.habits, seconds_ago=seconds_ago)
+        """Return a connection as Meld's API shows it, now or as of some seconds ago (read lag)."""
+        return self._api_view.get(connection_id, self.quirks, seconds_ago=seconds_ago)
 
-    @exclusive
+    @synchronized
     def truth(self, connection_id: str) -> dict[str, Any]:
-        """The connection on Meld's wire as it is, even where Meld would no longer show it."""
-        return self._window.truth(connection_id, self.habits)
+        """Return the present state in Meld's JSON, even of a connection that Meld's API no longer shows."""
+        return self._api_view.truth(connection_id, self.quirks)
 
-    @exclusive
+    @synchronized
     def page(self, query: ListQuery, *, seconds_ago: float = 0, shift: int = 0) -> dict[str, Any]:
-        """What Meld's API lists; a shift moves the start of a page by so many items."""
-        return self._window.page(query, self.habits, seconds_ago=seconds_ago, shift=shift)
+        """Return a page of Meld's list; a shift moves the start of the page by that many items."""
+        return self._api_view.page(query, self.quirks, seconds_ago=seconds_ago, shift=shift)
 
-    def _ready(self, act: str, connection_id: str) -> SimulatedConnection:
-        connection = self._register.get(connection_id)
-        insist(act, connection.state, self.habits)
+    def _get_permitted(self, action: str, connection_id: str) -> SimulatedConnection:
+        connection = self._store.get(connection_id)
+        require_permitted(action, connection.state, self.quirks)
         return connection

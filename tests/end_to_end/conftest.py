@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.deployment import Deployment, deployed
-from tests.support.scripted_consumer import Consumer
+from tests.support.scripted_consumer import HttpConsumer
 
 SETUPS = {
     "embedded": ("sqlite_url", "memory_url"),
@@ -36,7 +36,7 @@ def embedded(sqlite_url: str, tmp_path: Path) -> Iterator[Deployment]:
 
 
 @pytest.fixture
-def consumer() -> Iterator[Consumer]:
+def consumer() -> Iterator[HttpConsumer]:
     """A subscriber on this machine."""
-    with Consumer() as made:
+    with HttpConsumer() as made:
         yield made

@@ -14,7 +14,9 @@ from typing import Any
 import httpx2
 
 from simulator.server import Simulator
+from tests.support import preloaded_program
 from tests.support.polling import eventually
+from tests.support.preloaded_program import PreloadedProcess
 
 SECRET = "profile-secret"
 TOKEN = "admin-token"
@@ -41,36 +43,28 @@ class Deployment:
     environment: dict[str, str]
     meld: Simulator
     is_embedded: bool
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[PreloadedProcess] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         """Where the API is."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> PreloadedProcess:
         """Start a process of the command line in the background; its output is kept in a file."""
         number = len(self.processes)
         with (self.folder / f"{number}-{arguments[0]}.log").open("wb") as output:
-            process = subprocess.Popen(
-                [*COMMAND, *arguments], env=self.environment, cwd=self.folder, stdout=output, stderr=output
+            process = preloaded_program.start(
+                arguments, env=self.environment, cwd=self.folder, stdout=output, stderr=output
             )
         self.processes.append(process)
         return process
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            env={**self.environment, **environment},
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return preloaded_program.run(arguments, env={**self.environment, **environment}, cwd=self.folder, timeout=60)
 
-    def start_all(self) -> list[subprocess.Popen[bytes]]:
+    def start_all(self) -> list[PreloadedProcess]:
         """Start what the set-up needs, and wait until it is ready."""
         names = [("up",)] if self.is_embedded else [("web",), ("worker",), ("clock",)]
         started = [self.start(*name) for name in names]
@@ -128,7 +122,7 @@ class Deployment:
 
     def hint(self, connection_id: str) -> None:
         """Have Meld send a webhook of a connection although nothing has happened."""
-        self.meld.tell([self.meld.world.announce("BANK_LINKING_ACCOUNTS_UPDATED", connection_id)])
+        self.meld.send_webhooks([self.meld.world.compose_event("BANK_LINKING_ACCOUNTS_UPDATED", connection_id)])
 
     def script(self, connection_id: str, *steps: dict[str, Any]) -> None:
         """Tell Meld what to do to the next reads of a connection."""
@@ -189,7 +183,7 @@ def deployed(folder: Path, database_url: str, broker_url: str, **settings: str) 
             deployment.stop()
 
 
-def end(process: subprocess.Popen[bytes], signum: signal.Signals) -> int:
+def end(process: PreloadedProcess, signum: signal.Signals) -> int:
     """Send a signal, and return the exit code, which must come within the contract's 10 s."""
     process.send_signal(signum)
     return process.wait(10)

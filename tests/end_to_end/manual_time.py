@@ -73,4 +73,4 @@ def empty(database: Database) -> None:
             if table.name not in kept:
                 session.connection().execute(table.delete())
         session.connection().execute(text("UPDATE feed_counter SET value = 0"))
-        circuit_breaker.open_(session)
+        circuit_breaker.close_circuit(session)

@@ -5,11 +5,11 @@ from typing import Any
 from sqlmodel import select
 
 from runtime.database import Database
-from runtime.security.lenient_json import parse
+from runtime.security.lenient_json import parse_json
 from runtime.security.redaction import redact
-from schemas.meld.connection import TERMINAL, Snapshot
+from schemas.meld.connection import TERMINAL_STATUSES, Snapshot
 from schemas.tables import ConnectionRow, ReadRequestRow
-from simulator.world.webhook_payloads import compact
+from simulator.world.webhook_payloads import compact_json
 from simulator.world.world import World
 
 
@@ -30,16 +30,16 @@ def differences(database: Database, world: World, *, is_heard: bool) -> list[str
         job = jobs_of.get(one.id)
         if is_heard and job is None:
             continue
-        is_flagged = world.habits.deleted_gone and job is not None and job.failed_at is not None
+        is_flagged = world.quirks.deleted_gone and job is not None and job.failed_at is not None
         found += _difference(mirror.get(one.id), world.truth(one.id), is_flagged=is_flagged, is_heard=is_heard)
     return found
 
 
 def _difference(row: ConnectionRow | None, truth: dict[str, Any], *, is_flagged: bool, is_heard: bool) -> list[str]:
-    snapshot = Snapshot.from_document(redact(parse(compact(truth))))
+    snapshot = Snapshot.from_document(redact(parse_json(compact_json(truth))))
     if row is None:
-        return [] if snapshot.status in TERMINAL else [f"{snapshot.id} is missing"]
-    if snapshot.status in TERMINAL:
+        return [] if snapshot.status in TERMINAL_STATUSES else [f"{snapshot.id} is missing"]
+    if snapshot.status in TERMINAL_STATUSES:
         # Meld answers 404 and has never said DELETED: the contract wants the mirror as it was, and a visible failure.
         return [] if row.status == snapshot.status or is_flagged else [f"{row.id} is {row.status}: {snapshot.status}"]
     is_, should = _facts(row, is_heard=is_heard), _facts(snapshot, is_heard=is_heard)

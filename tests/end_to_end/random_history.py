@@ -18,30 +18,30 @@ from runtime.database import Database
 from runtime.metrics import Metrics
 from runtime.queues import circuit_breaker
 from runtime.queues import reads as jobs
-from runtime.security.lenient_json import parse
+from runtime.security.lenient_json import parse_json
 from runtime.security.redaction import redact
 from runtime.settings import Settings
 from schemas.meld.connection import Snapshot
 from schemas.meld.read_outcome import Absent, Found, ListPage, PageOutcome, ReadOutcome, Refused, Throttled, Unavailable
 from schemas.meld.webhook import CONNECTION_DELETED, ReceivedWebhook
 from schemas.tables import ReadRequestRow
-from service.ingest.payload import read_hint
-from service.ingest.webhook_insert import table_for
+from service.ingest.payload import parse_hint
+from service.ingest.webhook_insert import make_webhook_table
 from service.reconcile.run import Reconcile
 from service.scheduler.loop import Scheduler
-from simulator.activity.population import link_group
+from simulator.activity.population import connect_group
 from simulator.activity.random_activity import RandomActivity
 from simulator.errors import AbsentError
 from simulator.faults.read_script import ScriptedRead
 from simulator.faults.settings import NO_FAULTS, Faults
-from simulator.world.listing import parse as parse_query
 from simulator.world.new_connection import NewConnection
+from simulator.world.pagination import parse_list_query
 from simulator.world.vocabulary import HEALTHY
-from simulator.world.webhook_payloads import Announcement, compact
+from simulator.world.webhook_payloads import WebhookEvent, compact_json
 from simulator.world.world import World
 from tests.end_to_end.manual_time import Clock, empty
 from tests.end_to_end.mirror_oracle import differences
-from tests.support.encryption_keys import VAULT
+from tests.support.encryption_keys import ENCRYPTION
 from workers.refetch.bulk_import import BulkImport
 from workers.refetch.refetch import Refetch
 from workers.retention.prune import Prune
@@ -100,9 +100,9 @@ class History:
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
         empty(self.database)
-        self.world = World(clock=self.clock, random=self.random, habits=self._habits())
+        self.world = World(clock=self.clock, random=self.random, quirks=self._habits())
         self.life = RandomActivity(self.world, self.random)
-        self.table = table_for(self.database, VAULT)
+        self.table = make_webhook_table(self.database, ENCRYPTION)
         self.refresh = Refetch(
             database=self.database,
             reader=self,
@@ -160,7 +160,7 @@ class History:
     def read(self, connection_id: str) -> ReadOutcome:
         """Answer a read with the state of its beginning, or of some time before; meanwhile others go on."""
         self.reads += 1
-        step = self.faults.draw(self.random)
+        step = self.faults.draw_read(self.random)
         if self.faults is not NO_FAULTS and self.random.random() < DEATHS:
             raise KilledError
         outcome = self._failure(step) or self._connection(connection_id, step)
@@ -169,15 +169,15 @@ class History:
 
     def page(self, *, after: str | None = None) -> PageOutcome:
         """Answer with a page of the list."""
-        step = self.faults.draw(self.random)
+        step = self.faults.draw_read(self.random)
         failure = self._failure(step)
         if failure is not None:
             return failure
-        query = parse_query({"limit": "3", **({"after": after} if after else {})})
+        query = parse_list_query({"limit": "3", **({"after": after} if after else {})})
         shift = step.shift if query.after is not None else 0
         page = self.world.page(query, seconds_ago=step.stale, shift=shift)
         items = page["connections"]
-        snapshots = tuple(Snapshot.from_document(redact(parse(compact(item)))) for item in items)
+        snapshots = tuple(Snapshot.from_document(redact(parse_json(compact_json(item)))) for item in items)
         return ListPage(snapshots, 0, items[-1]["key"] if items and page["remaining"] else None)
 
     def _failure(self, step: ScriptedRead) -> Throttled | Unavailable | Refused | None:
@@ -195,7 +195,7 @@ class History:
             view = self.world.view(connection_id, seconds_ago=step.stale)
         except AbsentError:
             return Absent()
-        return Found(Snapshot.from_document(redact(parse(compact(view)))))
+        return Found(Snapshot.from_document(redact(parse_json(compact_json(view)))))
 
     def _habits(self) -> Faults:
         flip = self.random.random
@@ -207,7 +207,7 @@ class History:
     def _link(self) -> None:
         size = self.random.randint(1, 5)
         customer = f"customer {self.acts}"
-        members, announcements = link_group(self.world, size, HEALTHY, NewConnection(external_customer_id=customer))
+        members, announcements = connect_group(self.world, size, HEALTHY, NewConnection(external_customer_id=customer))
         self.acts += size
         # Each came through the widget by itself, so each is a change of its own.
         for member in members:
@@ -218,7 +218,7 @@ class History:
         self.acts += 1
         self._announce(announcements)
 
-    def _announce(self, announcements: Sequence[Announcement]) -> None:
+    def _announce(self, announcements: Sequence[WebhookEvent]) -> None:
         arriving = [one for one in announcements if self._arrives(one)]
         if not arriving and announcements and self.is_heard:
             arriving = [self.random.choice(announcements)]
@@ -226,15 +226,15 @@ class History:
             for _ in range(self.random.choice((1, 1, 1, 2))):
                 self._soon(self._delay(), lambda announcement=announcement: self._deliver(announcement))
 
-    def _arrives(self, announcement: Announcement) -> bool:
+    def _arrives(self, announcement: WebhookEvent) -> bool:
         # Where Meld answers 404 for a deleted connection, its DELETED alone can tell that it was.
-        is_vital = self.world.habits.deleted_gone and announcement.event_type == CONNECTION_DELETED
+        is_vital = self.world.quirks.deleted_gone and announcement.event_type == CONNECTION_DELETED
         return (self.is_heard and is_vital) or self.random.random() < ARRIVING
 
-    def _deliver(self, announcement: Announcement) -> None:
+    def _deliver(self, announcement: WebhookEvent) -> None:
         delivery = ReceivedWebhook(
             body=announcement.body, headers={}, url="https://receiver.example", signed_at=self.clock.now,
-            hint=read_hint(announcement.body),
+            hint=parse_hint(announcement.body),
         )  # fmt: skip
         self._call(self.table.insert([delivery]))
 
@@ -312,10 +312,10 @@ class History:
                 col(ReadRequestRow.due_at).is_not(None),
             )
             owed = session.exec(select(ReadRequestRow).where(*is_owed)).all()
-            pause = circuit_breaker.current(session)
+            pause = circuit_breaker.get_open_circuit(session)
         if not owed:
             return None
-        called = timedelta(seconds=jobs.WOKEN_SECONDS)
+        called = timedelta(seconds=jobs.RENOTIFY_AFTER_SECONDS)
         paused = [pause.until] if pause is not None else []
         times = []
         for job in owed:

@@ -21,8 +21,8 @@ LEASE_SECONDS = 12.0
 def answered(meld: Simulator) -> set[str]:
     """Return the event ids that our side answered with 200, as Meld knows them."""
     return {
-        parcel.announcement.event_id
-        for parcel in meld.mailbox.parcels()
+        parcel.event.event_id
+        for parcel in meld.outbox.webhooks()
         if any(attempt.status == 200 for attempt in list(parcel.attempts))
     }
 
@@ -176,7 +176,7 @@ def test_a_meld_that_was_away_is_caught_up_with(embedded: Deployment) -> None:
     httpx2.post(meld.url + "/sim/faults", json={"failing": 1.0}).raise_for_status()
     connections = [meld.world.add() for _ in range(15)]
     for connection in connections:
-        meld.tell(meld.world.damage(connection.id))
+        meld.send_webhooks(meld.world.break_connection(connection.id))
     eventually(lambda: len(embedded.webhooks()) == 15, message="the webhooks")
     eventually(lambda: "reads paused" in embedded.logs() or "pause" in embedded.logs())
 

@@ -25,7 +25,7 @@ a machine that is busy with other tests lets everything wait."""
 def linked(deployment: Deployment) -> str:
     """Link a connection, and wait until all is told of it."""
     connection = deployment.meld.world.start()
-    deployment.meld.tell(deployment.meld.world.complete(connection.id))
+    deployment.meld.send_webhooks(deployment.meld.world.complete(connection.id))
     eventually(lambda: deployment.mirror() and deployment.is_true() and deployment.is_settled(), 20)
     return connection.id
 
@@ -34,7 +34,7 @@ def change(deployment: Deployment, connection_id: str) -> None:
     """Break the connection, or heal it, whichever it needs."""
     world = deployment.meld.world
     is_well = world.truth(connection_id)["status"] == "ACTIVE"
-    deployment.meld.tell((world.damage if is_well else world.heal)(connection_id))
+    deployment.meld.send_webhooks((world.break_connection if is_well else world.heal)(connection_id))
 
 
 def test_a_stream_has_each_event_within_a_second(deployment: Deployment) -> None:

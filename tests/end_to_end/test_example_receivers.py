@@ -26,10 +26,10 @@ def test_a_receiver_takes_all_through_a_rotation(
         embedded.hint(connection.id)
         eventually(lambda: len(first.kept) == 1, 20, message=f"the first event; {embedded.logs()}")
         rotated = secret_of(embedded, "rotate", "crm")
-        meld.tell(meld.world.damage(connection.id))
+        meld.send_webhooks(meld.world.break_connection(connection.id))
         eventually(lambda: len(first.kept) == 2, 20, message=f"the second event; {embedded.logs()}")
     with Receiver(receiver, folder, rotated, port=port) as second:
-        meld.tell(meld.world.heal(connection.id))
+        meld.send_webhooks(meld.world.heal(connection.id))
         eventually(lambda: len(second.kept) == 1, 20, message=f"the third event; {embedded.logs()}")
 
     assert first.kept + second.kept == [(f"{number:08}", connection.id) for number in (1, 2, 3)]

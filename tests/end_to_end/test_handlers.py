@@ -97,8 +97,8 @@ def test_the_example_works(deployment: Deployment) -> None:
     meld = deployment.meld
     eventually(lambda: len(deployment.get("/api/subscriptions")["subscriptions"]) == 2, message="their subscriptions")
     connection = meld.world.start()
-    for act in (meld.world.complete, meld.world.damage):
-        meld.tell(act(connection.id))
+    for act in (meld.world.complete, meld.world.break_connection):
+        meld.send_webhooks(act(connection.id))
         eventually(lambda: connection.id in deployment.mirror() and deployment.is_true(), message="the true mirror")
 
     reminders = eventually(
@@ -123,7 +123,7 @@ def test_what_fails_is_tried_again_in_order(embedded: Deployment) -> None:
         embedded.hint(connection)
     eventually(lambda: len(embedded.events()) == 4, message="the first events")
     for connection in connections:
-        embedded.meld.tell(embedded.meld.world.damage(connection))
+        embedded.meld.send_webhooks(embedded.meld.world.break_connection(connection))
 
     eventually(lambda: is_complete(embedded) and len(embedded.events()) == 8, 40, message=f"all; {embedded.logs()}")
     calls = defaultdict(list)
@@ -137,7 +137,7 @@ def test_what_fails_is_tried_again_in_order(embedded: Deployment) -> None:
     assert [calls[connection] for connection in connections] == [[1, 1, 2]] * 3 + [[1, 2]]
     assert failed == {
         "the handler raised RuntimeError": connections[0],
-        "the handler took longer than 3 s, and was cut off": connections[1],
+        "the handler took longer than 3 s, and was stopped": connections[1],
         "the handler's process ended (exit code 3)": connections[2],
     }
     eventually(lambda: subscription(embedded)["error"] is None, message="a subscription without an error")
@@ -177,7 +177,7 @@ def test_a_killed_workers_handler_ends_and_its_event_comes_again(many: Deploymen
     eventually(lambda: not Path(f"/proc/{pid}").exists(), message="the end of the handler's process")
     (folder / "shut").unlink()
     many.start("worker")
-    many.meld.tell(many.meld.world.damage(connection))
+    many.meld.send_webhooks(many.meld.world.break_connection(connection))
 
     eventually(lambda: is_complete(many) and len(many.events()) == 2, PUSH_LEASE_SECONDS + 30, message=many.logs())
     assert [int(sequence) for _subject, sequence in read(folder, "calls")] == [1, 1, 2]
@@ -227,7 +227,7 @@ def test_an_operator_pauses_and_resumes_a_handler(embedded: Deployment) -> None:
     connection = embedded.meld.world.add().id
     embedded.hint(connection)
     eventually(lambda: embedded.events() and embedded.is_settled(), message="the event")
-    embedded.meld.tell(embedded.meld.world.damage(connection))
+    embedded.meld.send_webhooks(embedded.meld.world.break_connection(connection))
     eventually(lambda: len(embedded.events()) == 2, message="another event")
     during = read(folder, "calls")
     resumed = embedded.run("subscriptions", "resume", "mine.keep")

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from sqlmodel import col, func, select
 from runtime.database import Database
 from runtime.security.encryption import Encryption
 from schemas.tables import WebhookRow
-from service.ingest.webhook_insert import table_for
+from service.ingest.webhook_insert import make_webhook_table
 from tests.end_to_end.deployment import Deployment, deployed, end
 from tests.end_to_end.test_pushes import allow, got, subscribe
 from tests.support.encryption_keys import KEY, OLD
 from tests.support.polling import eventually
+from tests.support.preloaded_program import PreloadedProcess
 from tests.support.push_acceptance import accept
-from tests.support.scripted_consumer import Consumer
+from tests.support.scripted_consumer import HttpConsumer
 from tests.support.webhook_factory import body, delivery
 
 NEW_NAME = Encryption([KEY]).key_name
@@ -34,15 +34,15 @@ def bodies(deployment: Deployment, *keys: SecretStr) -> dict[str, Any]:
     """Open every stored body with these keys and no others; return what they say, by event id."""
     with closing(Database(deployment.environment["MELDWATCH_DATABASE_URL"])) as database, database.read() as session:
         found = session.exec(select(WebhookRow)).all()
-    vault = Encryption(keys)
-    return {row.event_id: json.loads(vault.open_bytes(row.body, row.encrypted_with)) for row in found}
+    encryption = Encryption(keys)
+    return {row.event_id: json.loads(encryption.decrypt_bytes(row.body, row.encrypted_with)) for row in found}
 
 
-def change(deployment: Deployment, consumer: Consumer) -> None:
+def change(deployment: Deployment, consumer: HttpConsumer) -> None:
     """Have a connection change, and wait until the consumer has taken the push of it, signed with its last secret."""
     before = len(got(consumer))
     world = deployment.meld.world
-    deployment.meld.tell(world.complete(world.start().id))
+    deployment.meld.send_webhooks(world.complete(world.start().id))
     eventually(lambda: len(got(consumer)) == before + 1, 20, message=f"the push; {deployment.logs()}")
     accept(consumer.pushes[-1].headers, consumer.pushes[-1].body, consumer.secrets[-1:])
 
@@ -52,7 +52,7 @@ class Fleet:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, PreloadedProcess] = {}
 
     def restart(self, name: str, *keys: SecretStr) -> None:
         """Start a process with these keys, in place of the one before."""
@@ -62,7 +62,7 @@ class Fleet:
         self._running[name] = self._deployment.start(name)
 
 
-def test_keys_rotate_without_downtime(many: Deployment, consumer: Consumer) -> None:
+def test_keys_rotate_without_downtime(many: Deployment, consumer: HttpConsumer) -> None:
     """In the documents' order, process by process: in every mixture webhooks come in and pushes go out and verify."""
     allow(many)
     fleet = Fleet(many)
@@ -95,7 +95,7 @@ def test_keys_rotate_without_downtime(many: Deployment, consumer: Consumer) -> N
     assert got(consumer) == many.events()
 
 
-def test_a_service_on_its_own_key_gets_another(embedded: Deployment, consumer: Consumer) -> None:
+def test_a_service_on_its_own_key_gets_another(embedded: Deployment, consumer: HttpConsumer) -> None:
     """``up`` with the key that it made: after a rotation the new key alone opens everything, and pushes verify."""
     allow(embedded)
     del embedded.environment["MELDWATCH_ENCRYPTION_KEYS"]
@@ -128,7 +128,7 @@ def test_a_killed_rotation_is_gone_on_with(request: pytest.FixtureRequest, tmp_p
     """SIGKILL in the middle: everything opens, and the next one does what is left, beside webhooks that come in."""
     url = request.getfixturevalue(f"{kind}_url")
     raws = [body(f"c{number}", event_id=f"e{number}") for number in range(3_000)]
-    with closing(Database(url)) as database, closing(table_for(database, Encryption([OLD]))) as table:
+    with closing(Database(url)) as database, closing(make_webhook_table(database, Encryption([OLD]))) as table:
         for start in range(0, len(raws), 500):
             table.insert([delivery(raw) for raw in raws[start : start + 500]])
 

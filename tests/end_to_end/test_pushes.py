@@ -15,15 +15,15 @@ from tests.end_to_end.deployment import TOKEN, Deployment
 from tests.end_to_end.test_crashes import storm
 from tests.support.encryption_keys import KEY
 from tests.support.polling import eventually
-from tests.support.scripted_consumer import Consumer
+from tests.support.scripted_consumer import HttpConsumer
 
 PUSH_LEASE_SECONDS = 30.0
 
 
 @pytest.fixture
-def other() -> Iterator[Consumer]:
+def other() -> Iterator[HttpConsumer]:
     """Another consumer on this machine."""
-    with Consumer() as made:
+    with HttpConsumer() as made:
         yield made
 
 
@@ -32,7 +32,7 @@ def allow(deployment: Deployment) -> None:
     deployment.environment["MELDWATCH_ENCRYPTION_KEYS"] = KEY.get_secret_value()
 
 
-def subscribe(deployment: Deployment, consumer: Consumer, name: str = "crm") -> dict[str, Any]:
+def subscribe(deployment: Deployment, consumer: HttpConsumer, name: str = "crm") -> dict[str, Any]:
     """Subscribe a consumer, and tell it its secret."""
     made = subscribe_url(deployment, consumer.url, name)
     consumer.secrets.append(made["secret"])
@@ -48,7 +48,7 @@ def subscribe_url(deployment: Deployment, url: str, name: str = "crm") -> dict[s
     return made
 
 
-def got(consumer: Consumer) -> list[dict[str, Any]]:
+def got(consumer: HttpConsumer) -> list[dict[str, Any]]:
     """Return the events that came, each at its first coming."""
     events: dict[str, dict[str, Any]] = {}
     for pushed in list(consumer.pushes):
@@ -57,26 +57,26 @@ def got(consumer: Consumer) -> list[dict[str, Any]]:
     return list(events.values())
 
 
-def is_complete(deployment: Deployment, consumer: Consumer) -> bool:
+def is_complete(deployment: Deployment, consumer: HttpConsumer) -> bool:
     return {event["id"] for event in got(consumer)} == {event["id"] for event in deployment.events()}
 
 
-def is_in_order(consumer: Consumer) -> bool:
+def is_in_order(consumer: HttpConsumer) -> bool:
     by_subject: dict[str, list[str]] = defaultdict(list)
     for event in got(consumer):
         by_subject[event["subject"]].append(event["sequence"])
     return all(sequences == sorted(sequences) for sequences in by_subject.values())
 
 
-def test_a_change_is_pushed(deployment: Deployment, consumer: Consumer) -> None:
+def test_a_change_is_pushed(deployment: Deployment, consumer: HttpConsumer) -> None:
     """On every set-up: each change reaches the subscriber, signed, in order, and equals what the feed says."""
     allow(deployment)
     deployment.start_all()
     subscribe(deployment, consumer)
     meld = deployment.meld
     connection = meld.world.start()
-    for act in (meld.world.complete, meld.world.damage, meld.world.heal):
-        meld.tell(act(connection.id))
+    for act in (meld.world.complete, meld.world.break_connection, meld.world.heal):
+        meld.send_webhooks(act(connection.id))
         eventually(lambda: connection.id in deployment.mirror() and deployment.is_true(), message="the true mirror")
 
     eventually(lambda: len(got(consumer)) == 3, message=f"the pushes; {deployment.logs()}")
@@ -84,20 +84,20 @@ def test_a_change_is_pushed(deployment: Deployment, consumer: Consumer) -> None:
     eventually(lambda: [row["state"] for row in deployment.get("/api/deliveries")["deliveries"]] == ["delivered"] * 3)
 
 
-def test_a_worker_killed_during_a_push_is_replaced(many: Deployment, consumer: Consumer) -> None:
+def test_a_worker_killed_during_a_push_is_replaced(many: Deployment, consumer: HttpConsumer) -> None:
     """SIGKILL while a push is under way: when its lease ends another worker sends it again, then what stands behind."""
     allow(many)
     _web, worker, _clock = many.start_all()
     subscribe(many, consumer)
-    consumer.gate.clear()
+    consumer.may_answer.clear()
     connection = many.meld.world.add()
     many.hint(connection.id)
     eventually(lambda: len(consumer.pushes) == 1, message=f"the push under way; {many.logs()}")
     worker.kill()
     worker.wait()
-    consumer.gate.set()
+    consumer.may_answer.set()
     many.start("worker")
-    many.meld.tell(many.meld.world.damage(connection.id))
+    many.meld.send_webhooks(many.meld.world.break_connection(connection.id))
 
     eventually(lambda: len(got(consumer)) == 2, PUSH_LEASE_SECONDS + 20, message=f"the pushes; {many.logs()}")
     ids = consumer.event_ids()
@@ -105,7 +105,7 @@ def test_a_worker_killed_during_a_push_is_replaced(many: Deployment, consumer: C
     assert [event["sequence"] for event in got(consumer)] == ["00000001", "00000002"]
 
 
-def test_a_service_killed_again_and_again_loses_no_push(embedded: Deployment, consumer: Consumer) -> None:
+def test_a_service_killed_again_and_again_loses_no_push(embedded: Deployment, consumer: HttpConsumer) -> None:
     """SIGKILL of the whole service in a storm: every event of the feed comes, in the order of its connection."""
     allow(embedded)
     embedded.start_all()
@@ -126,11 +126,11 @@ def test_a_service_killed_again_and_again_loses_no_push(embedded: Deployment, co
     assert is_in_order(consumer)
 
 
-def test_a_hanging_consumer_holds_nobody_up(many: Deployment, consumer: Consumer, other: Consumer) -> None:
+def test_a_hanging_consumer_holds_nobody_up(many: Deployment, consumer: HttpConsumer, other: HttpConsumer) -> None:
     """Beside one that never answers, a healthy one gets every event, in order, within seconds."""
     allow(many)
     many.start_all()
-    other.gate.clear()
+    other.may_answer.clear()
     subscribe(many, other, "hangs")
     subscribe_url(many, "http://127.0.0.1:1/", "dead")
     subscribe(many, consumer, "healthy")
@@ -143,7 +143,7 @@ def test_a_hanging_consumer_holds_nobody_up(many: Deployment, consumer: Consumer
     assert len(other.pushes) <= 4  # half of the worker's threads
 
 
-def test_what_a_subscriber_missed_comes_later(many: Deployment, consumer: Consumer) -> None:
+def test_what_a_subscriber_missed_comes_later(many: Deployment, consumer: HttpConsumer) -> None:
     """One that answers 410 is disabled; made active again from the command line, it gets what it missed."""
     allow(many)
     many.start_all()
@@ -152,7 +152,7 @@ def test_what_a_subscriber_missed_comes_later(many: Deployment, consumer: Consum
     connection = many.meld.world.add()
     many.hint(connection.id)
     eventually(lambda: state_of(many, made["id"]) == "disabled", message="the subscription disabled")
-    many.meld.tell(many.meld.world.damage(connection.id))
+    many.meld.send_webhooks(many.meld.world.break_connection(connection.id))
     eventually(lambda: len(many.events()) == 2, message="the second event")
     during = len(consumer.pushes)
 

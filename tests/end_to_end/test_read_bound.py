@@ -14,10 +14,10 @@ from runtime.database import Database
 from runtime.metrics import Metrics
 from schemas.meld.read_outcome import ReadOutcome
 from schemas.tables import ReadRequestRow
-from service.ingest.webhook_insert import table_for
+from service.ingest.webhook_insert import make_webhook_table
 from service.scheduler.loop import Scheduler
 from tests.end_to_end.manual_time import Clock
-from tests.support.encryption_keys import VAULT
+from tests.support.encryption_keys import ENCRYPTION
 from tests.support.scripted_meld import found
 from tests.support.webhook_factory import DELETED, STATUS_CHANGE, body, delivery
 from workers.refetch.follow_up_reads import MAX_DEPTH, RECHECK_SECONDS
@@ -86,7 +86,7 @@ class Reads(RuleBasedStateMachine):
         """A webhook arrives: a wish."""
         said = {} if status is None else {"newStatus": status}
         raw = body(self.ids[number % len(self.ids)], type_, **said)
-        with closing(table_for(self.database, VAULT)) as table:
+        with closing(make_webhook_table(self.database, ENCRYPTION)) as table:
             self._call(table.insert([delivery(raw)]))
         self.wishes += 1
 

@@ -177,7 +177,7 @@ def resting(request: pytest.FixtureRequest) -> Deployment:
     with closing(Database(deployment.environment["MELDWATCH_DATABASE_URL"])) as database, database.write() as session:
         session.exec(update(ReadRequestRow).values(requested=ReadRequestRow.completed, due_at=None, woken_at=None))
     for id_ in ids:
-        deployment.meld.world.damage(id_)
+        deployment.meld.world.break_connection(id_)
     deployment.start_all()
     assert not deployment.is_true()
     return deployment

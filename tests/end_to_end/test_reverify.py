@@ -10,7 +10,7 @@ from runtime.database import Database
 from schemas.tables import ReadRequestRow, RejectionRow, WebhookRow
 from tests.end_to_end.deployment import Deployment, deployed
 from tests.end_to_end.test_crashes import is_all_there, is_gapless, storm
-from tests.service.rejected.refused_requests import WRONG, evidence, refused
+from tests.service.rejected.refused_requests import WRONG, make_store, refused
 from tests.support.encryption_keys import KEY
 from tests.support.meld_signature import SECRET, URL
 from tests.support.polling import eventually
@@ -21,7 +21,7 @@ COUNT = 3_000
 
 def sent(deployment: Deployment) -> set[str]:
     """Return the event ids of all webhooks that Meld has tried to deliver."""
-    return {parcel.announcement.event_id for parcel in deployment.meld.mailbox.parcels() if parcel.attempts}
+    return {parcel.event.event_id for parcel in deployment.meld.outbox.webhooks() if parcel.attempts}
 
 
 def kept(deployment: Deployment) -> list[str]:
@@ -90,7 +90,7 @@ def counts(database: Database) -> tuple[int, int]:
 def test_one_that_is_killed_again_and_again_admits_each_once(database: Database, tmp_path: Path) -> None:
     """SIGKILL of ``reverify`` midway, several times: the next one goes on, and in the end each is stored once."""
     for start in range(0, COUNT, 500):
-        evidence(database).keep([refused(body(f"c{number}")) for number in range(start, start + 500)])
+        make_store(database).insert([refused(body(f"c{number}")) for number in range(start, start + 500)])
     url = database.engine.url.render_as_string(hide_password=False)
     settings = {
         "MELDWATCH_WEBHOOK_URLS": URL,

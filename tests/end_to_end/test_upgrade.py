@@ -19,10 +19,10 @@ from runtime.database import Database
 from runtime.metrics import Metrics
 from runtime.security.encryption import Encryption
 from runtime.settings import Settings
-from schemas.push import Receipt
+from schemas.push import PushResult
 from schemas.tables import METADATA, DeliveryQueueRow, DeliveryRow, ReadRequestRow, SubscriptionRow, WebhookRow
 from tests.support import servers
-from tests.support.scripted_consumer import TAKEN, deliver_on
+from tests.support.scripted_consumer import ACKNOWLEDGED, make_dispatcher
 from tests.support.webhook_factory import body, store
 from workers.history.rebuild import Rebuild
 from workers.retention.prune import Prune
@@ -69,10 +69,10 @@ class Consumer:
     def __init__(self) -> None:
         self.event_ids: list[str] = []
 
-    def send(self, _url: str, headers: Mapping[str, str], _body: bytes) -> Receipt:
+    def send(self, _url: str, headers: Mapping[str, str], _body: bytes) -> PushResult:
         """Take a push."""
         self.event_ids.append(headers["webhook-id"])
-        return TAKEN
+        return ACKNOWLEDGED
 
 
 def contents(database: Database) -> Rows:
@@ -126,7 +126,7 @@ def test_an_upgraded_database_is_worked_on(old: Database) -> None:
         subscriptions = session.exec(select(SubscriptionRow.id)).all()
     connection_of = {event_id: connection_id for connection_id, event_id in expected}
 
-    deliver = deliver_on(old, consumer, vault=Encryption([KEY]), round_seconds=60)
+    deliver = make_dispatcher(old, consumer, encryption=Encryption([KEY]), time_slice_seconds=60)
     for subscription_id in subscriptions:
         deliver.deliver(subscription_id)
     store(old, body("ghost", event_id="of-today"))

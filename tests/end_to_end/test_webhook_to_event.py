@@ -15,8 +15,8 @@ def test_a_webhook_becomes_a_true_mirror_and_an_event(deployment: Deployment) ->
     connection = meld.world.start()
 
     statuses = []
-    for act in (meld.world.complete, meld.world.damage, meld.world.heal):
-        meld.tell(act(connection.id))
+    for act in (meld.world.complete, meld.world.break_connection, meld.world.heal):
+        meld.send_webhooks(act(connection.id))
         statuses.append(meld.world.truth(connection.id)["status"])
         eventually(lambda: connection.id in deployment.mirror() and deployment.is_true(), message="the true mirror")
 
@@ -31,13 +31,13 @@ def test_a_move_of_the_primary_reaches_the_silent_member(deployment: Deployment)
     deployment.start_all()
     meld = deployment.meld
     customer = NewConnection(external_customer_id="one")
-    first = meld.world.add(opening=customer)
+    first = meld.world.add(details=customer)
     second, third = (meld.world.start(customer) for _ in range(2))
     for joining in (second, third):
-        meld.tell(meld.world.complete(joining.id, duplicate_of=first.id))
+        meld.send_webhooks(meld.world.complete(joining.id, duplicate_of=first.id))
     eventually(lambda: len(deployment.mirror()) == 3 and deployment.is_true(), 20, message="the group")
 
-    meld.tell(meld.world.refresh(second.id))
+    meld.send_webhooks(meld.world.refresh(second.id))
 
     eventually(lambda: deployment.mirror()[first.id]["primary_duplicate_id"] == second.id, 20)
     eventually(deployment.is_true, 20, message="the true mirror")

@@ -1,9 +1,9 @@
-"""Short ways to say what was announced, and what a group looks like."""
+"""Helpers for assertions on webhook events and duplicate groups."""
 
-from simulator.activity.population import found_group
+from simulator.activity.population import create_group
 from simulator.world.new_connection import NewConnection
 from simulator.world.vocabulary import HEALTHY, MeldState
-from simulator.world.webhook_payloads import Announcement
+from simulator.world.webhook_payloads import WebhookEvent
 from simulator.world.world import World
 
 COMPLETED = "BANK_LINKING_CONNECTION_COMPLETED"
@@ -15,16 +15,16 @@ TRANSACTIONS = "BANK_LINKING_TRANSACTIONS_AGGREGATED"
 HISTORY = "BANK_LINKING_HISTORICAL_TRANSACTIONS_AGGREGATED"
 
 
-def said(announcements: list[Announcement]) -> list[tuple[str, str | None]]:
-    """Type and connection of each announcement."""
-    return [(one.event_type, one.connection_id) for one in announcements]
+def types_and_connections(events: list[WebhookEvent]) -> list[tuple[str, str | None]]:
+    """Return type and connection of each event."""
+    return [(one.event_type, one.connection_id) for one in events]
 
 
 def group(world: World, size: int, state: MeldState = HEALTHY) -> list[str]:
-    """The ids of a group, its primary last."""
-    return found_group(world, size, state, NewConnection())
+    """Create a group and return its ids, the primary last."""
+    return create_group(world, size, state, NewConnection())
 
 
 def primaries(world: World, members: list[str]) -> list[str | None]:
-    """What each member calls the primary."""
+    """Return the primary id that each member shows."""
     return [world.connection(member).primary_id for member in members]

@@ -12,7 +12,7 @@ from tests.simulator.fakes import SECRET, WEBHOOK_URL, Clock, Receiver
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that the test moves."""
+    """A clock that only the test advances."""
     return Clock()
 
 
@@ -24,18 +24,18 @@ def world(clock: Clock) -> World:
 
 @pytest.fixture
 def receiver() -> Receiver:
-    """Whoever is to get the webhooks."""
+    """The receiver of the webhooks."""
     return Receiver()
 
 
 @pytest.fixture
-def stage(receiver: Receiver) -> Simulation:
-    """An empty simulation whose retries come after milliseconds."""
+def simulation(receiver: Receiver) -> Simulation:
+    """An empty simulation with retries after milliseconds."""
     return Simulation(webhook_url=WEBHOOK_URL, webhook_secret=SECRET, time_scale=1e-4, transport=receiver)
 
 
 @pytest.fixture
-def client(stage: Simulation) -> Iterator[TestClient]:
-    """A client of the simulation, with any credentials at all."""
-    with TestClient(create_app(stage), headers={"Authorization": "BASIC any"}) as client:
+def client(simulation: Simulation) -> Iterator[TestClient]:
+    """A client of the simulation, with any credentials."""
+    with TestClient(create_app(simulation), headers={"Authorization": "BASIC any"}) as client:
         yield client

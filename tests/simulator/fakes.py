@@ -1,4 +1,4 @@
-"""A clock that stands until it is moved, and a receiver of webhooks without a socket."""
+"""A clock that only the test advances, and a receiver of webhooks without a socket."""
 
 import asyncio
 import json
@@ -15,42 +15,42 @@ SECRET = "not-a-secret"
 
 
 class Clock:
-    """Stands still until it is advanced."""
+    """A clock that stands still until advanced."""
 
     def __init__(self) -> None:
         self.now = NOON
 
     def __call__(self) -> datetime:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
     def advance(self, **duration: float) -> None:
-        """Move on by a timedelta of these arguments."""
+        """Advance by a timedelta of these arguments."""
         self.now += timedelta(**duration)
 
 
 @dataclass(frozen=True)
 class Received:
-    """A webhook as it arrived."""
+    """A received webhook."""
 
     headers: Mapping[str, str]
     body: bytes
 
     @property
     def event(self) -> dict[str, Any]:
-        """Its JSON."""
+        """The parsed body."""
         return json.loads(self.body)
 
 
 class Receiver(httpx2.AsyncBaseTransport):
-    """Answers each POST with the next of its answers, then with 200: a code, an error to raise, or seconds to take."""
+    """Answers each POST with the next of its answers, then 200: a status, an error to raise, or seconds to wait."""
 
     def __init__(self, answers: Sequence[int | Exception | float] = ()) -> None:
         self.answers = list(answers)
         self.received: list[Received] = []
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Take the webhook down and answer."""
+        """Record the webhook and answer."""
         self.received.append(Received(headers=request.headers, body=await request.aread()))
         answer = self.answers.pop(0) if self.answers else 200
         if isinstance(answer, Exception):
@@ -61,5 +61,5 @@ class Receiver(httpx2.AsyncBaseTransport):
 
     @property
     def events(self) -> list[tuple[str, str | None]]:
-        """Type and connection of everything received, in order."""
+        """Type and connection of all received webhooks, in order."""
         return [(one.event["eventType"], one.event["payload"].get("connectionId")) for one in self.received]

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from simulator.control.actions import ACTS
+from simulator.control.actions import ACTIONS
 from simulator.faults.read_script import ScriptedRead
 from simulator.faults.settings import Faults
 
@@ -16,16 +16,16 @@ PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def run(command: str, client: TestClient) -> httpx2.Response:
-    """What curl would have done."""
-    words = shlex.split(command.replace("$SIM", ""))[1:]
-    data = words[words.index("-d") + 1] if "-d" in words else None
-    method = words[words.index("-X") + 1] if "-X" in words else "POST" if data else "GET"
-    (path,) = [word for word in words if word.startswith("/")]
+    """Send the request that this curl command would send."""
+    arguments = shlex.split(command.replace("$SIM", ""))[1:]
+    data = arguments[arguments.index("-d") + 1] if "-d" in arguments else None
+    method = arguments[arguments.index("-X") + 1] if "-X" in arguments else "POST" if data else "GET"
+    (path,) = [argument for argument in arguments if argument.startswith("/")]
     return client.request(method, path, content=data)
 
 
 def test_the_examples_work(client: TestClient) -> None:
-    """Every command of the guide, one after the other, is answered well."""
+    """Every curl command of the guide succeeds, in order."""
     commands = CURL.findall(GUIDE)
 
     failed = {command: answer.text for command in commands if (answer := run(command, client)).status_code >= 400}
@@ -34,15 +34,15 @@ def test_the_examples_work(client: TestClient) -> None:
 
 
 def test_the_python_example_works() -> None:
-    """The guide's program runs, and its assertions hold."""
+    """The guide's Python program runs, and its assertions hold."""
     (program,) = PYTHON.findall(GUIDE)
 
     exec(program, {})
 
 
-@pytest.mark.parametrize("name", [*Faults.model_fields, *ScriptedRead.model_fields, *ACTS])
+@pytest.mark.parametrize("name", [*Faults.model_fields, *ScriptedRead.model_fields, *ACTIONS])
 def test_every_name_is_in_the_guide(name: str) -> None:
-    """Each fault, habit, field of a step and act has its row."""
+    """Each fault, quirk, field of a step and action has its row."""
     assert f"| `{name}` |" in GUIDE
 
 

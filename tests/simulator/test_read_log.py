@@ -1,10 +1,9 @@
-from simulator.faults.read_script import ScriptedRead
-from simulator.read_log import ReadLog, Script
+from simulator.read_log import ReadLog
 from tests.simulator.fakes import Clock
 
 
-def test_every_read_is_on_record_with_its_times(clock: Clock) -> None:
-    """A read is under way until it ends, and is counted from its beginning."""
+def test_every_read_is_recorded_with_its_times(clock: Clock) -> None:
+    """A read is under way until it ends, and is counted when it begins."""
     reads = ReadLog(clock)
     first, second = reads.begin("c"), reads.begin(None)
     clock.advance(seconds=2)
@@ -18,21 +17,11 @@ def test_every_read_is_on_record_with_its_times(clock: Clock) -> None:
     assert (reads.count("c"), reads.count(None), reads.counts()) == (1, 1, {"c": 1})
 
 
-def test_a_cleared_record_counts_from_nothing(clock: Clock) -> None:
-    """Clearing forgets reads and counts."""
+def test_a_cleared_log_counts_from_zero(clock: Clock) -> None:
+    """Clearing deletes reads and counts."""
     reads = ReadLog(clock)
     reads.begin("c")
 
     reads.clear()
 
     assert (reads.all(), reads.counts()) == ([], {})
-
-
-def test_each_step_of_a_script_is_taken_once() -> None:
-    """Steps are for the next reads of one connection, in their order."""
-    script = Script()
-    script.add("c", [ScriptedRead(status=500), ScriptedRead(cut=True)])
-
-    taken = [script.take("d"), script.take("c"), script.take("c"), script.take("c")]
-
-    assert taken == [None, ScriptedRead(status=500), ScriptedRead(cut=True), None]

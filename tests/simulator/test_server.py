@@ -14,8 +14,8 @@ from tests.simulator.fakes import SECRET
 from tests.support.polling import eventually
 
 
-class Hooks(ThreadingHTTPServer):
-    """A receiver of webhooks on a socket of its own; it answers 200."""
+class HookServer(ThreadingHTTPServer):
+    """A receiver of webhooks on its own socket; it answers 200."""
 
     daemon_threads = True
 
@@ -25,27 +25,27 @@ class Hooks(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it waits."""
+        """The webhook URL."""
         return f"http://127.0.0.1:{self.server_port}/hooks?tenant=1"
 
 
 class _Hook(BaseHTTPRequestHandler):
-    server: Hooks
+    server: HookServer
 
     def do_POST(self) -> None:
-        """Take it down."""
+        """Record the body and answer 200."""
         self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
-def hooks() -> Iterator[Hooks]:
+def hooks() -> Iterator[HookServer]:
     """A running receiver."""
-    with Hooks() as hooks:
+    with HookServer() as hooks:
         thread = threading.Thread(target=hooks.serve_forever)
         thread.start()
         yield hooks
@@ -54,7 +54,7 @@ def hooks() -> Iterator[Hooks]:
 
 
 @pytest.fixture
-def simulator(hooks: Hooks) -> Iterator[Simulator]:
+def simulator(hooks: HookServer) -> Iterator[Simulator]:
     """A running simulator."""
     with Simulator(webhook_url=hooks.url, webhook_secret=SECRET, connections=3) as simulator:
         yield simulator
@@ -69,25 +69,25 @@ def http(simulator: Simulator) -> Iterator[httpx2.Client]:
 
 def test_it_serves_meld_on_a_socket(simulator: Simulator, http: httpx2.Client) -> None:
     """The population is readable over HTTP."""
-    connection = simulator.world.numbered(1)
+    connection = simulator.world.by_number(1)
 
     assert http.get(f"/bank-linking/connections/{connection.id}").json() == simulator.world.view(connection.id)
     assert http.get("/bank-linking/connections").json()["count"] == 3
 
 
-def test_what_is_told_from_another_thread_is_sent(simulator: Simulator, hooks: Hooks) -> None:
-    """An act's announcements reach the webhook URL once they are told."""
+def test_webhooks_can_be_sent_from_another_thread(simulator: Simulator, hooks: HookServer) -> None:
+    """send_webhooks() delivers an action's events to the webhook URL."""
     connection = simulator.world.add()
 
-    (announcement,) = simulator.world.damage(connection.id)
-    simulator.tell([announcement])
+    (event,) = simulator.world.break_connection(connection.id)
+    simulator.send_webhooks([event])
 
-    eventually(lambda: hooks.bodies == [announcement.body])
+    eventually(lambda: hooks.bodies == [event.body])
 
 
 def test_a_cut_read_loses_its_connection(simulator: Simulator, http: httpx2.Client) -> None:
-    """A cut breaks the socket without an answer, and the next read is well."""
-    connection = simulator.world.numbered(1)
+    """A cut aborts the connection without an answer, and the next read succeeds."""
+    connection = simulator.world.by_number(1)
     http.post("/sim/reads", json={"connectionId": connection.id, "steps": [{"cut": True}]})
 
     with pytest.raises(httpx2.TransportError):
@@ -95,9 +95,9 @@ def test_a_cut_read_loses_its_connection(simulator: Simulator, http: httpx2.Clie
     assert http.get(f"/bank-linking/connections/{connection.id}").status_code == 200
 
 
-def test_a_hanging_read_ends_when_its_client_leaves(simulator: Simulator, http: httpx2.Client) -> None:
-    """The record tells that the client left, without an answer."""
-    connection = simulator.world.numbered(1)
+def test_a_hanging_read_ends_when_its_client_disconnects(simulator: Simulator, http: httpx2.Client) -> None:
+    """The log records that the client left without an answer."""
+    connection = simulator.world.by_number(1)
     http.post("/sim/reads", json={"connectionId": connection.id, "steps": [{"hang": True}]})
 
     with pytest.raises(httpx2.ReadTimeout):
@@ -105,12 +105,12 @@ def test_a_hanging_read_ends_when_its_client_leaves(simulator: Simulator, http: 
     eventually(lambda: [(read.outcome, read.status) for read in simulator.reads.all()] == [("left", None)])
 
 
-def test_it_stops_at_once_whatever_is_under_way(hooks: Hooks) -> None:
-    """Hanging reads and endless retries do not keep it from ending, and their clients see a lost connection."""
+def test_it_stops_at_once_during_reads_and_deliveries(hooks: HookServer) -> None:
+    """Hanging reads and retries do not delay the stop; clients see a lost connection."""
     simulator = Simulator(webhook_url="http://127.0.0.1:9/", webhook_secret=SECRET, faults=Faults(hanging=1))
     simulator.start()
-    simulator.tell([simulator.world.announce("WEBHOOK_TEST")])
-    lost = threading.Thread(target=_read_in_vain, args=(f"{simulator.url}/bank-linking/connections",))
+    simulator.send_webhooks([simulator.world.compose_event("WEBHOOK_TEST")])
+    lost = threading.Thread(target=_read_without_answer, args=(f"{simulator.url}/bank-linking/connections",))
     lost.start()
     eventually(lambda: simulator.reads.count(None))
 
@@ -122,21 +122,21 @@ def test_it_stops_at_once_whatever_is_under_way(hooks: Hooks) -> None:
     assert not lost.is_alive()
 
 
-def _read_in_vain(url: str) -> None:
+def _read_without_answer(url: str) -> None:
     with pytest.raises(httpx2.TransportError):
         httpx2.get(url, headers={"Authorization": "x"}, trust_env=False, timeout=30)
 
 
-def test_a_taken_port_is_an_error_of_the_caller(simulator: Simulator) -> None:
-    """Starting on a port in use raises at once."""
+def test_a_port_in_use_is_an_oserror(simulator: Simulator) -> None:
+    """start() on a port in use raises OSError."""
     port = int(simulator.url.rpartition(":")[2])
 
     with pytest.raises(OSError, match="in use"):
         Simulator(webhook_url="http://127.0.0.1:9/", webhook_secret=SECRET, port=port).start()
 
 
-def test_it_can_be_started_again(hooks: Hooks) -> None:
-    """A stopped simulator keeps its world and can take up its work."""
+def test_it_can_be_started_again(hooks: HookServer) -> None:
+    """A stopped simulator keeps its state and can be started again."""
     simulator = Simulator(webhook_url=hooks.url, webhook_secret=SECRET, connections=1)
     for _ in range(2):
         with simulator:
@@ -145,16 +145,16 @@ def test_it_can_be_started_again(hooks: Hooks) -> None:
             assert answer["connections"] == 1
 
 
-def test_stopping_what_never_started_does_nothing() -> None:
-    """A simulator may be stopped at any time, and twice."""
+def test_a_stop_before_the_start_does_nothing() -> None:
+    """stop() may be called at any time, and twice."""
     simulator = Simulator(webhook_url="http://127.0.0.1:9/", webhook_secret=SECRET)
 
     simulator.stop()
     simulator.stop()
 
 
-def test_no_port_stays_open(hooks: Hooks) -> None:
-    """After the stop nobody listens."""
+def test_a_stop_closes_the_port(hooks: HookServer) -> None:
+    """After the stop, the port refuses connections."""
     with Simulator(webhook_url=hooks.url, webhook_secret=SECRET) as simulator:
         address = ("127.0.0.1", int(simulator.url.rpartition(":")[2]))
 
@@ -162,18 +162,18 @@ def test_no_port_stays_open(hooks: Hooks) -> None:
         socket.create_connection(address, timeout=1)
 
 
-def test_it_lives_by_itself(hooks: Hooks) -> None:
-    """With a rate, webhooks come without anybody's doing."""
+def test_a_rate_starts_random_activity(hooks: HookServer) -> None:
+    """With a rate, webhooks are sent without any request."""
     with Simulator(webhook_url=hooks.url, webhook_secret=SECRET, connections=50, rate=200):
         eventually(lambda: len(hooks.bodies) >= 10)
 
 
-def test_a_slow_reader_does_not_slow_the_others(simulator: Simulator, http: httpx2.Client) -> None:
-    """A read that hangs leaves the next one alone."""
-    hanging, other = simulator.world.numbered(1), simulator.world.numbered(2)
+def test_a_hanging_read_does_not_delay_others(simulator: Simulator, http: httpx2.Client) -> None:
+    """Another read is answered while one hangs."""
+    hanging, other = simulator.world.by_number(1), simulator.world.by_number(2)
     simulator.script.add(hanging.id, [ScriptedRead(hang=True)])
     url = f"{simulator.url}/bank-linking/connections/{hanging.id}"
-    threading.Thread(target=_read_in_vain, args=(url,)).start()
+    threading.Thread(target=_read_without_answer, args=(url,)).start()
     eventually(lambda: simulator.reads.count(hanging.id))
 
     assert http.get(f"/bank-linking/connections/{other.id}").status_code == 200

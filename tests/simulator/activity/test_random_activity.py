@@ -4,44 +4,44 @@ from random import Random
 import pytest
 
 from simulator.activity.population import populate
-from simulator.activity.random_activity import RandomActivity, arrivals
+from simulator.activity.random_activity import RandomActivity, draw_action_count
 from simulator.world.world import World
 from tests.simulator.fakes import Clock
 
 
-def test_a_life_is_plausible(world: World) -> None:
-    """A long life brings every kind of state and event, and groups of several sizes."""
-    life = RandomActivity(world, Random(5))
+def test_random_activity_covers_all_states_and_events(world: World) -> None:
+    """Many actions lead to every kind of state and event, and to groups of several sizes."""
+    activity = RandomActivity(world, Random(5))
 
-    announcements = [one for _ in range(3_000) for one in life.step()]
+    events = [one for _ in range(3_000) for one in activity.step()]
 
     statuses = Counter(one.state.status for one in world.connections())
     sizes = {len(one.duplicate_ids) for one in world.connections()}
     assert {"ACTIVE", "PARTIALLY_ACTIVE", "RECONNECT_REQUIRED", "DEGRADED", "DELETED", "EXPIRED"} <= set(statuses)
     assert {0, 1, 2} <= sizes
-    assert len({one.event_type for one in announcements}) >= 7
+    assert len({one.event_type for one in events}) >= 7
 
 
-def test_the_same_seed_lives_the_same_life() -> None:
-    """Two worlds with the same seeds hear the same announcements."""
-    lives = [RandomActivity(World(clock=Clock(), random=Random(1)), Random(2)) for _ in range(2)]
+def test_the_same_seed_gives_the_same_activity() -> None:
+    """Two worlds with the same seeds yield the same webhook events."""
+    activities = [RandomActivity(World(clock=Clock(), random=Random(1)), Random(2)) for _ in range(2)]
 
-    first, second = ([one.body for _ in range(300) for one in life.step()] for life in lives)
+    first, second = ([one.body for _ in range(300) for one in activity.step()] for activity in activities)
 
     assert first == second
 
 
-def test_acts_arrive_at_their_rate() -> None:
-    """In a hundred seconds at ten a second there are about a thousand acts; at no rate there are none."""
+def test_actions_occur_at_their_rate() -> None:
+    """100 seconds at a rate of 10 have about 1000 actions; a rate of 0 has none."""
     random = Random(1)
 
-    assert 900 < sum(arrivals(10, 0.1, random) for _ in range(1_000)) < 1_100
-    assert arrivals(0, 100, random) == 0
+    assert 900 < sum(draw_action_count(10, 0.1, random) for _ in range(1_000)) < 1_100
+    assert draw_action_count(0, 100, random) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_a_population_has_its_size(world: World, count: int) -> None:
-    """So many connections are there, in silence, most of them healthy and some in groups."""
+    """A population has exactly the given size; most connections are healthy, some are in groups."""
     populate(world, count, Random(3))
 
     active = sum(one.state.status == "ACTIVE" for one in world.connections())

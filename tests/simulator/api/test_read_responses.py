@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from starlette.testclient import TestClient
 
-from simulator.api.read_responses import ConnectionCutError
+from simulator.api.read_responses import ConnectionAbortedByFaultError
 from simulator.faults.read_script import ScriptedRead
 from simulator.faults.settings import Faults
 from simulator.simulation import Simulation
@@ -11,19 +11,19 @@ from tests.support.polling import eventually
 
 
 @pytest.fixture
-def connection_id(stage: Simulation) -> str:
+def connection_id(simulation: Simulation) -> str:
     """A healthy connection."""
-    return stage.world.add().id
+    return simulation.world.add().id
 
 
 def path(connection_id: str) -> str:
-    """Where it is read."""
+    """Return the URL path of a connection."""
     return f"/bank-linking/connections/{connection_id}"
 
 
-def test_scripted_steps_come_in_their_order(client: TestClient, stage: Simulation, connection_id: str) -> None:
-    """A code, a page of HTML and a list are each answered once; then the truth again."""
-    stage.script.add(
+def test_scripted_steps_are_used_in_order(client: TestClient, simulation: Simulation, connection_id: str) -> None:
+    """A status, HTML, a list, null and another status are each returned once; then the real connection."""
+    simulation.script.add(
         connection_id,
         [
             ScriptedRead(status=429, headers={"Retry-After": "1"}),
@@ -42,62 +42,62 @@ def test_scripted_steps_come_in_their_order(client: TestClient, stage: Simulatio
     assert {answer.json()["id"] for answer in answers[4:]} == {connection_id}
 
 
-def test_a_slow_read_answers_the_truth_of_its_beginning(
-    client: TestClient, stage: Simulation, connection_id: str
+def test_a_slow_read_shows_the_state_of_its_beginning(
+    client: TestClient, simulation: Simulation, connection_id: str
 ) -> None:
-    """What changes while a read is under way is not in its answer."""
-    stage.script.add(connection_id, [ScriptedRead(delay=0.2)])
+    """A change during a read is not in its answer."""
+    simulation.script.add(connection_id, [ScriptedRead(delay=0.2)])
 
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(client.get, path(connection_id))
-        eventually(lambda: stage.reads.count(connection_id))
-        stage.world.damage(connection_id)
+        eventually(lambda: simulation.reads.count(connection_id))
+        simulation.world.break_connection(connection_id)
 
     assert answer.result().json()["status"] == "ACTIVE"
     assert client.get(path(connection_id)).json()["status"] == "RECONNECT_REQUIRED"
 
 
-def test_a_stale_read_answers_the_past(client: TestClient, stage: Simulation, connection_id: str) -> None:
-    """A step may look back, as a Meld that is not consistent yet would."""
-    stage.world.damage(connection_id)
-    stage.script.add(connection_id, [ScriptedRead(stale=60)])
+def test_a_stale_read_shows_an_earlier_state(client: TestClient, simulation: Simulation, connection_id: str) -> None:
+    """A step may have a read lag, as an eventually consistent Meld has."""
+    simulation.world.break_connection(connection_id)
+    simulation.script.add(connection_id, [ScriptedRead(stale=60)])
 
     assert [client.get(path(connection_id)).json()["status"] for _ in range(2)] == ["ACTIVE", "RECONNECT_REQUIRED"]
 
 
-def test_faults_strike_where_no_script_is(client: TestClient, stage: Simulation, connection_id: str) -> None:
-    """A script wins over the faults, for as long as it lasts."""
-    stage.faults = Faults(failing=1)
-    stage.script.add(connection_id, [ScriptedRead()])
+def test_random_faults_apply_without_a_script(client: TestClient, simulation: Simulation, connection_id: str) -> None:
+    """A script takes precedence over random faults."""
+    simulation.faults = Faults(failing=1)
+    simulation.script.add(connection_id, [ScriptedRead()])
 
     assert [client.get(path(connection_id)).status_code for _ in range(2)] == [200, 500]
 
 
-def test_every_read_takes_its_latency(client: TestClient, stage: Simulation, connection_id: str) -> None:
-    """The latency is in every read's record."""
-    stage.faults = Faults(latency_ms=30)
+def test_every_read_takes_its_latency(client: TestClient, simulation: Simulation, connection_id: str) -> None:
+    """Every recorded read takes at least the latency."""
+    simulation.faults = Faults(latency_ms=30)
 
     client.get(path(connection_id))
 
-    (read,) = stage.reads.all()
+    (read,) = simulation.reads.all()
     assert read.ended_at is not None
     assert (read.ended_at - read.began_at).total_seconds() >= 0.03
 
 
-def test_a_cut_connection_is_no_answer(client: TestClient, stage: Simulation, connection_id: str) -> None:
-    """Where there is no socket to break, the break is an error; it is on record either way."""
-    stage.script.add(connection_id, [ScriptedRead(cut=True)])
+def test_a_cut_connection_gets_no_answer(client: TestClient, simulation: Simulation, connection_id: str) -> None:
+    """Without a socket, a cut raises an error; the log records it either way."""
+    simulation.script.add(connection_id, [ScriptedRead(cut=True)])
 
-    with pytest.raises(ConnectionCutError):
+    with pytest.raises(ConnectionAbortedByFaultError):
         client.get(path(connection_id))
-    assert [(read.outcome, read.status) for read in stage.reads.all()] == [("cut", None)]
+    assert [(read.outcome, read.status) for read in simulation.reads.all()] == [("cut", None)]
 
 
-def test_the_list_has_a_script_of_its_own(client: TestClient, stage: Simulation) -> None:
-    """Steps for no connection are for reads of the list; a shift moves the pages after the first."""
+def test_the_list_has_its_own_script(client: TestClient, simulation: Simulation) -> None:
+    """Steps without a connection apply to the list; a shift moves the pages after the first."""
     for _ in range(4):
-        stage.world.add()
-    stage.script.add(None, [ScriptedRead(status=500), ScriptedRead(shift=1), ScriptedRead(shift=1)])
+        simulation.world.add()
+    simulation.script.add(None, [ScriptedRead(status=500), ScriptedRead(shift=1), ScriptedRead(shift=1)])
     url = "/bank-linking/connections"
 
     failed = client.get(url)
@@ -105,13 +105,13 @@ def test_the_list_has_a_script_of_its_own(client: TestClient, stage: Simulation)
     second = client.get(url, params={"limit": 2, "after": first[-1]["key"]}).json()["connections"]
 
     assert (failed.status_code, first[-1]["id"]) == (500, second[0]["id"])
-    assert stage.reads.count(None) == 3
+    assert simulation.reads.count(None) == 3
 
 
-def test_refused_reads_are_on_record(client: TestClient, stage: Simulation, connection_id: str) -> None:
-    """A read without credentials counts as a read that was answered 401."""
+def test_refused_reads_are_recorded(client: TestClient, simulation: Simulation, connection_id: str) -> None:
+    """A read without credentials is recorded with status 401."""
     del client.headers["Authorization"]
 
     client.get(path(connection_id))
 
-    assert [(read.connection_id, read.status) for read in stage.reads.all()] == [(connection_id, 401)]
+    assert [(read.connection_id, read.status) for read in simulation.reads.all()] == [(connection_id, 401)]

@@ -9,22 +9,22 @@ from tests.simulator.fakes import Receiver
 from tests.support.polling import eventually
 
 
-def create(client: TestClient, **wish: Any) -> list[dict[str, Any]]:
-    """The connections that were made."""
-    answer = client.post("/sim/connections", json=wish)
+def create(client: TestClient, **body: Any) -> list[dict[str, Any]]:
+    """Create connections and return them."""
+    answer = client.post("/sim/connections", json=body)
     assert answer.status_code == 201, answer.text
     return answer.json()["connections"]
 
 
-def test_connections_are_made_in_silence(client: TestClient, stage: Simulation) -> None:
-    """Created connections are simply there, with what was said of them."""
+def test_connections_are_created_without_webhooks(client: TestClient, simulation: Simulation) -> None:
+    """Created connections have the given fields, and no webhook is sent."""
     (made,) = create(client, id="mine", status="DEGRADED", reason="INTERACTIVE_REFRESH", externalCustomerId="c-1")
 
     assert (made["id"], made["status"], made["externalCustomerId"]) == ("mine", "DEGRADED", "c-1")
-    assert stage.mailbox.parcels() == []
+    assert simulation.outbox.webhooks() == []
 
 
-def test_groups_are_made_whole(client: TestClient) -> None:
+def test_groups_are_created_whole(client: TestClient) -> None:
     """Two groups of three are six connections, each group with its newest member as primary."""
     made = create(client, count=2, group=3, status="RECONNECT_REQUIRED", reason="LOGIN_REQUIRED")
 
@@ -33,27 +33,29 @@ def test_groups_are_made_whole(client: TestClient) -> None:
     assert [one["status"] for one in made[:3]] == ["PARTIALLY_ACTIVE", "PARTIALLY_ACTIVE", "RECONNECT_REQUIRED"]
 
 
-def test_made_connections_can_be_announced(client: TestClient, receiver: Receiver) -> None:
-    """Announced connections come through the widget."""
+def test_created_connections_can_be_announced(client: TestClient, receiver: Receiver) -> None:
+    """With announce, connections are created through the widget, with its webhooks."""
     made = create(client, group=2, status="DEGRADED", reason="INTERACTIVE_REFRESH", announce=True)
 
     completed = {(COMPLETED, one["id"]) for one in made}
     eventually(lambda: completed <= set(receiver.events))
 
 
-def test_the_truth_is_shown_whatever_reads_answer(client: TestClient, stage: Simulation) -> None:
-    """The truth has every connection, one by one or all, deleted ones too."""
-    stage.world.delete(stage.world.add().id)
-    stage.world.add()
+def test_the_control_api_shows_the_present_state_regardless_of_faults(
+    client: TestClient, simulation: Simulation
+) -> None:
+    """Single connections and the list show the present state, including deleted connections."""
+    simulation.world.delete(simulation.world.add().id)
+    simulation.world.add()
     client.post("/sim/faults", json={"deleted_gone": True, "failing": 1})
 
-    truth = client.get("/sim/connections").json()
+    state = client.get("/sim/connections").json()
 
-    assert (truth["count"], [one["status"] for one in truth["connections"]]) == (2, ["DELETED", "ACTIVE"])
-    assert client.get(f"/sim/connections/{truth['connections'][0]['id']}").json() == truth["connections"][0]
+    assert (state["count"], [one["status"] for one in state["connections"]]) == (2, ["DELETED", "ACTIVE"])
+    assert client.get(f"/sim/connections/{state['connections'][0]['id']}").json() == state["connections"][0]
 
 
-ACTS = [
+ACTIONS = [
     ("complete", "IN_PROGRESS", {}, "ACTIVE"),
     ("expire", "IN_PROGRESS", {}, "EXPIRED"),
     ("break", "ACTIVE", {}, "RECONNECT_REQUIRED"),
@@ -67,37 +69,39 @@ ACTS = [
 ]
 
 
-@pytest.mark.parametrize(("act", "before", "body", "after"), ACTS)
-def test_acts_have_names(client: TestClient, act: str, before: str, body: dict[str, Any], after: str) -> None:
-    """Each act leads to its state, and answers the truth and the webhooks it made."""
+@pytest.mark.parametrize(("action", "before", "body", "after"), ACTIONS)
+def test_each_action_leads_to_its_state(
+    client: TestClient, action: str, before: str, body: dict[str, Any], after: str
+) -> None:
+    """Each action leads to its state, and returns the connection and its webhooks."""
     (made,) = create(client, status=before)
 
-    answer = client.post(f"/sim/connections/{made['id']}/{act}", json=body)
+    answer = client.post(f"/sim/connections/{made['id']}/{action}", json=body)
 
     assert (answer.status_code, answer.json()["connection"]["status"]) == (200, after)
     assert {one["connectionId"] for one in answer.json()["webhooks"]} <= {made["id"]}
 
 
-def test_acts_on_two_connections_name_the_other(client: TestClient) -> None:
-    """Completing names what it duplicates; joining names with whom."""
+def test_actions_on_two_connections_name_the_other(client: TestClient) -> None:
+    """Complete names the duplicated connection; join names the other one."""
     first, second = create(client, externalCustomerId="c-1", count=2)
     (third,) = create(client, externalCustomerId="c-1", status="IN_PROGRESS")
 
     client.post(f"/sim/connections/{second['id']}/join", json={"with": first["id"]})
     client.post(f"/sim/connections/{third['id']}/complete", json={"duplicateOf": first["id"]})
 
-    truth = client.get(f"/sim/connections/{first['id']}").json()
-    assert truth["activeDuplicateConnectionId"] == third["id"]
-    assert truth["duplicateConnectionIds"] == [third["id"], second["id"]]
+    state = client.get(f"/sim/connections/{first['id']}").json()
+    assert state["activeDuplicateConnectionId"] == third["id"]
+    assert state["duplicateConnectionIds"] == [third["id"], second["id"]]
 
 
-def test_an_act_can_be_silent(client: TestClient, stage: Simulation) -> None:
-    """Without announcement an act changes the truth and makes no webhook."""
+def test_an_action_can_be_run_without_webhooks(client: TestClient, simulation: Simulation) -> None:
+    """With announce false, an action changes the state and creates no webhook."""
     (made,) = create(client)
 
     client.post(f"/sim/connections/{made['id']}/break", json={"announce": False})
 
-    assert (stage.world.view(made["id"])["status"], stage.mailbox.parcels()) == ("RECONNECT_REQUIRED", [])
+    assert (simulation.world.view(made["id"])["status"], simulation.outbox.webhooks()) == ("RECONNECT_REQUIRED", [])
 
 
 INACTIVE = {"status": "PARTIALLY_ACTIVE", "reason": "INACTIVE_DUPLICATE"}
@@ -123,11 +127,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("wish", "expected"), BAD)
-def test_a_bad_wish_is_a_problem(client: TestClient, wish: tuple[str, str, Any], expected: tuple[int, str]) -> None:
-    """Whatever cannot be granted is answered with a problem that says why."""
+@pytest.mark.parametrize(("request_line", "expected"), BAD)
+def test_an_invalid_request_is_answered_with_problem_details(
+    client: TestClient, request_line: tuple[str, str, Any], expected: tuple[int, str]
+) -> None:
+    """An invalid request is answered with problem details that name the reason."""
     create(client, id="known")
-    (method, path, body), (status, named) = wish, expected
+    (method, path, body), (status, named) = request_line, expected
 
     answer = client.request(method, path, json=body)
 
@@ -146,18 +152,20 @@ def test_faults_are_set_changed_and_cleared(client: TestClient) -> None:
     assert (cleared["lost"], cleared["credentials"]) == (0.0, True)
 
 
-def test_the_world_can_live(client: TestClient, stage: Simulation) -> None:
-    """A rate of life makes things happen until it is set to nothing."""
+def test_random_activity_can_be_started(client: TestClient, simulation: Simulation) -> None:
+    """A rate starts the random activity; 0 stops it."""
     client.post("/sim/life", json={"rate": 500})
-    eventually(lambda: len(stage.mailbox.parcels()) > 20)
+    eventually(lambda: len(simulation.outbox.webhooks()) > 20)
 
     assert client.post("/sim/life", json={"rate": 0}).json() == {"rate": 0}
 
 
-def test_a_reset_begins_anew(client: TestClient, stage: Simulation, receiver: Receiver) -> None:
-    """After a reset there are so many connections, and nothing of what was."""
+def test_a_reset_deletes_everything_and_creates_a_population(
+    client: TestClient, simulation: Simulation, receiver: Receiver
+) -> None:
+    """After a reset there are only the new connections: no reads, webhooks, faults or activity."""
     receiver.answers = [500] * 10_000
-    stage.tell(stage.world.delete(group(stage.world, 2)[0]))
+    simulation.send_webhooks(simulation.world.delete(group(simulation.world, 2)[0]))
     client.post("/sim/faults", json={"failing": 1})
     client.post("/sim/life", json={"rate": 50})
     client.get("/bank-linking/connections")
@@ -165,7 +173,7 @@ def test_a_reset_begins_anew(client: TestClient, stage: Simulation, receiver: Re
     client.post("/sim/reset", json={"connections": 5})
 
     assert client.get("/sim").json() == {
-        "accountId": stage.world.account_id,
+        "accountId": simulation.world.account_id,
         "connections": 5,
         "reads": 0,
         "webhooks": 0,

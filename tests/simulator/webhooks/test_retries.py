@@ -10,73 +10,75 @@ import pytest
 from simulator.faults.settings import NO_FAULTS, Faults
 from simulator.webhooks import signature
 from simulator.webhooks.outgoing_webhook import OutgoingWebhook
-from simulator.webhooks.retries import RetryingDelivery, retry_gaps
+from simulator.webhooks.retries import RetryingDelivery, retry_intervals
 from simulator.webhooks.sender import WebhookSender
-from simulator.world.webhook_payloads import Announcement
+from simulator.world.webhook_payloads import WebhookEvent
 from tests.simulator.fakes import NOON, SECRET, WEBHOOK_URL, Clock, Receiver
 
 
-class Delivery:
-    """A post whose waits pass at once on its clock, and are written down."""
+class DeliveryRun:
+    """A delivery whose waits pass at once on its clock and are recorded."""
 
     def __init__(self, receiver: Receiver, faults: Faults = NO_FAULTS) -> None:
         self.receiver = receiver
         self.clock = Clock()
         self.waits: list[float] = []
-        courier = WebhookSender(
-            url=WEBHOOK_URL, secret=SECRET, clock=self.clock, seconds_to_answer=0.05, transport=receiver
+        sender = WebhookSender(
+            url=WEBHOOK_URL, secret=SECRET, clock=self.clock, timeout_seconds=0.05, transport=receiver
         )
-        self.post = RetryingDelivery(courier=courier, faults=lambda: faults, random=Random(1), sleep=self.sleep)
+        self.delivery = RetryingDelivery(sender=sender, faults=lambda: faults, random=Random(1), sleep=self.sleep)
 
     async def sleep(self, seconds: float) -> None:
-        """Let the time pass."""
+        """Advance the clock."""
         self.waits.append(seconds)
         self.clock.advance(seconds=seconds)
         await asyncio.sleep(0)
 
     def deliver(
-        self, *bodies: bytes, done: Callable[[Sequence[OutgoingWebhook]], bool], in_turn: bool = False
+        self, *bodies: bytes, done: Callable[[Sequence[OutgoingWebhook]], bool], in_order: bool = False
     ) -> list[OutgoingWebhook]:
-        """Send them and run until it is done."""
-        parcels = [self.parcel(body) for body in bodies]
+        """Deliver webhooks with these bodies until the condition holds."""
+        webhooks = [self.webhook(body) for body in bodies]
 
         async def run() -> None:
-            async with self.post.running(), asyncio.timeout(5):
-                (self.post.send_in_turn if in_turn else self.post.send)(parcels)
-                while not done(parcels):  # noqa: ASYNC110 - the condition is each test's own
+            async with self.delivery.running(), asyncio.timeout(5):
+                (self.delivery.deliver_in_order if in_order else self.delivery.deliver)(webhooks)
+                while not done(webhooks):  # noqa: ASYNC110 - the condition is each test's own
                     await asyncio.sleep(0.001)
 
         asyncio.run(run())
-        return parcels
+        return webhooks
 
-    def parcel(self, body: bytes) -> OutgoingWebhook:
-        """A parcel of that body."""
-        announcement = Announcement(event_id=body.decode(), event_type="T", connection_id=None, body=body)
-        return OutgoingWebhook(announcement=announcement, created_at=self.clock())
-
-
-def all_delivered(parcels: Sequence[OutgoingWebhook]) -> bool:
-    """Whether every parcel has arrived."""
-    return all(parcel.state == "delivered" for parcel in parcels)
+    def webhook(self, body: bytes) -> OutgoingWebhook:
+        """Return a webhook with this body."""
+        event = WebhookEvent(event_id=body.decode(), event_type="T", connection_id=None, body=body)
+        return OutgoingWebhook(event=event, created_at=self.clock())
 
 
-def test_the_gaps_double_from_a_minute_to_an_hour_for_three_days() -> None:
-    """The schedule of retries is Meld's."""
-    minutes = [gap / timedelta(minutes=1) for gap in islice(retry_gaps(), 8)]
-    every = list(retry_gaps())
+def all_delivered(webhooks: Sequence[OutgoingWebhook]) -> bool:
+    """Return whether every webhook was delivered."""
+    return all(webhook.state == "delivered" for webhook in webhooks)
+
+
+def test_the_intervals_double_from_a_minute_to_an_hour_for_three_days() -> None:
+    """The retry schedule is Meld's."""
+    minutes = [interval / timedelta(minutes=1) for interval in islice(retry_intervals(), 8)]
+    every = list(retry_intervals())
 
     assert minutes == [1, 2, 4, 8, 16, 32, 60, 60]
     assert (len(every), sum(every, timedelta()) <= timedelta(days=3)) == (76, True)
 
 
 def test_a_webhook_is_signed_over_the_bytes_that_are_sent() -> None:
-    """The signature in the headers fits the body, the URL and the time beside it."""
-    delivery = Delivery(Receiver())
+    """The signature matches the sent body, the URL and the timestamp header."""
+    delivery = DeliveryRun(Receiver())
 
     delivery.deliver(b'{"n": 1.0}', done=all_delivered)
 
     (received,) = delivery.receiver.received
-    expected = signature.headers(secret=SECRET, url=WEBHOOK_URL, signed_at=signature.stamp(NOON), body=received.body)
+    expected = signature.signature_headers(
+        secret=SECRET, url=WEBHOOK_URL, signed_at=signature.format_timestamp(NOON), body=received.body
+    )
     assert expected.items() <= {name.title(): value for name, value in received.headers.items()}.items()
     assert received.body == b'{"n": 1.0}'
     assert "Meld-Retry-Count" not in received.headers
@@ -93,60 +95,60 @@ def test_a_webhook_is_signed_over_the_bytes_that_are_sent() -> None:
         (httpx2.ConnectError("refused"), "Could not connect"),
     ],
 )
-def test_whatever_is_not_exactly_200_is_retried(answer: float | Exception, reason: str) -> None:
-    """The retry bears the same bytes, its number and the reason."""
-    delivery = Delivery(Receiver([answer]))
+def test_every_status_but_200_is_retried(answer: float | Exception, reason: str) -> None:
+    """A retry has the same bytes, its number and the reason."""
+    delivery = DeliveryRun(Receiver([answer]))
 
-    (parcel,) = delivery.deliver(b"1", done=all_delivered)
+    (webhook,) = delivery.deliver(b"1", done=all_delivered)
 
     first, second = delivery.receiver.received
     assert first.body == second.body
     assert (second.headers["Meld-Retry-Count"], second.headers["Meld-Retry-Reason"]) == ("1", reason)
-    assert [attempt.problem for attempt in parcel.attempts] == [reason, None]
+    assert [attempt.problem for attempt in webhook.attempts] == [reason, None]
 
 
 @pytest.mark.parametrize(("retry_time", "expected"), [("new", [0, 60, 180]), ("old", [0, 0, 0])])
-def test_a_retry_bears_a_new_time_or_the_old_one(retry_time: str, expected: list[int]) -> None:
-    """Whether retries are signed anew is a switch, as Meld does not say."""
-    delivery = Delivery(Receiver([500, 500]), Faults.read({"retry_time": retry_time}))
+def test_a_retry_is_signed_with_a_new_or_the_old_time(retry_time: str, expected: list[int]) -> None:
+    """A setting chooses the signature time of retries, since Meld does not document it."""
+    delivery = DeliveryRun(Receiver([500, 500]), Faults.from_json({"retry_time": retry_time}))
 
     delivery.deliver(b"1", done=all_delivered)
 
     times = [received.headers["Meld-Signature-Timestamp"] for received in delivery.receiver.received]
-    assert times == [signature.stamp(NOON + timedelta(seconds=seconds)) for seconds in expected]
+    assert times == [signature.format_timestamp(NOON + timedelta(seconds=seconds)) for seconds in expected]
 
 
 def test_after_three_days_it_is_given_up() -> None:
-    """The last retry comes within three days, then nothing more."""
-    delivery = Delivery(Receiver([500] * 100))
+    """The last retry is within three days."""
+    delivery = DeliveryRun(Receiver([500] * 100))
 
-    (parcel,) = delivery.deliver(b"1", done=lambda parcels: parcels[0].state == "given up")
+    (webhook,) = delivery.deliver(b"1", done=lambda webhooks: webhooks[0].state == "given up")
 
-    assert (len(parcel.attempts), len(delivery.receiver.received)) == (77, 77)
+    assert (len(webhook.attempts), len(delivery.receiver.received)) == (77, 77)
     assert delivery.clock() - NOON <= timedelta(days=3)
 
 
 def test_a_lost_webhook_is_never_sent() -> None:
-    """Losing leaves a record and no attempt."""
-    delivery = Delivery(Receiver(), Faults(lost=1))
+    """A lost webhook is recorded without an attempt."""
+    delivery = DeliveryRun(Receiver(), Faults(lost=1))
 
-    (parcel,) = delivery.deliver(b"1", done=lambda parcels: parcels[0].state == "lost")
+    (webhook,) = delivery.deliver(b"1", done=lambda webhooks: webhooks[0].state == "lost")
 
-    assert (parcel.attempts, delivery.receiver.received) == ([], [])
+    assert (webhook.attempts, delivery.receiver.received) == ([], [])
 
 
 def test_a_doubled_webhook_arrives_twice() -> None:
-    """Doubling sends the same bytes twice."""
-    delivery = Delivery(Receiver(), Faults(doubled=1))
+    """The same bytes are sent twice."""
+    delivery = DeliveryRun(Receiver(), Faults(doubled=1))
 
-    delivery.deliver(b"1", done=lambda parcels: len(parcels[0].attempts) == 2)
+    delivery.deliver(b"1", done=lambda webhooks: len(webhooks[0].attempts) == 2)
 
     assert [received.body for received in delivery.receiver.received] == [b"1", b"1"]
 
 
 def test_a_delayed_webhook_arrives_late() -> None:
-    """A delay is at most as long as the fault says."""
-    delivery = Delivery(Receiver(), Faults.parse("delay=1:30"))
+    """The delay is at most the seconds of the fault."""
+    delivery = DeliveryRun(Receiver(), Faults.parse("delay=1:30"))
 
     delivery.deliver(b"1", done=all_delivered)
 
@@ -155,8 +157,8 @@ def test_a_delayed_webhook_arrives_late() -> None:
 
 
 def test_a_reordered_webhook_is_overtaken() -> None:
-    """What is held back leaves after a later one, without waiting out its time."""
-    delivery = Delivery(Receiver(), Faults.parse("reordered=0.5:5"))
+    """A webhook held back is sent after a later one, before its time is over."""
+    delivery = DeliveryRun(Receiver(), Faults.parse("reordered=0.5:5"))
     bodies = [str(number).encode() for number in range(20)]
 
     delivery.deliver(*bodies, done=all_delivered)
@@ -165,21 +167,21 @@ def test_a_reordered_webhook_is_overtaken() -> None:
     assert (sorted(arrived), arrived != bodies) == (sorted(bodies), True)
 
 
-def test_in_turn_means_one_after_the_other_and_without_faults() -> None:
-    """Released webhooks arrive in their order, whatever goes wrong with others."""
-    delivery = Delivery(Receiver([0.01, 0.0]), Faults(lost=1))
+def test_delivery_in_order_is_sequential_and_without_faults() -> None:
+    """Webhooks delivered in order arrive in order, regardless of faults."""
+    delivery = DeliveryRun(Receiver([0.01, 0.0]), Faults(lost=1))
 
-    delivery.deliver(b"2", b"1", b"3", done=all_delivered, in_turn=True)
+    delivery.deliver(b"2", b"1", b"3", done=all_delivered, in_order=True)
 
     assert [received.body for received in delivery.receiver.received] == [b"2", b"1", b"3"]
 
 
-def test_headers_can_be_replaced_and_left_out() -> None:
-    """A parcel may bear headers of the caller's making."""
-    delivery = Delivery(Receiver())
-    parcel = delivery.parcel(b"1")
-    parcel.headers = {"Meld-Signature": None, "X-Odd": "yes"}
-    delivery.parcel = lambda _: parcel
+def test_headers_can_be_replaced_and_omitted() -> None:
+    """A webhook may have the caller's headers."""
+    delivery = DeliveryRun(Receiver())
+    webhook = delivery.webhook(b"1")
+    webhook.headers = {"Meld-Signature": None, "X-Odd": "yes"}
+    delivery.webhook = lambda _: webhook
 
     delivery.deliver(b"1", done=all_delivered)
 
@@ -187,11 +189,11 @@ def test_headers_can_be_replaced_and_left_out() -> None:
     assert ("Meld-Signature" in received.headers, received.headers["X-Odd"]) == (False, "yes")
 
 
-def test_what_is_sent_early_leaves_once_the_post_runs() -> None:
-    """Parcels that come before the start are not lost."""
-    delivery = Delivery(Receiver())
-    early = delivery.parcel(b"early")
-    delivery.post.send([early])
+def test_webhooks_before_the_start_are_queued() -> None:
+    """Webhooks submitted before the start are delivered after it."""
+    delivery = DeliveryRun(Receiver())
+    early = delivery.webhook(b"early")
+    delivery.delivery.deliver([early])
 
     delivery.deliver(b"1", done=lambda _: early.state == "delivered")
 

@@ -7,33 +7,33 @@ from tests.simulator.assertions import DELETION, STATUS, group
 
 
 @pytest.mark.parametrize(
-    ("habits", "act", "expected"),
+    ("quirks", "action", "expected"),
     [
         (Quirks(expiry_announced=True), "expire", [STATUS]),
         (Quirks(deletion_changes_status=True), "delete", [DELETION, STATUS]),
     ],
 )
-def test_an_end_may_be_announced_as_a_status_change(
-    world: World, habits: Quirks, act: str, expected: list[str]
+def test_a_terminal_state_may_send_a_status_change(
+    world: World, quirks: Quirks, action: str, expected: list[str]
 ) -> None:
-    """Two habits add the STATUS_CHANGE that Meld's documentation leaves open."""
-    world.habits = habits
+    """Two quirks add the STATUS_CHANGE that Meld's documentation leaves open."""
+    world.quirks = quirks
     connection = world.start()
 
-    assert expected == [one.event_type for one in getattr(world, act)(connection.id)]
+    assert expected == [one.event_type for one in getattr(world, action)(connection.id)]
 
 
 def test_a_promotion_may_be_silent(world: World) -> None:
-    """A habit leaves out the STATUS_CHANGE of the member that becomes primary."""
-    world.habits = Quirks(promotion_silent=True)
+    """A quirk omits the STATUS_CHANGE of the member that becomes primary."""
+    world.quirks = Quirks(promotion_silent=True)
     refreshed, former = group(world, 2)
 
     assert [former] == [one.connection_id for one in world.refresh(refreshed) if one.event_type == STATUS]
 
 
-def test_third_members_may_be_announced(world: World) -> None:
-    """A habit announces every member whose group changed."""
-    world.habits = Quirks(third_announced=True)
+def test_third_members_may_get_a_status_change(world: World) -> None:
+    """A quirk sends a STATUS_CHANGE for every member whose group changed."""
+    world.quirks = Quirks(third_announced=True)
     refreshed, third, former = group(world, 3)
 
     announced = {one.connection_id for one in world.refresh(refreshed) if one.event_type == STATUS}
@@ -42,7 +42,7 @@ def test_third_members_may_be_announced(world: World) -> None:
 
 
 def test_a_deleted_connection_stays_readable_by_default(world: World) -> None:
-    """Meld's guide confirms a deletion by reading it."""
+    """Meld's guide confirms a deletion by a read."""
     connection = world.add()
     world.delete(connection.id)
 
@@ -50,8 +50,8 @@ def test_a_deleted_connection_stays_readable_by_default(world: World) -> None:
 
 
 def test_a_deleted_connection_may_be_gone(world: World) -> None:
-    """A habit answers with absence, while the truth stays visible to whoever steers."""
-    world.habits = Quirks(deleted_gone=True)
+    """A quirk hides deleted connections from the API, but not from the control API."""
+    world.quirks = Quirks(deleted_gone=True)
     connection = world.add()
     world.delete(connection.id)
 
@@ -61,8 +61,8 @@ def test_a_deleted_connection_may_be_gone(world: World) -> None:
 
 
 def test_deleted_ids_may_stay_listed(world: World) -> None:
-    """A habit keeps the ids of deleted members, as long as there are duplicates at all."""
-    world.habits = Quirks(deleted_kept=True)
+    """A quirk keeps the ids of deleted members while there are duplicates."""
+    world.quirks = Quirks(deleted_kept=True)
     a, b, c = group(world, 3)
     world.delete(a)
 
@@ -71,28 +71,28 @@ def test_deleted_ids_may_stay_listed(world: World) -> None:
     assert world.view(c)["duplicateConnectionIds"] is None
 
 
-def test_the_shape_of_having_no_duplicates_is_a_habit(world: World) -> None:
-    """No duplicates are null, or an empty list."""
+def test_no_duplicates_are_null_or_an_empty_list(world: World) -> None:
+    """Without duplicates the list is null, or empty by a quirk."""
     connection = world.add()
     before = world.view(connection.id)["duplicateConnectionIds"]
-    world.habits = Quirks(empty_list=True)
+    world.quirks = Quirks(empty_list=True)
 
     assert (before, world.view(connection.id)["duplicateConnectionIds"]) == (None, [])
 
 
 def test_a_connection_may_list_itself(world: World) -> None:
-    """A habit puts the connection among its own duplicates."""
-    world.habits = Quirks(self_listed=True)
+    """A quirk lists the connection among its own duplicates."""
+    world.quirks = Quirks(self_listed=True)
     a, b = group(world, 2)
 
     assert [a, b] == world.view(a)["duplicateConnectionIds"]
 
 
 def test_a_providers_credential_is_there_unless_switched_off(world: World) -> None:
-    """The details of the provider hold an accessToken by default, so that redaction is always exercised."""
+    """The provider's details contain an accessToken by default, so that every test exercises redaction."""
     connection = world.add()
     before = world.view(connection.id)["serviceProviderDetails"]
-    world.habits = Quirks(credentials=False)
+    world.quirks = Quirks(credentials=False)
     after = world.view(connection.id)["serviceProviderDetails"]
 
     assert before["accessToken"].startswith("access-")

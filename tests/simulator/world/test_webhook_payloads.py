@@ -6,24 +6,24 @@ from simulator.world.world import World
 
 
 def test_a_body_is_compact_and_unescaped(world: World) -> None:
-    """Events are JSON without white space, with every letter as itself."""
+    """Events are JSON without white space and without escaped letters."""
     connection = world.add(HEALTHY, NewConnection(institution_id="Crédit Agricole"))
 
-    body = world.announce("BANK_LINKING_ACCOUNTS_UPDATED", connection.id).body
+    body = world.compose_event("BANK_LINKING_ACCOUNTS_UPDATED", connection.id).body
 
     assert body == json.dumps(json.loads(body), separators=(",", ":"), ensure_ascii=False).encode()
     assert "Crédit Agricole".encode() in body
 
 
 def test_an_event_has_melds_envelope(world: World) -> None:
-    """Every event bears the envelope and the fields of its connection."""
+    """Every event has the envelope and the fields of its connection."""
     connection = world.add()
 
-    announcement = world.announce("BANK_LINKING_CONNECTION_COMPLETED", connection.id)
+    webhook = world.compose_event("BANK_LINKING_CONNECTION_COMPLETED", connection.id)
 
-    event = json.loads(announcement.body)
+    event = json.loads(webhook.body)
     assert list(event) == ["eventType", "eventId", "timestamp", "accountId", "profileId", "version", "payload"]
-    assert (event["eventId"], event["accountId"]) == (announcement.event_id, world.account_id)
+    assert (event["eventId"], event["accountId"]) == (webhook.event_id, world.account_id)
     assert set(event["payload"]) == {
         "requestId",
         "customerId",
@@ -35,18 +35,18 @@ def test_an_event_has_melds_envelope(world: World) -> None:
     }
 
 
-def test_a_test_event_is_about_no_connection(world: World) -> None:
+def test_a_test_event_has_no_connection(world: World) -> None:
     """WEBHOOK_TEST has a request id and nothing else."""
-    announcement = world.announce("WEBHOOK_TEST")
+    webhook = world.compose_event("WEBHOOK_TEST")
 
-    assert list(json.loads(announcement.body)["payload"]) == ["requestId"]
+    assert list(json.loads(webhook.body)["payload"]) == ["requestId"]
 
 
 def test_a_payload_can_be_overridden(world: World) -> None:
-    """What the caller says of the payload stands, and the event id too."""
-    announcement = world.announce("SOMETHING_NEW", None, {"connectionId": "unheard-of"}, event_id="e-1")
+    """The caller can set fields of the payload, and the event id."""
+    webhook = world.compose_event("SOMETHING_NEW", None, {"connectionId": "unheard-of"}, event_id="e-1")
 
-    event = json.loads(announcement.body)
+    event = json.loads(webhook.body)
     assert (event["eventId"], event["eventType"], event["payload"]["connectionId"]) == (
         "e-1",
         "SOMETHING_NEW",
@@ -55,10 +55,10 @@ def test_a_payload_can_be_overridden(world: World) -> None:
 
 
 def test_the_legacy_event_names_its_reason(world: World) -> None:
-    """BANK_LINKING_CUSTOMER_ACTION_REQUIRED says why the customer is needed."""
+    """BANK_LINKING_CUSTOMER_ACTION_REQUIRED contains the reason."""
     connection = world.add()
-    world.damage(connection.id)
+    world.break_connection(connection.id)
 
-    announcement = world.announce("BANK_LINKING_CUSTOMER_ACTION_REQUIRED", connection.id)
+    webhook = world.compose_event("BANK_LINKING_CUSTOMER_ACTION_REQUIRED", connection.id)
 
-    assert json.loads(announcement.body)["payload"]["reason"] == "LOGIN_REQUIRED"
+    assert json.loads(webhook.body)["payload"]["reason"] == "LOGIN_REQUIRED"

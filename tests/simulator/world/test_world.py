@@ -6,14 +6,31 @@ import pytest
 
 from simulator.errors import ImpossibleError, MalformedError
 from simulator.world.new_connection import NewConnection
-from simulator.world.vocabulary import BREAKAGES, DELETED, EXPIRED, HEALTHY, INACTIVE, LOGIN_REQUIRED, OPEN, MeldState
+from simulator.world.vocabulary import (
+    BROKEN_STATES,
+    DELETED,
+    EXPIRED,
+    HEALTHY,
+    IN_PROGRESS,
+    INACTIVE_DUPLICATE,
+    LOGIN_REQUIRED,
+    MeldState,
+)
 from simulator.world.world import World
-from tests.simulator.assertions import COMPLETED, HISTORY, STATUS, TRANSACTIONS, UPDATED, UPDATING, said
+from tests.simulator.assertions import (
+    COMPLETED,
+    HISTORY,
+    STATUS,
+    TRANSACTIONS,
+    UPDATED,
+    UPDATING,
+    types_and_connections,
+)
 from tests.simulator.fakes import NOON, Clock
 
 
 def test_a_started_connection_is_in_progress_and_without_an_institution(world: World) -> None:
-    """What the widget has not been told yet is null on the wire."""
+    """Fields that the customer has not chosen yet are null."""
     connection = world.start(NewConnection(external_customer_id="c-1"))
 
     view = world.view(connection.id)
@@ -26,30 +43,30 @@ def test_a_started_connection_is_in_progress_and_without_an_institution(world: W
     ) == ("IN_PROGRESS", None, None, None)
 
 
-def test_completing_announces_the_completion_and_the_new_status(world: World) -> None:
-    """COMPLETED and STATUS_CHANGE come in tandem, and the aggregation begins."""
+def test_completing_sends_the_completion_and_the_new_status(world: World) -> None:
+    """COMPLETED and STATUS_CHANGE are sent together, and the aggregation begins."""
     connection = world.start()
 
-    announcements = world.complete(connection.id)
+    events = world.complete(connection.id)
 
-    assert [one.event_type for one in announcements] == [COMPLETED, STATUS, UPDATING]
+    assert [one.event_type for one in events] == [COMPLETED, STATUS, UPDATING]
     assert world.connection(connection.id).state == HEALTHY
 
 
-def test_a_status_change_tells_both_states(world: World) -> None:
-    """STATUS_CHANGE bears the state before and the state after."""
+def test_a_status_change_contains_both_states(world: World) -> None:
+    """STATUS_CHANGE contains the state before and after."""
     connection = world.add()
 
-    (announcement,) = world.damage(connection.id)
+    (event,) = world.break_connection(connection.id)
 
-    payload = json.loads(announcement.body)["payload"]
+    payload = json.loads(event.body)["payload"]
     assert payload["connectionId"] == connection.id
     assert (payload["oldStatus"], payload["oldStatusReason"]) == ("ACTIVE", None)
     assert (payload["newStatus"], payload["newStatusReason"]) == ("RECONNECT_REQUIRED", "LOGIN_REQUIRED")
 
 
 def test_the_first_aggregation_brings_the_history(world: World, clock: Clock) -> None:
-    """Aggregating moves the time of aggregation; only the first one announces the history."""
+    """An aggregation updates its time; only the first one sends the history event."""
     connection = world.start()
     world.complete(connection.id)
     clock.advance(minutes=1)
@@ -61,52 +78,52 @@ def test_the_first_aggregation_brings_the_history(world: World, clock: Clock) ->
     assert world.connection(connection.id).aggregated_at == NOON + timedelta(minutes=1)
 
 
-@pytest.mark.parametrize("state", BREAKAGES)
-def test_whatever_breaks_can_be_repaired(world: World, state: MeldState) -> None:
-    """A repair ends in health and announces COMPLETED beside the status change."""
+@pytest.mark.parametrize("state", BROKEN_STATES)
+def test_every_broken_state_can_be_repaired(world: World, state: MeldState) -> None:
+    """A repair makes the connection healthy and sends COMPLETED in addition to STATUS_CHANGE."""
     connection = world.add()
-    world.damage(connection.id, state)
+    world.break_connection(connection.id, state)
 
-    announcements = world.repair(connection.id)
+    events = world.repair(connection.id)
 
-    assert [one.event_type for one in announcements] == [COMPLETED, STATUS, UPDATING]
+    assert [one.event_type for one in events] == [COMPLETED, STATUS, UPDATING]
     assert world.connection(connection.id).state == HEALTHY
 
 
-def test_healing_announces_nothing_but_the_status(world: World) -> None:
-    """A connection that heals by itself gets a STATUS_CHANGE alone."""
+def test_healing_sends_only_the_status_change(world: World) -> None:
+    """A connection that heals without the customer gets only a STATUS_CHANGE."""
     connection = world.add(LOGIN_REQUIRED)
 
-    assert [(STATUS, connection.id)] == said(world.heal(connection.id))
+    assert [(STATUS, connection.id)] == types_and_connections(world.heal(connection.id))
 
 
-def test_new_accounts_are_announced_by_name(world: World) -> None:
-    """ACTIVE with NEW_ACCOUNTS_AVAILABLE is a change of reason with an event of its own."""
+def test_new_accounts_have_their_own_event(world: World) -> None:
+    """ACTIVE with NEW_ACCOUNTS_AVAILABLE is a change of reason with its own event."""
     connection = world.add()
 
-    announcements = world.change(connection.id, MeldState("ACTIVE", "NEW_ACCOUNTS_AVAILABLE"))
+    events = world.set_state(connection.id, MeldState("ACTIVE", "NEW_ACCOUNTS_AVAILABLE"))
 
-    assert [one.event_type for one in announcements] == ["BANK_LINKING_NEW_ACCOUNTS_AVAILABLE", STATUS]
+    assert [one.event_type for one in events] == ["BANK_LINKING_NEW_ACCOUNTS_AVAILABLE", STATUS]
 
 
 def test_a_state_unknown_to_the_documentation_is_possible(world: World) -> None:
     """Statuses are open strings."""
     connection = world.add()
 
-    world.change(connection.id, MeldState("HIBERNATING", "WINTER"))
+    world.set_state(connection.id, MeldState("HIBERNATING", "WINTER"))
 
     assert world.view(connection.id)["status"] == "HIBERNATING"
 
 
 def test_connections_expire_after_four_hours(world: World, clock: Clock) -> None:
-    """Only what is still in progress after four hours expires, in silence by default."""
+    """Connections still in progress after four hours expire, by default without a webhook."""
     left, finished = world.start(), world.start()
     world.complete(finished.id)
     clock.advance(hours=4)
     fresh = world.start()
 
     assert world.expire_due() == []
-    assert [world.connection(one.id).state for one in (left, finished, fresh)] == [EXPIRED, HEALTHY, OPEN]
+    assert [world.connection(one.id).state for one in (left, finished, fresh)] == [EXPIRED, HEALTHY, IN_PROGRESS]
 
 
 IMPOSSIBLE: list[tuple[MeldState, Callable[[World, str], object]]] = [
@@ -114,34 +131,34 @@ IMPOSSIBLE: list[tuple[MeldState, Callable[[World, str], object]]] = [
     (HEALTHY, lambda world, one: world.repair(one)),
     (HEALTHY, lambda world, one: world.heal(one)),
     (HEALTHY, lambda world, one: world.expire(one)),
-    (HEALTHY, lambda world, one: world.damage(one, DELETED)),
-    (HEALTHY, lambda world, one: world.change(one, INACTIVE)),
+    (HEALTHY, lambda world, one: world.break_connection(one, DELETED)),
+    (HEALTHY, lambda world, one: world.set_state(one, INACTIVE_DUPLICATE)),
     (HEALTHY, lambda world, one: world.join(one, one)),
-    (OPEN, lambda world, one: world.refresh(one)),
-    (OPEN, lambda world, one: world.aggregate(one)),
+    (IN_PROGRESS, lambda world, one: world.refresh(one)),
+    (IN_PROGRESS, lambda world, one: world.aggregate(one)),
     (LOGIN_REQUIRED, lambda world, one: world.refresh(one)),
     (LOGIN_REQUIRED, lambda world, one: world.aggregate(one)),
     (DELETED, lambda world, one: world.delete(one)),
-    (DELETED, lambda world, one: world.change(one, HEALTHY)),
+    (DELETED, lambda world, one: world.set_state(one, HEALTHY)),
     (EXPIRED, lambda world, one: world.delete(one)),
 ]
 
 
-@pytest.mark.parametrize(("state", "act"), IMPOSSIBLE)
-def test_what_melds_rules_do_not_allow_is_refused(
-    world: World, state: MeldState, act: Callable[[World, str], object]
+@pytest.mark.parametrize(("state", "action"), IMPOSSIBLE)
+def test_actions_that_melds_rules_do_not_permit_are_refused(
+    world: World, state: MeldState, action: Callable[[World, str], object]
 ) -> None:
-    """An impossible act changes nothing."""
+    """An action that is not permitted changes nothing."""
     connection = world.add(state)
 
     with pytest.raises(ImpossibleError):
-        act(world, connection.id)
+        action(world, connection.id)
 
     assert connection == world.connection(connection.id)
 
 
-def test_a_refresh_names_products_that_were_granted(world: World) -> None:
-    """A product that was never granted is refused, a granted one is not."""
+def test_a_refresh_requires_granted_products(world: World) -> None:
+    """A product that was not granted is refused; a granted one is accepted."""
     connection = world.add()
 
     with pytest.raises(MalformedError):
@@ -149,11 +166,11 @@ def test_a_refresh_names_products_that_were_granted(world: World) -> None:
     assert world.refresh(connection.id, ["BALANCES"])
 
 
-def test_the_past_can_be_read(world: World, clock: Clock) -> None:
-    """A view of some seconds ago shows what was true then."""
+def test_a_view_may_lag(world: World, clock: Clock) -> None:
+    """A view of some seconds ago shows the state of then."""
     connection = world.add()
     clock.advance(seconds=10)
-    world.damage(connection.id)
+    world.break_connection(connection.id)
     clock.advance(seconds=1)
 
     statuses = [world.view(connection.id, seconds_ago=seconds)["status"] for seconds in (0, 1, 2, 100)]
@@ -161,8 +178,8 @@ def test_the_past_can_be_read(world: World, clock: Clock) -> None:
     assert statuses == ["RECONNECT_REQUIRED", "RECONNECT_REQUIRED", "ACTIVE", "ACTIVE"]
 
 
-def test_an_id_is_given_once(world: World) -> None:
-    """A chosen id is borne by one connection only."""
+def test_ids_are_unique(world: World) -> None:
+    """A chosen id can be used only once."""
     world.add(HEALTHY, NewConnection(id="mine"))
 
     with pytest.raises(ImpossibleError):

@@ -8,14 +8,12 @@ from tests.simulator.fakes import Receiver
 from tests.support.polling import eventually
 
 
-def test_a_webhook_can_be_sent_although_nothing_happened(
-    client: TestClient, stage: Simulation, receiver: Receiver
-) -> None:
+def test_a_webhook_can_be_sent_without_a_change(client: TestClient, simulation: Simulation, receiver: Receiver) -> None:
     """Any type can be sent for a connection, with any event id and any payload."""
-    connection = stage.world.add()
-    wish = {"connectionId": connection.id, "eventType": "SOMETHING_NEW", "eventId": "e-1", "payload": {"x": 1}}
+    connection = simulation.world.add()
+    body = {"connectionId": connection.id, "eventType": "SOMETHING_NEW", "eventId": "e-1", "payload": {"x": 1}}
 
-    answer = client.post("/sim/webhooks", json=wish)
+    answer = client.post("/sim/webhooks", json=body)
 
     assert (answer.status_code, answer.json()["eventId"]) == (201, "e-1")
     (received,) = eventually(lambda: receiver.received)
@@ -24,22 +22,22 @@ def test_a_webhook_can_be_sent_although_nothing_happened(
 
 
 def test_a_test_webhook_is_the_default(client: TestClient, receiver: Receiver) -> None:
-    """An empty wish sends WEBHOOK_TEST."""
+    """An empty request sends WEBHOOK_TEST."""
     client.post("/sim/webhooks")
 
     eventually(lambda: receiver.events == [("WEBHOOK_TEST", None)])
 
 
-def test_junk_is_sent_as_it_stands(client: TestClient, receiver: Receiver) -> None:
-    """A body that is text leaves as it is, with a good signature or without one."""
+def test_a_text_body_is_sent_unchanged(client: TestClient, receiver: Receiver) -> None:
+    """A text body is sent unchanged; headers can be omitted."""
     client.post("/sim/webhooks", json={"body": "junk", "headers": {"Meld-Signature": None}})
 
     (received,) = eventually(lambda: receiver.received)
     assert (received.body, "Meld-Signature" in received.headers) == (b"junk", False)
 
 
-def test_a_body_of_ones_own_keeps_its_event_id(client: TestClient, receiver: Receiver) -> None:
-    """A body that is an object is on record under the ids it bears itself."""
+def test_a_custom_body_keeps_its_event_id(client: TestClient, receiver: Receiver) -> None:
+    """A custom JSON body is recorded with its own event id and type."""
     body = {"eventType": "X", "eventId": "e-9", "payload": {}}
 
     answer = client.post("/sim/webhooks", json={"body": body}).json()
@@ -48,8 +46,8 @@ def test_a_body_of_ones_own_keeps_its_event_id(client: TestClient, receiver: Rec
     eventually(lambda: [one.event for one in receiver.received] == [body])
 
 
-def test_a_webhook_need_not_be_retried(client: TestClient, receiver: Receiver) -> None:
-    """Without retries a refused webhook is given up at once."""
+def test_retries_can_be_disabled(client: TestClient, receiver: Receiver) -> None:
+    """With retry false, a refused webhook is given up at once."""
     receiver.answers = [401]
     client.post("/sim/webhooks", json={"body": "junk", "retry": False})
 
@@ -68,13 +66,13 @@ def test_the_same_event_can_be_sent_again(client: TestClient, receiver: Receiver
 
 
 def test_webhooks_are_withheld_and_released_in_any_order(
-    client: TestClient, stage: Simulation, receiver: Receiver
+    client: TestClient, simulation: Simulation, receiver: Receiver
 ) -> None:
-    """Withheld webhooks arrive when and in the order they are released."""
+    """Withheld webhooks arrive in the order of their release."""
     client.post("/sim/webhooks/withhold", json={"types": [STATUS]})
-    ids = [stage.world.add().id for _ in range(3)]
-    acts = [client.post(f"/sim/connections/{one}/break").json() for one in ids]
-    first, second, third = [act["webhooks"][0]["eventId"] for act in acts]
+    ids = [simulation.world.add().id for _ in range(3)]
+    actions = [client.post(f"/sim/connections/{one}/break").json() for one in ids]
+    first, second, third = [action["webhooks"][0]["eventId"] for action in actions]
 
     held = client.get("/sim/webhooks", params={"state": "withheld"}).json()
     client.post("/sim/webhooks/release", json={"eventIds": [third, first]})
@@ -84,8 +82,8 @@ def test_webhooks_are_withheld_and_released_in_any_order(
     eventually(lambda: [one.event["eventId"] for one in receiver.received] == [third, first, second])
 
 
-def test_every_attempt_is_on_record(client: TestClient, receiver: Receiver) -> None:
-    """The record of a webhook tells each attempt's times, code and problem."""
+def test_every_attempt_is_recorded(client: TestClient, receiver: Receiver) -> None:
+    """The record of a webhook has the status and problem of each attempt."""
     receiver.answers = [503]
     client.post("/sim/webhooks")
 
@@ -94,29 +92,3 @@ def test_every_attempt_is_on_record(client: TestClient, receiver: Receiver) -> N
 
     (webhook,) = eventually(delivered)
     assert [(one["status"], one["problem"]) for one in webhook["attempts"]] == [(503, "HTTP error: 503"), (200, None)]
-
-
-def test_reads_can_be_scripted_and_looked_at(client: TestClient, stage: Simulation) -> None:
-    """Scripted steps strike once; the record tells every read and the counts."""
-    connection = stage.world.add()
-    client.post("/sim/reads", json={"connectionId": connection.id, "steps": [{"status": 503}]})
-    client.get("/bank-linking/connections")
-    codes = [client.get(f"/bank-linking/connections/{connection.id}").status_code for _ in range(2)]
-
-    record = client.get("/sim/reads").json()
-    of_one = client.get("/sim/reads", params={"connectionId": connection.id}).json()
-
-    assert (codes, [one["status"] for one in record["reads"]]) == ([503, 200], [200, 503, 200])
-    assert (record["counts"], record["lists"]) == ({connection.id: 2}, 1)
-    assert [one["number"] for one in of_one["reads"]] == [2, 3]
-
-
-def test_the_record_of_reads_can_be_cleared(client: TestClient) -> None:
-    """Clearing forgets the reads and what was scripted."""
-    client.get("/bank-linking/connections")
-    client.post("/sim/reads", json={"steps": [{"status": 503}]})
-
-    client.delete("/sim/reads")
-
-    assert client.get("/sim/reads").json() == {"reads": [], "counts": {}, "lists": 0}
-    assert client.get("/bank-linking/connections").status_code == 200

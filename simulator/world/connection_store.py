@@ -1,4 +1,4 @@
-"""Every connection there is, in the order of creation, with the versions it has had."""
+"""In-memory store of the connections: versions over time, and indexes by number, customer and group."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from simulator.world.connection import SimulatedConnection
 
-#: Enough for a stale read to look back at; a connection changes a few times a day.
-VERSIONS_KEPT = 32
+#: Enough versions of a connection for reads with lag; a connection changes a few times a day.
+MAX_VERSIONS = 32
 
 
-class Register:
-    """Keeps connections; knows nothing of Meld's rules."""
+class ConnectionStore:
+    """Stores connections in the order of their creation; Meld's rules are applied elsewhere."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
@@ -37,17 +37,21 @@ class Register:
         return connection_id in self._versions
 
     def put(self, connection: SimulatedConnection) -> None:
-        """Make this the connection's present version."""
+        """Store this as the connection's present version."""
         versions = self._versions.get(connection.id)
         if versions is None:
-            versions = self._enter(connection)
+            versions = self._insert(connection)
         elif versions[-1][1] == connection:
             return
-        self._regroup(versions[-1][1].group if versions else None, connection)
+        self._move_between_groups(versions[-1][1].group if versions else None, connection)
         versions.append((self._clock(), connection))
 
     def get(self, connection_id: str) -> SimulatedConnection:
-        """The present version, or AbsentError."""
+        """Return the present version.
+
+        Raises:
+            AbsentError: There is no connection with this id.
+        """
         try:
             return self._versions[connection_id][-1][1]
         except KeyError:
@@ -59,39 +63,39 @@ class Register:
         versions = self._versions[connection_id]
         return next((version for since, version in reversed(versions) if since <= moment), versions[0][1])
 
-    def numbered(self, number: int) -> SimulatedConnection:
+    def by_number(self, number: int) -> SimulatedConnection:
         """The connection that was created as the number-th, counting from 1."""
         return self.get(self._ids[number - 1])
 
     def members(self, group: int | None) -> list[SimulatedConnection]:
-        """The members of a group, dead ones included."""
+        """Return the members of a group, including deleted and expired ones."""
         return [] if group is None else [self.get(member) for member in self._groups[group]]
 
     def of_customer(self, customer_id: str) -> list[SimulatedConnection]:
-        """The customer's connections, oldest first."""
+        """Return the customer's connections, oldest first."""
         return [self.get(connection_id) for connection_id in self._of_customer[customer_id]]
 
-    def customer(self, external_customer_id: str) -> str | None:
-        """Meld's id for a customer of ours, None for one never seen."""
+    def customer_id(self, external_customer_id: str) -> str | None:
+        """Return Meld's id of a customer, None for an unknown customer."""
         return self._customers.get(external_customer_id)
 
     def new_group(self) -> int:
-        """A group nobody is in yet."""
+        """Return the number of a new, empty group."""
         self._group += 1
         return self._group
 
     def next_rank(self) -> int:
-        """A rank above all that were given before."""
+        """Return a rank above all earlier ones."""
         self._rank += 1
         return self._rank
 
-    def _enter(self, connection: SimulatedConnection) -> deque[tuple[datetime, SimulatedConnection]]:
+    def _insert(self, connection: SimulatedConnection) -> deque[tuple[datetime, SimulatedConnection]]:
         self._ids.append(connection.id)
         self._of_customer[connection.customer_id].append(connection.id)
         self._customers[connection.external_customer_id] = connection.customer_id
-        return self._versions.setdefault(connection.id, deque(maxlen=VERSIONS_KEPT))
+        return self._versions.setdefault(connection.id, deque(maxlen=MAX_VERSIONS))
 
-    def _regroup(self, former: int | None, connection: SimulatedConnection) -> None:
+    def _move_between_groups(self, former: int | None, connection: SimulatedConnection) -> None:
         if former == connection.group:
             return
         if former is not None:

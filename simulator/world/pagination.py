@@ -1,4 +1,4 @@
-"""Meld's list of connections: filters, a cursor by key, pages; newest first."""
+"""Pagination of Meld's list of connections: filters, keyset cursors, pages, newest first."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from simulator.world.connection import SimulatedConnection
-    from simulator.world.register import Register
+    from simulator.world.connection_store import ConnectionStore
 
 DEFAULT_LIMIT = 10
-GREATEST_LIMIT = 100
-KEY_PREFIX = "connection:"
+MAX_LIMIT = 100
+CURSOR_PREFIX = "connection:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListQuery:
-    """What a caller asks the list for; after and before are positions, None for an end of the list."""
+    """Filters and position of a list request; after and before are connection numbers, None for an end of the list."""
 
     customer_id: str | None = None
     external_customer_id: str | None = None
@@ -37,13 +37,13 @@ class ListQuery:
     limit: int = DEFAULT_LIMIT
 
     @property
-    def filters(self) -> bool:
-        """Whether it leaves anything out."""
+    def has_filters(self) -> bool:
+        """Whether any filter is set."""
         named = (self.customer_id, self.external_customer_id, self.institution_id, self.start_date, self.end_date)
         return any(named) or bool(self.statuses or self.providers)
 
-    def accepts(self, connection: SimulatedConnection) -> bool:
-        """Whether a connection passes every filter."""
+    def matches(self, connection: SimulatedConnection) -> bool:
+        """Return whether a connection passes every filter."""
         institution_id = connection.institution.id if connection.institution else None
         created_on = connection.created_at.date()
         return (
@@ -59,57 +59,61 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedPage:
-    """One page: the positions on it, and how many more follow in the direction of travel."""
+    """One page: the connection numbers on it, and how many more follow in the direction of the request."""
 
     numbers: tuple[int, ...]
     remaining: int
 
 
-def parse(params: Mapping[str, str]) -> ListQuery:
-    """The query of a URL, or MalformedError."""
+def parse_list_query(params: Mapping[str, str]) -> ListQuery:
+    """Parse the query parameters of a list request.
+
+    Raises:
+        MalformedError: A cursor, limit or date is invalid, or both cursors are given.
+    """
     if params.get("after") and params.get("before"):
         raise MalformedError("[after] and [before] exclude each other")
     return ListQuery(
         customer_id=params.get("customerId") or None,
         external_customer_id=params.get("externalCustomerId") or None,
         institution_id=params.get("institutionId") or None,
-        statuses=_words(params.get("statuses")),
-        providers=_words(params.get("serviceProviders")),
+        statuses=_comma_separated(params.get("statuses")),
+        providers=_comma_separated(params.get("serviceProviders")),
         start_date=_date("startDate", params.get("startDate")),
         end_date=_date("endDate", params.get("endDate")),
-        after=_position("after", params.get("after")),
-        before=_position("before", params.get("before")),
+        after=_decode_cursor("after", params.get("after")),
+        before=_decode_cursor("before", params.get("before")),
         limit=_limit(params.get("limit")),
     )
 
 
-def page(register: Register, query: ListQuery, *, deleted_gone: bool, shift: int = 0) -> ListedPage:
-    """The page that a query asks for; a shift moves its start, as changes to the list between two pages do."""
-    matches: Sequence[int] = _course(len(register), query, shift)
-    if query.filters or deleted_gone:
-        matches = [number for number in matches if _listed(register.numbered(number), query, gone=deleted_gone)]
-    taken = matches[: query.limit]
-    return ListedPage(numbers=tuple(sorted(taken, reverse=True)), remaining=len(matches) - len(taken))
+def paginate(store: ConnectionStore, query: ListQuery, *, deleted_gone: bool, shift: int = 0) -> ListedPage:
+    """Select a page; a shift moves its start, as changes to the list between two requests would."""
+    matches: Sequence[int] = _candidates(len(store), query, shift)
+    if query.has_filters or deleted_gone:
+        matches = [number for number in matches if _is_listed(store.by_number(number), query, gone=deleted_gone)]
+    selected = matches[: query.limit]
+    return ListedPage(numbers=tuple(sorted(selected, reverse=True)), remaining=len(matches) - len(selected))
 
 
-def key(number: int) -> str:
-    """The opaque cursor of a position."""
-    return urlsafe_b64encode(f"{KEY_PREFIX}{number}".encode()).decode()
+def encode_cursor(number: int) -> str:
+    """Return the opaque cursor of a connection number."""
+    return urlsafe_b64encode(f"{CURSOR_PREFIX}{number}".encode()).decode()
 
 
-def _course(length: int, query: ListQuery, shift: int) -> range:
+def _candidates(length: int, query: ListQuery, shift: int) -> range:
     if query.before is not None:
         return range(max(query.before + 1 - shift, 1), length + 1)
     first = length if query.after is None else query.after - 1 + shift
     return range(min(first, length), 0, -1)
 
 
-def _listed(connection: SimulatedConnection, query: ListQuery, *, gone: bool) -> bool:
-    return query.accepts(connection) and not (gone and connection.state.status == DELETED.status)
+def _is_listed(connection: SimulatedConnection, query: ListQuery, *, gone: bool) -> bool:
+    return query.matches(connection) and not (gone and connection.state.status == DELETED.status)
 
 
-def _words(value: str | None) -> frozenset[str]:
-    return frozenset(word.strip() for word in (value or "").split(",") if word.strip())
+def _comma_separated(value: str | None) -> frozenset[str]:
+    return frozenset(part.strip() for part in (value or "").split(",") if part.strip())
 
 
 def _date(name: str, value: str | None) -> date | None:
@@ -122,19 +126,19 @@ def _date(name: str, value: str | None) -> date | None:
 def _limit(value: str | None) -> int:
     if value is None:
         return DEFAULT_LIMIT
-    if not value.isdecimal() or not 1 <= int(value) <= GREATEST_LIMIT:
-        raise MalformedError(f"[limit] Must be between 1 and {GREATEST_LIMIT}")
+    if not value.isdecimal() or not 1 <= int(value) <= MAX_LIMIT:
+        raise MalformedError(f"[limit] Must be between 1 and {MAX_LIMIT}")
     return int(value)
 
 
-def _position(name: str, value: str | None) -> int | None:
+def _decode_cursor(name: str, value: str | None) -> int | None:
     if not value:
         return None
     try:
         text = urlsafe_b64decode(value.encode()).decode()
     except ValueError:
         text = ""
-    digits = text.removeprefix(KEY_PREFIX)
-    if not text.startswith(KEY_PREFIX) or not digits.isdecimal():
+    digits = text.removeprefix(CURSOR_PREFIX)
+    if not text.startswith(CURSOR_PREFIX) or not digits.isdecimal():
         raise MalformedError(f"[{name}] Must be the key of a connection in a list")
     return int(digits)
