@@ -1,7 +1,7 @@
-"""Host: one process that runs handlers, as a worker sees it: a line out, a line back, in time or not at all.
+"""A child process that runs event handlers, from the worker's side: one line out, one line back, with a timeout.
 
-It has a clean interpreter, no descriptor of the worker's but its own socket and the log, and a process group to itself:
-Ctrl-C on a terminal does not reach it, and it ends with whatever its handlers have started.
+The child has a clean interpreter, no file descriptors of the worker except its socket and the log, and a process group
+of its own: Ctrl-C on a terminal does not reach it, and killing it also kills the processes that its handlers started.
 """
 
 import os
@@ -14,69 +14,69 @@ from contextlib import suppress
 from time import monotonic
 
 _LOG = 2
-"""Standard error: what a handler prints goes there as well."""
+"""Standard error. What a handler prints to standard output goes there as well."""
 
 
 class HandlerProcessError(Exception):
-    """It gave no answer; the message says why."""
+    """The process gave no answer; the message says why."""
 
 
 class HandlerTimeoutError(HandlerProcessError):
-    """It gave no answer in time."""
+    """The process gave no answer in time."""
 
 
 class HandlerExitedError(HandlerProcessError):
-    """Its process ended."""
+    """The process ended."""
 
 
 class HandlerProcess:
-    """One process. It is asked by one thread at a time; any thread may end it.
+    """One child process. Only one thread at a time may send it a request; any thread may kill it.
 
     Args:
-        command: What starts it.
+        command: The command that starts the process.
 
     Raises:
-        OSError: Where it cannot be started.
+        OSError: If the process cannot be started.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._link, theirs = socket.socketpair()
-        self._ending = threading.Lock()
+        self._socket, child_socket = socket.socketpair()
+        self._kill_lock = threading.Lock()
         try:
-            with theirs:
+            with child_socket:
                 self._process = subprocess.Popen(  # noqa: S603 - our own program
-                    [*command], stdin=theirs.fileno(), stdout=_LOG, start_new_session=True
+                    [*command], stdin=child_socket.fileno(), stdout=_LOG, start_new_session=True
                 )
         except OSError:
-            self._link.close()
+            self._socket.close()
             raise
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is still on the line. Only who may ask it may look."""
+        """Whether the process is still connected. Only the thread that may send requests may use this."""
         try:
-            self._link.settimeout(0)
-            return self._link.recv(1, socket.MSG_PEEK) != b""
+            self._socket.settimeout(0)
+            return self._socket.recv(1, socket.MSG_PEEK) != b""
         except BlockingIOError:
             return True
         except OSError:
             return False
 
     def request(self, line: str, seconds: float) -> bytes:
-        """Say a line, and return the line that it answers. After an error it must be ended.
+        """Send a line, and return the line that the process answers. After an error it must be terminated.
 
         Raises:
-            LateError: Where it takes longer.
-            EndedError: Where its process ends meanwhile.
+            HandlerTimeoutError: If there is no answer within ``seconds``.
+            HandlerExitedError: If the process ends before it answers.
         """
         deadline = monotonic() + seconds
         answer = bytearray()
         try:
-            self._link.settimeout(seconds)
-            self._link.sendall(line.encode() + b"\n")
+            self._socket.settimeout(seconds)
+            self._socket.sendall(line.encode() + b"\n")
             while not answer.endswith(b"\n"):
-                self._link.settimeout(max(deadline - monotonic(), 0.001))
-                if not (piece := self._link.recv(65_536)):
+                self._socket.settimeout(max(deadline - monotonic(), 0.001))
+                if not (piece := self._socket.recv(65_536)):
                     raise HandlerExitedError
                 answer += piece
         except TimeoutError:
@@ -86,27 +86,27 @@ class HandlerProcess:
         return bytes(answer)
 
     def kill(self) -> None:
-        """End its process and what that has started, at once; who asks it hears ``HandlerExitedError``."""
-        with self._ending:
+        """Kill the process and its children at once; a request under way raises ``HandlerExitedError``."""
+        with self._kill_lock:
             if self._process.returncode is None:
-                # Before it is waited for: until then nobody else can have its number.
+                # Kill before waiting: until then the process id cannot be reused by another process.
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
 
     def terminate(self) -> str:
-        """End it, and return how it ended. Only who may ask it may do this."""
+        """Kill the process if it runs, and return how it ended. Only the thread that may send requests may do this."""
         self.kill()
-        self._link.close()
+        self._socket.close()
         code = self._process.returncode
         return f"exit code {code}" if code >= 0 else f"signal {-code}"
 
     def request_exit(self) -> None:
-        """Tell it to end by itself, which takes it a moment. Only who may ask it may do this; then ``terminate`` it."""
+        """Ask the process to exit by itself, which takes a moment; then call ``wait`` and ``terminate``."""
         with suppress(OSError):
-            self._link.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
 
     def wait(self, seconds: float) -> None:
-        """Wait until it has ended by itself, so long at most."""
+        """Wait until the process has exited by itself, for ``seconds`` at most."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(seconds, 0))

@@ -1,7 +1,7 @@
-"""HTTP with one bound on everything: connect, handshake, headers, body, however slowly they trickle in.
+"""HTTP client with a deadline for the whole exchange: connect, TLS handshake, headers and body together.
 
-The usual timeouts bound each wait, so a server that sends a byte now and then holds a thread for ever. Here each wait
-ends at the request's deadline at the latest.
+The usual timeouts bound each single wait, so that a server that sends a byte now and then can hold a thread for ever.
+Here each wait ends at the deadline of the request at the latest.
 """
 
 import threading
@@ -23,27 +23,27 @@ KEEPALIVE_SECONDS = 20.0
 
 
 Resolve = Callable[[str, int, float], Sequence[str]]
-"""Returns the addresses that a host may be reached at, within so many seconds; raises ``UnsafeUrlError``."""
+"""Takes host, port and timeout in seconds; returns the permitted addresses, or raises ``UnsafeUrlError``."""
 
 
 class HttpExchangeError(MeldwatchError):
-    """No answer came; the message says why, without the URL's query or any header."""
+    """There was no complete response; the message says why, without the URL's query or any header."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A whole answer. Header names are lower case; ``is_cut`` says that the body was longer than allowed."""
+    """A complete response. Header names are lower case. ``is_truncated``: the body was longer than allowed."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    is_cut: bool
+    is_truncated: bool
 
     def retry_after(self, now: datetime) -> float | None:
-        """Return the seconds of a ``Retry-After``, which may be a number or a date; None where there is none."""
+        """Return the seconds of the ``Retry-After`` header, a number or a date; None without a valid one."""
         value = self.headers.get("retry-after", "").strip()
         try:
-            return float(value) if value.isdigit() else max((_date(value) - now).total_seconds(), 0.0)
+            return float(value) if value.isdigit() else max((_parse_date(value) - now).total_seconds(), 0.0)
         except (ValueError, OverflowError):
             return None
 
@@ -56,16 +56,16 @@ class _Request:
     body: bytes | None
     seconds: float
     read_seconds: float
-    limit: int
+    max_bytes: int
 
 
 class DeadlineClient:
-    """A pool of connections, shared by threads; follows no redirect and heeds no proxy from the environment.
+    """A connection pool, shared by threads. It follows no redirects, and ignores proxies in the environment.
 
     Args:
-        connections: How many exchanges may be under way at once.
-        resolve: Says for each new connection at which addresses the host may be reached; by default the system does,
-            and any will do.
+        connections: The maximum number of concurrent exchanges.
+        resolve: Returns the permitted addresses of a host for each new connection. By default the operating system
+            resolves the name, and every address is permitted.
     """
 
     def __init__(self, *, connections: int, resolve: Resolve | None = None) -> None:
@@ -86,22 +86,22 @@ class DeadlineClient:
         query: Mapping[str, str | int] | None = None,
         headers: Mapping[str, str],
         seconds: float,
-        limit: int,
+        max_bytes: int,
     ) -> HttpResponse:
-        """Send a GET and return the answer, at the latest after ``seconds``.
+        """Send a GET request and return the response.
 
         Args:
-            url: An absolute URL, its path already quoted.
-            query: Its query.
-            headers: Header lines.
-            seconds: The bound on the whole exchange.
-            limit: Bytes of body to read at most.
+            url: An absolute URL with a quoted path.
+            query: The query parameters.
+            headers: The request headers.
+            seconds: The deadline of the whole exchange.
+            max_bytes: The maximum size of the response body that is read.
 
         Raises:
-            HttpExchangeError: Where no whole answer came in time.
+            HttpExchangeError: If there was no complete response in time.
         """
         target = f"{url}?{urlencode(query)}" if query else url
-        return self._exchange(_Request("GET", target, headers, None, seconds, seconds, limit))
+        return self._exchange(_Request("GET", target, headers, None, seconds, seconds, max_bytes))
 
     def post(
         self,
@@ -111,28 +111,28 @@ class DeadlineClient:
         body: bytes,
         seconds: float,
         read_seconds: float,
-        limit: int,
+        max_bytes: int,
     ) -> HttpResponse:
-        """Send a POST and return the answer, at the latest after ``seconds``.
+        """Send a POST request and return the response.
 
         Args:
             url: An absolute URL.
-            headers: Header lines.
-            body: What is sent.
-            seconds: The bound on the whole exchange.
-            read_seconds: How long the other side may say nothing.
-            limit: Bytes of body to read at most.
+            headers: The request headers.
+            body: The request body.
+            seconds: The deadline of the whole exchange.
+            read_seconds: How long the server may send nothing.
+            max_bytes: The maximum size of the response body that is read.
 
         Raises:
-            HttpExchangeError: Where no whole answer came in time.
-            UnsafeUrlError: Where the host may not be reached.
+            HttpExchangeError: If there was no complete response in time.
+            UnsafeUrlError: If requests to the host are not permitted.
         """
-        return self._exchange(_Request("POST", url, headers, body, seconds, read_seconds, limit))
+        return self._exchange(_Request("POST", url, headers, body, seconds, read_seconds, max_bytes))
 
     def _exchange(self, request: _Request) -> HttpResponse:
-        self._deadline.set(request.seconds)
+        self._deadline.start(request.seconds)
         try:
-            # A kept connection may have been closed by the other side just now, and so may all that are kept.
+            # The server may just have closed a kept connection, and even all of them.
             for _ in range(self._connections):
                 try:
                     return self._send(request)
@@ -140,11 +140,11 @@ class DeadlineClient:
                     continue
             return self._send(request)
         except httpcore2.TimeoutException:
-            raise HttpExchangeError(f"no whole answer within {request.seconds:g} s") from None
+            raise HttpExchangeError(f"no complete response within {request.seconds:g} s") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol, OSError) as error:
             raise HttpExchangeError(f"connection failed ({type(error).__name__})") from None
         except _StaleError:
-            raise HttpExchangeError("connection failed (closed by the other side)") from None
+            raise HttpExchangeError("connection failed (closed by the server)") from None
 
     def _send(self, request: _Request) -> HttpResponse:
         is_new = False
@@ -164,9 +164,9 @@ class DeadlineClient:
                 content=request.body,
                 extensions={"timeout": timeout, "trace": trace},
             ) as response:
-                body, is_cut = _take(response.iter_stream(), request.limit)
+                body, is_truncated = _read_body(response.iter_stream(), request.max_bytes)
                 lines = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-                return HttpResponse(response.status, lines, body, is_cut)
+                return HttpResponse(response.status, lines, body, is_truncated)
         except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError):
             if is_new:
                 raise
@@ -178,32 +178,32 @@ class DeadlineClient:
 
 
 class _StaleError(Exception):
-    """A connection that was kept from an exchange before broke."""
+    """A connection that was kept from an earlier exchange broke."""
 
 
-def _date(value: str) -> datetime:
+def _parse_date(value: str) -> datetime:
     date = parsedate_to_datetime(value)
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
-def _take(chunks: Iterable[bytes], limit: int) -> tuple[bytes, bool]:
+def _read_body(chunks: Iterable[bytes], max_bytes: int) -> tuple[bytes, bool]:
     body = bytearray()
     for chunk in chunks:
         body += chunk
-        if len(body) > limit:
-            return bytes(body[:limit]), True
+        if len(body) > max_bytes:
+            return bytes(body[:max_bytes]), True
     return bytes(body), False
 
 
 class _Deadline(threading.local):
-    """When the exchange that this thread is in must have ended."""
+    """The time at which the present exchange of this thread must have ended."""
 
     at = float("inf")
 
-    def set(self, seconds: float) -> None:
+    def start(self, seconds: float) -> None:
         self.at = time.monotonic() + seconds
 
-    def left(self, timeout: float | None, error: type[httpcore2.TimeoutException]) -> float:
+    def remaining(self, timeout: float | None, error: type[httpcore2.TimeoutException]) -> float:
         left = min(self.at - time.monotonic(), timeout if timeout is not None else float("inf"))
         if left <= 0:
             raise error
@@ -216,10 +216,10 @@ class _DeadlineStream(httpcore2.NetworkStream):
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left(timeout, httpcore2.ReadTimeout))
+        return self._stream.read(max_bytes, self._deadline.remaining(timeout, httpcore2.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._deadline.left(timeout, httpcore2.WriteTimeout))
+        self._stream.write(buffer, self._deadline.remaining(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -227,7 +227,7 @@ class _DeadlineStream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        left = self._deadline.left(timeout, httpcore2.ConnectTimeout)
+        left = self._deadline.remaining(timeout, httpcore2.ConnectTimeout)
         return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
 
     def get_extra_info(self, info: str) -> object:
@@ -248,15 +248,15 @@ class _Backend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.NetworkStream:
-        left = self._deadline.left(timeout, httpcore2.ConnectTimeout)
+        left = self._deadline.remaining(timeout, httpcore2.ConnectTimeout)
         addresses = [host] if self._resolve is None else self._resolve(host, port, left)
-        # TLS still goes by the name: only the socket goes to the address.
+        # TLS still verifies the name: only the socket is connected to the address.
         for address in addresses[:-1]:
             with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                # An address that does not answer must leave time for the next.
-                share = self._deadline.left(timeout, httpcore2.ConnectTimeout) / 2
+                # An address that does not answer must leave time for the next one.
+                share = self._deadline.remaining(timeout, httpcore2.ConnectTimeout) / 2
                 return self._connect(address, port, share, local_address, socket_options)
-        left = self._deadline.left(timeout, httpcore2.ConnectTimeout)
+        left = self._deadline.remaining(timeout, httpcore2.ConnectTimeout)
         return self._connect(addresses[-1], port, left, local_address, socket_options)
 
     def _connect(

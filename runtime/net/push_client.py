@@ -1,6 +1,6 @@
-"""Push: one POST to a subscriber's URL, bounded in time and size, to addresses that the guard permits.
+"""HTTP client for pushes to subscribers: one POST with a deadline, a size limit and the SSRF guard.
 
-Every outcome is a value; what follows from it is decided in ``workers/delivery/backoff.py``.
+Every result is a value. ``workers/delivery`` decides what follows from it.
 """
 
 from collections.abc import Mapping
@@ -16,20 +16,20 @@ from runtime.security.redaction import redact
 from schemas.push import PUSH_TIMEOUT_SECONDS, PushResult
 
 READ_TIMEOUT_SECONDS = 15.0
-"""How long a consumer may say nothing."""
+"""How long a consumer may send nothing."""
 
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_EXCERPT_BYTES = 1024
 
 
 class PushClient:
-    """The way to subscribers. Threads share one.
+    """Sends pushes. Threads share one client.
 
     Args:
-        guard: Says where a push may go.
-        connections: How many pushes may be under way at once.
-        seconds: The bound on one, in all.
-        clock: Read only for a ``Retry-After`` that names a time of day.
+        guard: Decides which addresses may be connected to.
+        connections: The maximum number of concurrent pushes.
+        seconds: The deadline of one push.
+        clock: Used only for a ``Retry-After`` header that names a date.
     """
 
     def __init__(
@@ -37,46 +37,46 @@ class PushClient:
     ) -> None:
         self._seconds = seconds
         self._clock = clock
-        # Without TLS fewer addresses are permitted, and a connection does not know what it is made for: a pool each.
-        self._exchanges = {
+        # Plain HTTP is permitted to fewer addresses than HTTPS, and a pool does not tell its resolver the scheme.
+        self._clients = {
             scheme: DeadlineClient(connections=connections, resolve=partial(guard.resolve, is_plain=scheme == "http"))
             for scheme in ("https", "http")
         }
 
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
-        """Send a push. Never raises for what the other side does."""
-        exchange = self._exchanges.get(urlsplit(url).scheme)
-        if exchange is None:
+        """Send a push. Never raises for what the consumer does."""
+        client = self._clients.get(urlsplit(url).scheme)
+        if client is None:
             return PushResult(detail="the URL is neither https nor http")
         try:
-            answer = exchange.post(
+            response = client.post(
                 url,
                 headers={**headers, "Accept-Encoding": "identity", "User-Agent": "meldwatch"},
                 body=body,
                 seconds=self._seconds,
                 read_seconds=READ_TIMEOUT_SECONDS,
-                limit=MAX_RESPONSE_BYTES,
+                max_bytes=MAX_RESPONSE_BYTES,
             )
         except (HttpExchangeError, UnsafeUrlError) as error:
             return PushResult(detail=str(error))
-        return self._receipt(answer)
+        return self._to_result(response)
 
     def close(self) -> None:
         """Close all connections."""
-        for exchange in self._exchanges.values():
-            exchange.close()
+        for client in self._clients.values():
+            client.close()
 
-    def _receipt(self, answer: HttpResponse) -> PushResult:
-        if 200 <= answer.status < 300:  # noqa: PLR2004 - status codes
-            return PushResult(answer.status)
+    def _to_result(self, response: HttpResponse) -> PushResult:
+        if 200 <= response.status < 300:  # noqa: PLR2004 - status codes
+            return PushResult(response.status)
         return PushResult(
-            status=answer.status,
-            detail=f"the consumer answered {answer.status}",
-            response=response_excerpt(answer.body),
-            retry_after=answer.retry_after(self._clock()),
+            status=response.status,
+            detail=f"the consumer answered {response.status}",
+            response=response_excerpt(response.body),
+            retry_after=response.retry_after(self._clock()),
         )
 
 
 def response_excerpt(body: bytes) -> str:
-    """Return the beginning of what a consumer said: a stranger's text, stored and shown, so without credentials."""
+    """Return the beginning of a consumer's response: untrusted text that is stored and shown, hence redacted."""
     return str(redact(clean_text(body[:MAX_EXCERPT_BYTES].decode("utf-8", errors="replace"))))

@@ -23,26 +23,26 @@ from service.feed.notifier import FeedNotifier
 from service.subscriptions.manage import SubscriptionManager
 from tests.service.fakes import FakeBroker, HandClock
 from tests.service.replay.replay_helpers import replays_on
-from tests.support.scripted_consumer import VAULT
-from workers.history.projection import views
+from tests.support.scripted_consumer import ENCRYPTION
+from workers.history.projection import project_mirrors
 
 HOSTS = {"localhost": ["127.0.0.1"], "inside.example": ["1.1.1.1", "10.0.0.1"], "nowhere.example": []}
-"""What a name means to these tests; every other is a public host."""
+"""Addresses of host names in these tests; every other name has a public address."""
 
 READ = "read-token"
 ADMIN = "admin-token"
-WHO = "alice"
-"""Whose the admin token is."""
+ADMIN_NAME = "alice"
+"""Name of the admin token."""
 
 
-async def receive(request: Request) -> Response:
-    """Stand for the webhook route: answer with what came."""
+async def echo(request: Request) -> Response:
+    """Echo the request's body and query: stands in for the webhook endpoint."""
     return Response((await request.body()) + str(request.url.query).encode())
 
 
 @dataclass(kw_only=True)
 class Api:
-    """The application, what it was made of, and its callers."""
+    """The application, its dependencies, and clients with each kind of token."""
 
     app: Starlette
     database: Database
@@ -50,48 +50,50 @@ class Api:
     clock: HandClock
     broker: FakeBroker
     metrics: Metrics
-    woken: list[str]
+    notified: list[str]
     anonymous: TestClient
     reader: TestClient
     admin: TestClient
 
 
 @dataclass(kw_only=True)
-class Parts:
-    """What an application is made of."""
+class AppFactory:
+    """The dependencies of an application."""
 
     database: Database
     settings: Settings = field(
-        default_factory=lambda: Settings(read_tokens=(SecretStr(READ),), admin_tokens=(SecretStr(f"{WHO}:{ADMIN}"),))
+        default_factory=lambda: Settings(
+            read_tokens=(SecretStr(READ),), admin_tokens=(SecretStr(f"{ADMIN_NAME}:{ADMIN}"),)
+        )
     )
     clock: HandClock = field(default_factory=HandClock)
     broker: FakeBroker = field(default_factory=FakeBroker)
     metrics: Metrics = field(default_factory=Metrics)
-    woken: list[str] = field(default_factory=list)
+    notified: list[str] = field(default_factory=list)
 
     def app(self, feed: FeedNotifier) -> Starlette:
-        """Make the application."""
+        """Return the application."""
         return create_app(
             settings=self.settings,
             database=self.database,
             clock=self.clock,
-            receive=receive,
-            wake=self.woken.extend,
+            webhook_endpoint=echo,
+            notify_workers=self.notified.extend,
             ping_broker=self.broker.ping,
             feed=feed,
-            subscribe=self.subscribe(),
-            replay=replays_on(self.database),
+            subscription_manager=self.subscription_manager(),
+            replay_manager=replays_on(self.database),
             metrics=self.metrics,
-            views=views,
+            views=project_mirrors,
         )
 
-    def subscribe(self, vault: Encryption = VAULT, **bounds: int) -> SubscriptionManager:
-        """Make what is done with subscriptions."""
+    def subscription_manager(self, encryption: Encryption = ENCRYPTION, **bounds: int) -> SubscriptionManager:
+        """Return a subscription manager."""
         numbers = itertools.count(1)
         return SubscriptionManager(
             database=self.database,
-            vault=vault,
-            target=SsrfGuard(find=lambda host, _port: HOSTS.get(host, ["1.1.1.1"])),
+            encryption=encryption,
+            url_guard=SsrfGuard(lookup=lambda host, _port: HOSTS.get(host, ["1.1.1.1"])),
             new_secret=lambda: f"whsec_{next(numbers):032}",
             new_id=lambda: uuid.uuid4().hex,
             **bounds,
@@ -101,9 +103,9 @@ class Parts:
 @pytest.fixture
 def api(database: Database) -> Iterator[Api]:
     """The API on a fresh database."""
-    parts = Parts(database=database)
+    factory = AppFactory(database=database)
     feed = FeedNotifier(database=database)
-    app = parts.app(feed)
+    app = factory.app(feed)
 
     def client(token: str | None) -> TestClient:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -114,10 +116,10 @@ def api(database: Database) -> Iterator[Api]:
             app=app,
             database=database,
             feed=feed,
-            clock=parts.clock,
-            broker=parts.broker,
-            metrics=parts.metrics,
-            woken=parts.woken,
+            clock=factory.clock,
+            broker=factory.broker,
+            metrics=factory.metrics,
+            notified=factory.notified,
             anonymous=client(None),
             reader=client(READ),
             admin=client(ADMIN),
@@ -126,8 +128,8 @@ def api(database: Database) -> Iterator[Api]:
 
 
 @pytest.fixture(params=["sqlite:////nowhere/at/all.db", "postgresql://nobody@127.0.0.1:1/nothing"])
-def away(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A database that does not answer, of each kind."""
+def unreachable_database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database that does not answer, one of each dialect."""
     database = Database(request.param)
     yield database
     database.close()

@@ -10,121 +10,123 @@ import pytest
 from runtime.handlers.child_process import HandlerExitedError, HandlerProcess, HandlerTimeoutError
 from tests.support.polling import eventually
 
-# What they all begin with: the line to the worker, and its answer.
+# The beginning of every child program: its connection to the worker, and a function that answers.
 BEGIN = """
 import os, socket, subprocess, sys, time
 link = socket.socket(fileno=os.dup(0))
 lines = link.makefile("rb")
-def say(*words):
+def answer(*words):
     link.sendall(" ".join(map(str, words)).encode() + b"\\n")
 """
 ECHO = BEGIN + "for line in lines: link.sendall(line)"
 
 
 @pytest.fixture
-def host(request: pytest.FixtureRequest) -> Iterator[HandlerProcess]:
-    """A process that runs what the test asks for; by default it says again what it hears."""
-    host = HandlerProcess([sys.executable, "-c", getattr(request, "param", ECHO)])
-    yield host
-    host.terminate()
+def process(request: pytest.FixtureRequest) -> Iterator[HandlerProcess]:
+    """A process that runs the program of the test; by default it echoes each line."""
+    process = HandlerProcess([sys.executable, "-c", getattr(request, "param", ECHO)])
+    yield process
+    process.terminate()
 
 
 def is_running(pid: int) -> bool:
-    """Return whether there is such a process, and it has not ended."""
+    """Return whether the process exists and has not ended."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 
 
-def test_it_answers_line_by_line(host: HandlerProcess) -> None:
-    """However long a line is."""
+def test_it_answers_line_by_line(process: HandlerProcess) -> None:
+    """Each request has one line as answer, of any length."""
     long = "x" * 3_000_000
 
-    assert [host.request(line, 20) for line in ("a", long, "c")] == [b"a\n", long.encode() + b"\n", b"c\n"]
-    assert host.is_alive
+    assert [process.request(line, 20) for line in ("a", long, "c")] == [b"a\n", long.encode() + b"\n", b"c\n"]
+    assert process.is_alive
 
 
 @pytest.mark.parametrize(
-    "host",
-    [BEGIN + "say('ready'); lines.readline(); time.sleep(60)", BEGIN + "say('ready'); time.sleep(60)"],
+    "process",
+    [BEGIN + "answer('ready'); lines.readline(); time.sleep(60)", BEGIN + "answer('ready'); time.sleep(60)"],
     indirect=True,
 )
 @pytest.mark.parametrize("line", ["a", "x" * 3_000_000])
-def test_one_that_is_late_is_known_in_time(host: HandlerProcess, line: str) -> None:
-    """Whether it does not answer, or does not even listen."""
-    assert host.request("", 20) == b"ready\n"
+def test_a_late_process_times_out(process: HandlerProcess, line: str) -> None:
+    """A process that does not answer, or does not even read, raises an error in time."""
+    assert process.request("", 20) == b"ready\n"
 
     with pytest.raises(HandlerTimeoutError):
-        host.request(line, 0.05)
-    assert host.terminate() == "signal 9"
+        process.request(line, 0.05)
+    assert process.terminate() == "signal 9"
 
 
 @pytest.mark.parametrize(
-    ("host", "how"),
+    ("process", "how"),
     [
         (BEGIN + "lines.readline(); os._exit(3)", "exit code 3"),
         (BEGIN + "lines.readline(); os.kill(os.getpid(), 11)", "signal 11"),
         ("", "exit code 0"),
         ("raise SystemExit(7)", "exit code 7"),
     ],
-    indirect=["host"],
+    indirect=["process"],
 )
-def test_one_that_ends_says_how(host: HandlerProcess, how: str) -> None:
-    """It is known at once, and so is what became of it."""
+def test_it_reports_how_a_process_ended(process: HandlerProcess, how: str) -> None:
+    """The end of the process is noticed at once, and its exit code or signal is reported."""
     with pytest.raises(HandlerExitedError):
-        host.request("a", 20)
-    assert not host.is_alive
-    assert host.terminate() == how
+        process.request("a", 20)
+    assert not process.is_alive
+    assert process.terminate() == how
 
 
-def test_what_cannot_be_started_is_an_error_of_the_system(tmp_path: Path) -> None:
-    """And nothing is left of it."""
+def test_a_command_that_cannot_be_started_raises(tmp_path: Path) -> None:
+    """The error is the one of the operating system."""
     with pytest.raises(FileNotFoundError):
         HandlerProcess([str(tmp_path / "nothing")])
 
 
-@pytest.mark.parametrize("host", [BEGIN + "say(subprocess.Popen(['sleep', '60']).pid); time.sleep(60)"], indirect=True)
-def test_it_ends_with_what_it_has_started(host: HandlerProcess) -> None:
+@pytest.mark.parametrize(
+    "process", [BEGIN + "answer(subprocess.Popen(['sleep', '60']).pid); time.sleep(60)"], indirect=True
+)
+def test_it_ends_with_its_children(process: HandlerProcess) -> None:
     """A program that a handler runs does not outlive it."""
-    pid = int(host.request("", 20))
+    pid = int(process.request("", 20))
     before = is_running(pid)
 
-    host.terminate()
+    process.terminate()
 
     assert before
-    eventually(lambda: not is_running(pid), message="the end of what it has started")
+    eventually(lambda: not is_running(pid), message="the end of the child")
 
 
 @pytest.mark.parametrize(
-    "host",
-    [BEGIN + "say(os.getpid(), os.getpgid(0), os.getsid(0), *sorted(map(int, os.listdir('/proc/self/fd'))))"],
+    "process",
+    [BEGIN + "answer(os.getpid(), os.getpgid(0), os.getsid(0), *sorted(map(int, os.listdir('/proc/self/fd'))))"],
     indirect=True,
 )
-def test_it_has_nothing_of_the_workers(host: HandlerProcess) -> None:
-    """A group and a session of its own, and no descriptor but its line, the log, and those that it opened itself."""
+def test_it_shares_nothing_with_the_worker(process: HandlerProcess) -> None:
+    """It has its own process group and session, and only the descriptors of its socket, the log, and its own files."""
     own = os.open(os.devnull, os.O_RDONLY)
     os.set_inheritable(own, True)  # noqa: FBT003 - its form
-    pid, group, session, *descriptors = map(int, host.request("", 20).split())
+    pid, group, session, *descriptors = map(int, process.request("", 20).split())
     os.close(own)
 
     assert (group, session) == (pid, pid)
-    assert len(descriptors) == 5  # its line twice, the log twice, and the folder that it looks into
+    assert len(descriptors) == 5  # its socket twice, the log twice, and the folder that it lists
 
 
-def test_any_thread_may_end_it(host: HandlerProcess) -> None:
-    """Who asks it hears of it; to end it twice is nothing."""
-    host.kill()
-    host.kill()
+def test_any_thread_may_kill_it(process: HandlerProcess) -> None:
+    """A request under way raises an error; a second kill has no effect."""
+    process.kill()
+    process.kill()
 
     with pytest.raises(HandlerExitedError):
-        host.request("a", 20)
-    assert host.terminate() == f"signal {signal.SIGKILL:d}"
+        process.request("a", 20)
+    assert process.terminate() == f"signal {signal.SIGKILL:d}"
 
 
-@pytest.mark.parametrize("host", [BEGIN + "lines.readline(); sys.exit(5)"], indirect=True)
-def test_one_that_is_dismissed_ends_by_itself(host: HandlerProcess) -> None:
-    """It has the time that it is given."""
-    host.request_exit()
-    host.wait(20)
+@pytest.mark.parametrize("process", [BEGIN + "lines.readline(); sys.exit(5)"], indirect=True)
+def test_a_process_exits_on_request(process: HandlerProcess) -> None:
+    """It exits by itself within the time that it has."""
+    process.request_exit()
+    process.wait(20)
 
-    assert host.terminate() == "exit code 5"
+    assert process.terminate() == "exit code 5"

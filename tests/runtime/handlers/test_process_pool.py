@@ -9,7 +9,7 @@ import pytest
 from runtime.errors import SettingsError
 from runtime.handlers.process_pool import HandlerPool
 from schemas.push import PushResult
-from tests.support.handler_processes import event, hosts_in
+from tests.support.handler_processes import event, handler_pool_in
 from tests.support.polling import eventually
 
 MINE = """
@@ -38,12 +38,12 @@ def dies(event):
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[HandlerPool]:
-    """What runs the handlers above."""
+def pool(tmp_path: Path) -> Iterator[HandlerPool]:
+    """A pool that runs the handlers above."""
     (tmp_path / "mine.py").write_text(MINE)
-    with hosts_in(tmp_path, "mine", ready_seconds=60) as hosts:
-        hosts.load()
-        yield hosts
+    with handler_pool_in(tmp_path, "mine", acquire_seconds=60) as pool:
+        pool.start()
+        yield pool
 
 
 def callers(folder: Path) -> list[str]:
@@ -51,109 +51,109 @@ def callers(folder: Path) -> list[str]:
     return (folder / "calls").read_text().split()
 
 
-def at_once(hosts: HandlerPool, name: str, count: int) -> tuple[list[threading.Thread], list[PushResult]]:
-    """Begin several calls; return their threads, and where their receipts will be."""
-    receipts: list[PushResult] = []
+def run_concurrently(pool: HandlerPool, name: str, count: int) -> tuple[list[threading.Thread], list[PushResult]]:
+    """Begin several calls; return their threads, and the list that their results are added to."""
+    results: list[PushResult] = []
     threads = [
-        threading.Thread(target=lambda number=number: receipts.append(hosts.run(name, event(number))))
+        threading.Thread(target=lambda number=number: results.append(pool.run(name, event(number))))
         for number in range(1, count + 1)
     ]
     for thread in threads:
         thread.start()
-    return threads, receipts
+    return threads, results
 
 
-def test_one_process_is_used_again_and_again(hosts: HandlerPool, tmp_path: Path) -> None:
-    """What is there already is called; the next event is taken by the same process."""
-    receipts = [hosts.run("mine.takes", event(number)) for number in range(1, 4)]
+def test_one_process_is_used_again_and_again(pool: HandlerPool, tmp_path: Path) -> None:
+    """Successive events are handled by the same process."""
+    results = [pool.run("mine.takes", event(number)) for number in range(1, 4)]
 
-    assert [receipt.is_acknowledged for receipt in receipts] == [True] * 3
+    assert [result.is_acknowledged for result in results] == [True] * 3
     assert len(set(callers(tmp_path))) == 1
 
 
-def test_as_many_run_as_are_called(hosts: HandlerPool, tmp_path: Path) -> None:
-    """One that waits holds up no other: processes are started as they are needed, and kept."""
-    threads, receipts = at_once(hosts, "mine.waits", 3)
+def test_concurrent_calls_have_a_process_each(pool: HandlerPool, tmp_path: Path) -> None:
+    """A handler that waits delays no other: processes are started as needed, and kept."""
+    threads, results = run_concurrently(pool, "mine.waits", 3)
     eventually(lambda: len(list(tmp_path.glob("began-*"))) == 3, 60, message="three at once")
     (tmp_path / "gate").touch()
     for thread in threads:
         thread.join()
 
-    assert [receipt.is_acknowledged for receipt in receipts] == [True] * 3
+    assert [result.is_acknowledged for result in results] == [True] * 3
 
 
-def test_one_that_hangs_is_cut(hosts: HandlerPool, tmp_path: Path) -> None:
-    """Where no thread could be interrupted: its process is ended, and the next event finds another."""
-    hosts.run("mine.takes", event())
-    receipt = hosts.run("mine.hangs", event())
-    hosts.run("mine.takes", event())
+def test_a_handler_that_hangs_is_stopped(pool: HandlerPool, tmp_path: Path) -> None:
+    """Its process is killed, and the next event gets another."""
+    pool.run("mine.takes", event())
+    result = pool.run("mine.hangs", event())
+    pool.run("mine.takes", event())
 
-    assert receipt == PushResult(detail="the handler took longer than 0.2 s, and was cut off")
+    assert result == PushResult(detail="the handler took longer than 0.2 s, and was stopped")
     assert len(set(callers(tmp_path))) == 2
 
 
-def test_one_that_dies_takes_nothing_along(hosts: HandlerPool, tmp_path: Path) -> None:
-    """It failed, and the next event finds another process."""
-    receipt = hosts.run("mine.dies", event())
+def test_a_crash_affects_no_other_event(pool: HandlerPool, tmp_path: Path) -> None:
+    """The attempt fails, and the next event gets another process."""
+    result = pool.run("mine.dies", event())
 
-    assert receipt == PushResult(detail="the handler's process ended (exit code 3)")
-    assert hosts.run("mine.takes", event()).is_acknowledged
+    assert result == PushResult(detail="the handler's process ended (exit code 3)")
+    assert pool.run("mine.takes", event()).is_acknowledged
 
 
-def test_a_process_that_died_idle_is_no_handlers_fault(hosts: HandlerPool, tmp_path: Path) -> None:
-    """As where the system lacks memory: it is not used any more."""
-    hosts.run("mine.takes", event())
+def test_a_process_that_died_while_idle_is_not_used(pool: HandlerPool, tmp_path: Path) -> None:
+    """A process that was killed, for example because memory ran out, fails no attempt."""
+    pool.run("mine.takes", event())
     os.kill(int(callers(tmp_path)[0]), signal.SIGKILL)
-    eventually(lambda: not any(host.is_alive for host in hosts._idle), message="the end of the process")
+    eventually(lambda: not any(process.is_alive for process in pool._idle), message="the end of the process")
 
-    assert hosts.run("mine.takes", event()).is_acknowledged
+    assert pool.run("mine.takes", event()).is_acknowledged
     assert len(set(callers(tmp_path))) == 2
 
 
 @pytest.mark.parametrize("modules", [(), ("mine",)])
-def test_a_handler_that_is_gone_is_our_matter(tmp_path: Path, modules: tuple[str, ...]) -> None:
-    """Nothing of the three days is lost, and it is said what to do; also where there is no handler at all."""
+def test_a_missing_handler_is_a_local_failure(tmp_path: Path, modules: tuple[str, ...]) -> None:
+    """It uses up no attempt, and the message says what to do, also without any handler."""
     (tmp_path / "mine.py").write_text(MINE)
-    with hosts_in(tmp_path, *modules) as hosts:
-        handlers = hosts.load()
-        receipt = hosts.run("mine.gone", event())
+    with handler_pool_in(tmp_path, *modules) as pool:
+        handlers = pool.start()
+        result = pool.run("mine.gone", event())
 
     assert len(handlers) == 4 * len(modules)
-    assert (receipt.is_local_failure, receipt.is_acknowledged) == (True, False)
-    assert "MELDWATCH_HANDLERS" in str(receipt.detail)
-    assert "meldwatch subscriptions remove mine.gone" in str(receipt.detail)
+    assert (result.is_local_failure, result.is_acknowledged) == (True, False)
+    assert "MELDWATCH_HANDLERS" in str(result.detail)
+    assert "meldwatch subscriptions remove mine.gone" in str(result.detail)
 
 
-def test_a_module_that_was_broken_meanwhile_is_our_matter(hosts: HandlerPool, tmp_path: Path) -> None:
-    """New processes find it as it is now; what they say is told, and nobody starts one after the other in vain."""
+def test_a_module_that_breaks_later_is_a_local_failure(pool: HandlerPool, tmp_path: Path) -> None:
+    """New processes import the present module; their error is reported, and the next start waits a while."""
     (tmp_path / "mine.py").write_text("import nothing_of_this_name")
-    hosts.run("mine.dies", event())
+    pool.run("mine.dies", event())
 
-    receipts = [hosts.run("mine.takes", event()) for _ in range(2)]
+    results = [pool.run("mine.takes", event()) for _ in range(2)]
 
-    assert [receipt.is_local_failure for receipt in receipts] == [True, True]
-    assert "nothing_of_this_name" in str(receipts[0].detail)
-    assert receipts[0] == receipts[1]
+    assert [result.is_local_failure for result in results] == [True, True]
+    assert "nothing_of_this_name" in str(results[0].detail)
+    assert results[0] == results[1]
 
 
-def test_a_process_that_takes_long_to_start_is_not_waited_for_too_long(tmp_path: Path) -> None:
-    """An event waits less than its lease lasts; the process goes on starting, and is there for the next attempt."""
+def test_an_event_does_not_wait_too_long_for_a_process(tmp_path: Path) -> None:
+    """An event waits less than its lease lasts; the start goes on, and the process serves the next attempt."""
     wait = "import pathlib, time\nwhile not pathlib.Path('open').exists(): time.sleep(0.01)\n"
     (tmp_path / "mine.py").write_text(MINE)
-    with hosts_in(tmp_path, "mine", ready_seconds=0.3) as hosts:
-        hosts.load()
+    with handler_pool_in(tmp_path, "mine", acquire_seconds=0.3) as pool:
+        pool.start()
         (tmp_path / "mine.py").write_text(wait + MINE)
-        hosts.run("mine.dies", event())
-        early = hosts.run("mine.takes", event())
+        pool.run("mine.dies", event())
+        timed_out = pool.run("mine.takes", event())
         (tmp_path / "open").touch()
-        eventually(lambda: hosts._idle, 60, message="a process that is ready")
+        eventually(lambda: pool._idle, 60, message="a process that is ready")
 
-        assert early == PushResult(detail="no process for handlers was ready within 0.3 s", is_local_failure=True)
-        assert hosts.run("mine.takes", event()).is_acknowledged
+        assert timed_out == PushResult(detail="no handler process was ready within 0.3 s", is_local_failure=True)
+        assert pool.run("mine.takes", event()).is_acknowledged
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("import time\ntime.sleep(60)", "its modules were not imported within 1 s"),
         ("import os\nos._exit(9)", "ended (exit code 9)"),
@@ -161,70 +161,70 @@ def test_a_process_that_takes_long_to_start_is_not_waited_for_too_long(tmp_path:
         ("import no_such_module", "no_such_module"),
     ],
 )
-def test_a_module_that_cannot_be_loaded_is_a_setting_to_mend(tmp_path: Path, text: str, said: str) -> None:
-    """Whatever it does when it is imported, the worker says so in a line, and goes on to its end."""
+def test_a_module_that_cannot_be_imported_is_a_settings_error(tmp_path: Path, text: str, message: str) -> None:
+    """However the import fails, the worker reports it in one line, and ends the process."""
     (tmp_path / "broken.py").write_text(text)
     seconds = 1 if "sleep" in text else 60
-    with hosts_in(tmp_path, "broken", load_seconds=seconds) as hosts, pytest.raises(SettingsError) as caught:
-        hosts.load()
+    with handler_pool_in(tmp_path, "broken", load_seconds=seconds) as pool, pytest.raises(SettingsError) as caught:
+        pool.start()
 
     assert str(caught.value).startswith("MELDWATCH_HANDLERS: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not hosts._all
+    assert not pool._all
 
 
-def test_what_runs_is_ended_when_the_worker_ends(hosts: HandlerPool, tmp_path: Path) -> None:
-    """What came of it counts for nothing; and who comes later is told the same."""
-    threads, receipts = at_once(hosts, "mine.waits", 1)
+def test_running_handlers_are_killed_on_shutdown(pool: HandlerPool, tmp_path: Path) -> None:
+    """Their results, and those of later calls, do not count."""
+    threads, results = run_concurrently(pool, "mine.waits", 1)
     eventually((tmp_path / "began-1").exists, message="a handler at work")
-    hosts.close()
+    pool.close()
     for thread in threads:
         thread.join()
-    late = hosts.run("mine.takes", event())
+    late = pool.run("mine.takes", event())
 
-    assert [receipt.is_cancelled for receipt in (*receipts, late)] == [True, True]
-    assert not hosts._all
+    assert [result.is_cancelled for result in (*results, late)] == [True, True]
+    assert not pool._all
 
 
-def test_one_that_is_starting_is_ended_as_well(tmp_path: Path) -> None:
-    """Nothing is left of a worker that ends while a process imports its modules."""
+def test_starting_processes_are_killed_on_shutdown(tmp_path: Path) -> None:
+    """No process is left of a worker that ends while a process imports its modules."""
     (tmp_path / "mine.py").write_text(MINE)
-    with hosts_in(tmp_path, "mine", ready_seconds=60) as hosts:
-        hosts.load()
+    with handler_pool_in(tmp_path, "mine", acquire_seconds=60) as pool:
+        pool.start()
         (tmp_path / "mine.py").write_text("import time\ntime.sleep(60)")
-        threads, receipts = at_once(hosts, "mine.dies", 1)
+        threads, results = run_concurrently(pool, "mine.dies", 1)
         threads[0].join()
-        threads, receipts = at_once(hosts, "mine.takes", 1)
-        eventually(lambda: hosts._all, message="a process that starts")
-        hosts.close()
+        threads, results = run_concurrently(pool, "mine.takes", 1)
+        eventually(lambda: pool._all, message="a process that starts")
+        pool.close()
         threads[0].join()
 
-        eventually(lambda: not hosts._all and not hosts._starting, message="the end of the process")
-    assert [receipt.is_cancelled for receipt in receipts] == [True]
+        eventually(lambda: not pool._all and not pool._starting, message="the end of the process")
+    assert [result.is_cancelled for result in results] == [True]
 
 
-def test_idle_processes_end_as_programs_do(tmp_path: Path) -> None:
-    """What a module does at the end of a program is done."""
+def test_idle_processes_exit_normally(tmp_path: Path) -> None:
+    """The exit functions of a module run."""
     (tmp_path / "mine.py").write_text(MINE + "import atexit\natexit.register(pathlib.Path('ended').touch)\n")
-    with hosts_in(tmp_path, "mine") as hosts:
-        hosts.load()
+    with handler_pool_in(tmp_path, "mine") as pool:
+        pool.start()
 
     assert (tmp_path / "ended").exists()
 
 
-def test_processes_that_are_not_needed_any_more_are_ended(tmp_path: Path) -> None:
-    """Only the one that was used last is kept after a while."""
+def test_superfluous_processes_are_ended(tmp_path: Path) -> None:
+    """After a while only the process that was used last is kept."""
     (tmp_path / "mine.py").write_text(MINE)
-    with hosts_in(tmp_path, "mine", ready_seconds=60, idle_seconds=0.0) as hosts:
-        hosts.load()
-        threads, _receipts = at_once(hosts, "mine.waits", 2)
+    with handler_pool_in(tmp_path, "mine", acquire_seconds=60, idle_seconds=0.0) as pool:
+        pool.start()
+        threads, _receipts = run_concurrently(pool, "mine.waits", 2)
         eventually(lambda: len(list(tmp_path.glob("began-*"))) == 2, 60, message="two at once")
         (tmp_path / "gate").touch()
         for thread in threads:
             thread.join()
-        hosts.run("mine.takes", event())
-        hosts.run("mine.takes", event())
+        pool.run("mine.takes", event())
+        pool.run("mine.takes", event())
 
         assert len(set(callers(tmp_path))) == 1
-        eventually(lambda: len(hosts._all) == 1, message="one process alone")
+        eventually(lambda: len(pool._all) == 1, message="one process alone")

@@ -1,4 +1,4 @@
-"""A server made of raw sockets, which can be as rude as a test needs."""
+"""HTTP server on raw sockets that can violate the protocol, for tests of clients."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ class Peer:
         self.server = server
 
     def request(self) -> str:
-        """Return the head of the next request; "" where the client has gone."""
+        """Return the head of the next request; "" if the client has disconnected."""
         head = b""
         while END_OF_HEAD not in head:
             if not (chunk := self.stream.recv(65536)):
@@ -30,14 +30,14 @@ class Peer:
         self.stream.sendall(data)
 
     def trickle(self, chunks: Iterable[bytes], every: float = 0.05) -> None:
-        """Send chunk after chunk, slowly, until the client or the server goes."""
+        """Send chunk after chunk, slowly, until the client disconnects or the server closes."""
         for chunk in chunks:
             if self.server.closing.wait(every):
                 return
             self.send(chunk)
 
     def hang(self) -> None:
-        """Say nothing until the server goes."""
+        """Send nothing until the server closes."""
         self.server.closing.wait()
 
 
@@ -88,7 +88,7 @@ class Loopback:
 
 @contextmanager
 def serving(*handlers: Handler) -> Iterator[Loopback]:
-    """Lend a server."""
+    """Run a server."""
     server = Loopback(list(handlers))
     try:
         yield server
@@ -97,14 +97,14 @@ def serving(*handlers: Handler) -> Iterator[Loopback]:
 
 
 def answer(status: int = 200, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
-    """Return a whole answer."""
+    """Return a complete response."""
     lines = {"Content-Length": str(len(body)), **(headers or {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"HTTP/1.1 {status} Whatever\r\n{head}\r\n".encode() + body
 
 
 def repeating(*answers: bytes) -> Handler:
-    """Return a handler that gives one answer to each request on a connection, the last one for ever."""
+    """Return a handler that sends one of the responses to each request on a connection, and repeats the last one."""
 
     def handle(peer: Peer) -> None:
         remaining = list(answers)

@@ -95,7 +95,7 @@ FULL = [f"k{number}" for number in range(PAGE_LIMIT)]
 
 
 def test_a_connection_is_found() -> None:
-    """Every field of an answer is where it belongs, whatever else the answer has."""
+    """Each field of a response is parsed, whatever other fields the response has."""
     outcome = read_document(CONNECTION)
 
     assert isinstance(outcome, Found)
@@ -110,8 +110,8 @@ def test_a_connection_is_found() -> None:
     assert found.aggregated_at is None
 
 
-def test_the_whole_answer_is_kept_without_secrets() -> None:
-    """Fields that nobody knows yet are kept; credentials and the list's own key are not."""
+def test_the_whole_response_is_kept_without_secrets() -> None:
+    """Unknown fields are kept; credentials and the key of the list are removed."""
     outcome = read_document(CONNECTION)
 
     expected = {name: value for name, value in CONNECTION.items() if name != "key"}
@@ -121,7 +121,7 @@ def test_the_whole_answer_is_kept_without_secrets() -> None:
     assert "hidden" not in repr(outcome)
 
 
-def test_a_little_is_enough() -> None:
+def test_id_and_status_are_enough() -> None:
     """An id and a status make a connection: null, absent and empty mean the same."""
     bare = read_document({"id": "c1", "status": "NEW_STATUS"})
     nulls = read_document(dict.fromkeys(CONNECTION, None) | {"id": "c1", "status": "NEW_STATUS"})
@@ -148,8 +148,8 @@ def test_a_little_is_enough() -> None:
         ("successfullyAggregatedAt", {}),
     ],
 )
-def test_what_the_truth_does_not_hang_on_may_be_odd(name: str, value: object) -> None:
-    """A wrong type in a field that only describes leaves the connection readable, and the field in the document."""
+def test_descriptive_fields_are_lenient(name: str, value: object) -> None:
+    """A wrong type in a descriptive field leaves the connection readable, and the field in the document."""
     outcome = read_document({**CONNECTION, name: value})
 
     assert isinstance(outcome, Found)
@@ -178,17 +178,17 @@ def test_what_the_truth_does_not_hang_on_may_be_odd(name: str, value: object) ->
         ("id", "c\n"),
     ],
 )
-def test_what_the_truth_hangs_on_must_be_right(name: str, value: object) -> None:
-    """A wrong type in a field that events hang on makes the answer unreadable, by the field's name."""
+def test_essential_fields_are_strict(name: str, value: object) -> None:
+    """A wrong type in a field that events depend on makes the response unreadable; the error names the field."""
     outcome = read_document({**CONNECTION, name: value})
 
-    assert outcome == Unreadable(f"the answer is no connection: see {name}")
+    assert outcome == Unreadable(f"the response is not a connection: check {name}")
 
 
 @pytest.mark.parametrize("name", ["customerId", "externalCustomerId", "institutionId"])
 @pytest.mark.parametrize("character", ["x", "\U0001f600"])
-def test_what_no_index_takes_is_left_to_the_document(name: str, character: str) -> None:
-    """Connections are looked up by these; a value that is too long for that leaves the connection readable."""
+def test_values_too_long_for_an_index_stay_in_the_document(name: str, character: str) -> None:
+    """A value too long for a database index is kept only in the document; the connection stays readable."""
     longest = character * (MAX_INDEXED_BYTES // len(character.encode()))
     values = {"customerId": "customer_id", "externalCustomerId": "external_customer_id"}
 
@@ -199,8 +199,8 @@ def test_what_no_index_takes_is_left_to_the_document(name: str, character: str) 
     assert snapshots[1].document[name] == longest + character
 
 
-def test_what_is_no_id_is_nobody() -> None:
-    """Entries of the list of duplicates that can name no connection are left out, as those that are no text."""
+def test_invalid_duplicate_ids_are_left_out() -> None:
+    """Entries of the list of duplicates that cannot be connection ids are left out."""
     listed = ["c2", None, 5, "c" * (MAX_ID_LENGTH + 1), "c\x003", "c4"]
 
     outcome = read_document({**CONNECTION, "duplicateConnectionIds": listed})
@@ -210,16 +210,16 @@ def test_what_is_no_id_is_nobody() -> None:
 
 
 @pytest.mark.parametrize("name", ["id", "status"])
-def test_what_the_truth_hangs_on_must_be_there(name: str) -> None:
-    """An answer without id or status is unreadable."""
+def test_essential_fields_are_required(name: str) -> None:
+    """A response without id or status is unreadable."""
     outcome = read_document({key: value for key, value in CONNECTION.items() if key != name})
 
-    assert outcome == Unreadable(f"the answer is no connection: see {name}")
+    assert outcome == Unreadable(f"the response is not a connection: check {name}")
 
 
-def test_another_connections_answer_is_refused() -> None:
-    """An answer about another connection changes nothing of this one."""
-    assert read_document({**CONNECTION, "id": "c2"}) == Unreadable("the answer is another connection's")
+def test_the_response_of_another_connection_is_refused() -> None:
+    """A response about another connection is unreadable."""
+    assert read_document({**CONNECTION, "id": "c2"}) == Unreadable("the response is about another connection")
 
 
 @pytest.mark.parametrize(
@@ -248,25 +248,25 @@ def test_another_connections_answer_is_refused() -> None:
         (answer(400), Unavailable("Meld answered 400")),
         (answer(302, b"", {"Location": "/elsewhere"}), Unavailable("Meld answered 302")),
         (answer(204), Unavailable("Meld answered 204")),
-        (answer(200), Unreadable("the answer is not JSON")),
-        (answer(200, b"[]"), Unreadable("the answer is JSON but no object")),
-        (answer(200, b"null"), Unreadable("the answer is JSON but no object")),
-        (answer(200, b"{}"), Unreadable("the answer is no connection: see id, status")),
-        (answer(200, b"<html>Hello</html>"), Unreadable("the answer is not JSON", "<html>Hello</html>")),
+        (answer(200), Unreadable("the response is not JSON")),
+        (answer(200, b"[]"), Unreadable("the response is JSON but no object")),
+        (answer(200, b"null"), Unreadable("the response is JSON but no object")),
+        (answer(200, b"{}"), Unreadable("the response is not a connection: check id, status")),
+        (answer(200, b"<html>Hello</html>"), Unreadable("the response is not JSON", "<html>Hello</html>")),
         (
             answer(200, b"\x1f\x8b", {"Content-Encoding": "gzip"}),
-            Unreadable("the answer is compressed although that was not asked for"),
+            Unreadable("the response is compressed although that was not requested"),
         ),
     ],
 )
-def test_every_answer_has_its_outcome(raw: bytes, outcome: ReadOutcome) -> None:
-    """What Meld answers is told as what it means, and no answer is an exception."""
+def test_every_response_has_its_outcome(raw: bytes, outcome: ReadOutcome) -> None:
+    """Each kind of response becomes its outcome, and none raises an exception."""
     assert read(raw) == outcome
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 302])
 def test_a_page_has_the_same_outcomes(status: int) -> None:
-    """A page of the list is throttled, refused and unavailable as a read is."""
+    """A page of the list is throttled, refused and unavailable as a single read is."""
     assert page(answer(status)) == read(answer(status))
 
 
@@ -279,34 +279,34 @@ def cut(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{")
 
 
-def test_a_meld_that_is_silent_is_unavailable() -> None:
-    """A read that ran out of time says so."""
+def test_a_timeout_is_unavailable() -> None:
+    """A read that times out is unavailable."""
     with meld_that(silent, seconds=0.3) as (meld, _):
-        assert meld.read("c1") == Unavailable("no whole answer within 0.3 s")
+        assert meld.read("c1") == Unavailable("no complete response within 0.3 s")
 
 
-def test_a_meld_that_breaks_off_is_unavailable() -> None:
-    """A read whose connection broke says so."""
+def test_a_broken_connection_is_unavailable() -> None:
+    """A read whose connection breaks is unavailable."""
     with meld_that(cut) as (meld, _):
         assert meld.read("c1") == Unavailable("connection failed (RemoteProtocolError)")
 
 
-def test_a_meld_that_is_not_there_is_unavailable() -> None:
-    """A read that found nobody says so."""
+def test_a_refused_connection_is_unavailable() -> None:
+    """A read that cannot connect is unavailable."""
     with client(f"http://127.0.0.1:{free_ports(1)[0]}") as meld:
         assert meld.read("c1") == Unavailable("connection failed (ConnectError)")
 
 
-def test_an_answer_that_is_too_large_is_unreadable() -> None:
-    """An answer beyond all measure is not read to its end."""
+def test_a_response_that_is_too_large_is_unreadable() -> None:
+    """A response above the size limit is not read to its end."""
     body = b'{"id": "c1", "status": "ACTIVE", "padding": "' + b"x" * 5_000_000 + b'"}'
 
-    assert read(answer(200, body)) == Unreadable("the answer is larger than allowed")
+    assert read(answer(200, body)) == Unreadable("the response is larger than allowed")
 
 
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"NaN", b"Infinity", b"9" * 5_000])
-def test_numbers_beyond_measure_become_null(number: bytes) -> None:
-    """A number that could not be stored does not make the answer unreadable."""
+def test_numbers_that_cannot_be_stored_become_null(number: bytes) -> None:
+    """Such a number does not make the response unreadable."""
     outcome = read(answer(200, b'{"id": "c1", "status": "ACTIVE", "odd": ' + number + b"}"))
 
     assert isinstance(outcome, Found)
@@ -314,7 +314,7 @@ def test_numbers_beyond_measure_become_null(number: bytes) -> None:
 
 
 def test_strange_characters_are_replaced() -> None:
-    """What no database takes is gone from every text."""
+    """Characters that no database accepts are replaced in every text."""
     outcome = read(answer(200, rb'{"id": "c1", "status": "A\u0000B", "statusReason": "\ud800", "x\u0000": ["\udfff"]}'))
 
     assert isinstance(outcome, Found)
@@ -324,8 +324,8 @@ def test_strange_characters_are_replaced() -> None:
 
 @pytest.mark.parametrize("depth", [50, 150, 240, 260, 320, 480, 500, 900, 1_000, 2_000, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
-def test_any_nesting_ends_well(depth: int, opening: bytes, closing: bytes) -> None:
-    """However deep an answer is nested, it is found or unreadable, and what is found can be told by its digest."""
+def test_any_nesting_depth_has_an_outcome(depth: int, opening: bytes, closing: bytes) -> None:
+    """However deep a response is nested, it is found or unreadable, and a found one has a digest."""
     inside = opening * depth + b"1" + closing * depth
 
     outcome = read(answer(200, b'{"id": "c1", "status": "ACTIVE", "deep": ' + inside + b"}"))
@@ -334,13 +334,13 @@ def test_any_nesting_ends_well(depth: int, opening: bytes, closing: bytes) -> No
         assert len(outcome.snapshot.digest) == 64
     else:
         assert outcome in {
-            Unreadable("the answer is nested too deep"),
-            Unreadable("the answer is nested too deep", outcome.evidence if isinstance(outcome, Unreadable) else ""),
+            Unreadable("the response is nested too deep"),
+            Unreadable("the response is nested too deep", outcome.evidence if isinstance(outcome, Unreadable) else ""),
         }
 
 
-def test_equal_answers_have_equal_digests() -> None:
-    """The order of an answer's fields changes nothing; a secret neither; anything else does."""
+def test_equal_responses_have_equal_digests() -> None:
+    """The order of fields and secrets do not change the digest; anything else does."""
     swapped = dict(reversed(CONNECTION.items()))
     rotated = {**CONNECTION, "serviceProviderDetails": {**CONNECTION["serviceProviderDetails"], "accessToken": "new"}}
     changed = {**CONNECTION, "somethingNew": {"a": [2]}}
@@ -366,7 +366,7 @@ def test_equal_answers_have_equal_digests() -> None:
     ],
 )
 def test_ids_are_quoted(connection_id: str, path: str) -> None:
-    """No id, however odd, reads anything but that one connection."""
+    """Every id, however unusual, reads that one connection only."""
     with meld_that(repeating(answer(404))) as (meld, server):
         meld.read(connection_id)
 
@@ -374,13 +374,13 @@ def test_ids_are_quoted(connection_id: str, path: str) -> None:
 
 
 @given(st.text(min_size=1, max_size=20))
-def test_any_id_can_be_asked_for(connection_id: str) -> None:
-    """There is no id that cannot be asked for."""
+def test_any_id_can_be_requested(connection_id: str) -> None:
+    """There is no id that cannot be requested."""
     assert read(answer(404), connection_id) == Absent()
 
 
-def test_the_request_bears_what_meld_wants() -> None:
-    """A read is a GET with the credentials, the version, and no wish for compression."""
+def test_the_request_has_the_required_headers() -> None:
+    """A read is a GET with credentials and version that accepts no compression."""
     with meld_that(repeating(answer(404)), version="2023-12-19") as (meld, server):
         meld.read("c1")
 
@@ -388,8 +388,8 @@ def test_the_request_bears_what_meld_wants() -> None:
     assert {f"Authorization: BASIC {KEY}", "Meld-Version: 2023-12-19", "Accept-Encoding: identity"} <= set(lines)
 
 
-def test_the_client_is_made_of_the_settings() -> None:
-    """Address, credentials, version and time come from the settings; without a version none is sent."""
+def test_the_client_uses_the_settings() -> None:
+    """URL, credentials, version and timeout come from the settings; without a version no header is sent."""
     with serving(repeating(answer(404))) as server:
         settings = Settings(meld_api_url=server.url, meld_api_key=SecretStr(KEY))
         meld = MeldClient.from_settings(settings, connections=1)
@@ -402,7 +402,7 @@ def test_the_client_is_made_of_the_settings() -> None:
 
 
 def test_a_page_is_read() -> None:
-    """A page has its connections, without their keys, and the key to go on after."""
+    """A page has its connections, without their keys, and the key of the next page."""
     got = page_of("k1", "k2", remaining=3)
 
     assert isinstance(got, ListPage)
@@ -411,8 +411,8 @@ def test_a_page_is_read() -> None:
     assert (got.unreadable, got.after) == (0, "k2")
 
 
-def test_a_page_is_asked_for() -> None:
-    """The first page is asked for by its size, the next by the last one's key, quoted."""
+def test_a_page_is_requested_by_limit_and_key() -> None:
+    """The request of the first page has the limit, the next one also the last key, encoded."""
     with meld_that(repeating(answer(500))) as (meld, server):
         meld.page()
         meld.page(after="k 2&x", limit=7)
@@ -436,16 +436,16 @@ def test_a_page_is_asked_for() -> None:
         (lambda: page_of(*FULL[1:], remaining=0), None),
     ],
 )
-def test_the_last_page_is_known(got: Callable[[], PageOutcome], after: str | None) -> None:
-    """A page is the last one where nothing is on it, or where nothing remains and it is not full."""
+def test_the_last_page_is_recognized(got: Callable[[], PageOutcome], after: str | None) -> None:
+    """A page is the last if it is empty, or if nothing remains and it is not full."""
     outcome = got()
 
     assert isinstance(outcome, ListPage)
     assert outcome.after == after
 
 
-def test_an_item_that_cannot_be_read_spoils_no_page() -> None:
-    """Items that are no connections are counted, and the others are there."""
+def test_an_unreadable_item_does_not_affect_the_page() -> None:
+    """Items that are no connections are counted, and the others are returned."""
     items = [5, None, {}, {**CONNECTION, "status": 5}, {**CONNECTION, "key": "last"}]
 
     got = page(answer(200, json.dumps({"connections": items, "remaining": 1}).encode()))
@@ -457,8 +457,8 @@ def test_an_item_that_cannot_be_read_spoils_no_page() -> None:
 @pytest.mark.parametrize(
     "last", [None, 5, {}, {**CONNECTION, "key": None}, {**CONNECTION, "key": ""}, {**CONNECTION, "key": "\ud800"}]
 )
-def test_the_list_goes_on_behind_the_last_key(last: object) -> None:
-    """An item without a key that can be asked with is not the end of the list: the one before it is asked with."""
+def test_the_list_continues_after_the_last_key(last: object) -> None:
+    """An item without a usable key does not end the list: the key of the item before it is used."""
     items = [{**CONNECTION, "id": "c0", "key": "k0"}, {**CONNECTION, "key": "k1"}, last]
 
     got = page(answer(200, json.dumps({"connections": items, "remaining": 1}).encode()))
@@ -467,30 +467,30 @@ def test_the_list_goes_on_behind_the_last_key(last: object) -> None:
     assert got.after == "k1"
 
 
-def test_a_list_that_cannot_be_gone_on_with_is_unreadable() -> None:
-    """More remains, but there is no key: what lies behind is not missing, it was never shown."""
+def test_a_list_without_a_key_for_the_next_page_is_unreadable() -> None:
+    """If more connections remain and there is no key, the rest is unknown, and must not count as missing."""
     items = [{"id": "c1", "status": "ACTIVE"}]
 
     got = page(answer(200, json.dumps({"connections": items, "remaining": 1}).encode()))
 
-    assert got == Unreadable("more connections remain, and no item has a key to go on after")
+    assert got == Unreadable("more connections remain, and no item has a key for the next page")
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"connections": null}', b'{"connections": {}}'])
 def test_a_page_without_a_list_is_unreadable(body: bytes) -> None:
-    """A page is told from an answer that has no list in it: that is not an empty list."""
-    assert page(answer(200, body)) == Unreadable("the list has no connections in it")
+    """A response without a list is not an empty list."""
+    assert page(answer(200, body)) == Unreadable("the response has no list of connections")
 
 
 @pytest.mark.parametrize("status", [404, 410])
 def test_a_page_that_is_absent_is_unreadable(status: int) -> None:
-    """The list itself cannot be deleted: a 404 means that the address is wrong."""
+    """The list itself cannot be deleted: a 404 means that the URL is wrong."""
     assert page(answer(status)) == Unreadable(f"Meld answered {status}")
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=12, max_size=80))
 def test_the_key_is_in_no_outcome(key: str) -> None:
-    """Even a server that sends our credentials back does not bring them into what is stored or logged."""
+    """If a server returns our credentials, they are neither stored nor logged."""
     echoes = [answer(200, b"<p>" * 40 + f"You sent BASIC {key}".encode()), answer(200, key.encode()), answer(401)]
     outcomes = []
     with serving(*(repeating(echo) for echo in echoes)) as server:
@@ -509,8 +509,8 @@ def test_the_key_is_in_no_outcome(key: str) -> None:
     assert not any(key[start : start + 12] in text for start in range(len(key) - 11))
 
 
-def test_evidence_is_short() -> None:
-    """Of a body that cannot be read only the beginning is kept."""
+def test_the_excerpt_is_short() -> None:
+    """Only the beginning of an unreadable body is kept."""
     outcome = read(answer(200, b"word " * 1_000))
 
     assert isinstance(outcome, Unreadable)

@@ -14,7 +14,7 @@ LOCAL = SsrfGuard(["127.0.0.0/8"])
 
 @pytest.fixture
 def push() -> Iterator[PushClient]:
-    """The way to subscribers on this machine."""
+    """A client that may push to this machine."""
     made = PushClient(guard=LOCAL, connections=2, seconds=0.5, clock=lambda: NOW)
     yield made
     made.close()
@@ -26,25 +26,25 @@ def send(push: PushClient, handler: Handler) -> tuple[PushResult, list[str]]:
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-def test_any_2xx_is_taken(push: PushClient, status: int) -> None:
-    """Whatever the answer says otherwise."""
-    receipt, requests = send(push, repeating(answer(status)))
+def test_any_2xx_is_an_acknowledgement(push: PushClient, status: int) -> None:
+    """The body of the response does not matter."""
+    result, requests = send(push, repeating(answer(status)))
 
-    assert receipt == PushResult(status)
-    assert receipt.is_acknowledged
+    assert result == PushResult(status)
+    assert result.is_acknowledged
     assert requests[0].startswith("POST /hook?x=1 HTTP/1.1\r\n")
     assert "webhook-id: e1" in requests[0]
     assert "Content-Length: 8" in requests[0]
 
 
 @pytest.mark.parametrize("status", [300, 302, 307, 400, 404, 408, 410, 429, 500, 503])
-def test_nothing_else_is(push: PushClient, status: int) -> None:
-    """A redirect is not followed; 410 is told apart."""
-    receipt, requests = send(push, repeating(answer(status, b"why", {"Location": "http://127.0.0.1:1/"})))
+def test_any_other_status_is_a_failure(push: PushClient, status: int) -> None:
+    """Redirects are not followed; 410 has a property of its own."""
+    result, requests = send(push, repeating(answer(status, b"why", {"Location": "http://127.0.0.1:1/"})))
 
-    assert (receipt.status, receipt.response) == (status, "why")
-    assert receipt.detail == f"the consumer answered {status}"
-    assert receipt.is_unsubscribed == (status == 410)
+    assert (result.status, result.response) == (status, "why")
+    assert result.detail == f"the consumer answered {status}"
+    assert result.is_unsubscribed == (status == 410)
     assert len(requests) == 1
 
 
@@ -58,32 +58,32 @@ def test_nothing_else_is(push: PushClient, status: int) -> None:
         ("", None),
     ],
 )
-def test_the_wish_for_a_pause_is_read(push: PushClient, header: str, seconds: float | None) -> None:
-    """A number, or a date; nonsense is none."""
-    receipt, _ = send(push, repeating(answer(429, headers={"Retry-After": header})))
+def test_retry_after_is_parsed(push: PushClient, header: str, seconds: float | None) -> None:
+    """A number or a date is parsed; anything else is ignored."""
+    result, _ = send(push, repeating(answer(429, headers={"Retry-After": header})))
 
-    assert receipt.retry_after == seconds
+    assert result.retry_after == seconds
 
 
-def test_evidence_is_short_and_clean(push: PushClient) -> None:
-    """The first KiB, fit to be stored, without what looks like a credential."""
+def test_the_excerpt_is_short_and_redacted(push: PushClient) -> None:
+    """The first KiB, fit to be stored, without credentials."""
     body = b"\x00\xff bearer abcdef123456 " + b"x" * MAX_RESPONSE_BYTES * 2
-    receipt, _ = send(push, repeating(answer(500, body)))
+    result, _ = send(push, repeating(answer(500, body)))
 
-    assert receipt.response is not None
-    assert len(receipt.response) <= MAX_EXCERPT_BYTES
-    assert receipt.response.startswith("\ufffd\ufffd ***")
-
-
-def test_a_hanging_consumer_is_left_in_time(push: PushClient) -> None:
-    """No answer is an outcome like others."""
-    receipt, _ = send(push, Peer.hang)
-
-    assert receipt == PushResult(detail="no whole answer within 0.5 s")
+    assert result.response is not None
+    assert len(result.response) <= MAX_EXCERPT_BYTES
+    assert result.response.startswith("\ufffd\ufffd ***")
 
 
-def test_an_endless_answer_is_cut(push: PushClient) -> None:
-    """More than 64 KiB nobody reads; the status counts."""
+def test_a_hanging_consumer_times_out(push: PushClient) -> None:
+    """A push without a response has a result like any other."""
+    result, _ = send(push, Peer.hang)
+
+    assert result == PushResult(detail="no complete response within 0.5 s")
+
+
+def test_an_endless_response_is_truncated(push: PushClient) -> None:
+    """At most 64 KiB are read; the status counts."""
 
     def flood(peer: Peer) -> None:
         peer.request()
@@ -91,13 +91,13 @@ def test_an_endless_answer_is_cut(push: PushClient) -> None:
         while not peer.server.closing.is_set():
             peer.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
 
-    receipt, _ = send(push, flood)
+    result, _ = send(push, flood)
 
-    assert receipt.is_acknowledged
+    assert result.is_acknowledged
 
 
 def test_connections_are_kept_and_a_push_is_not_lost_with_one(push: PushClient) -> None:
-    """A kept connection that was closed is replaced; a new one that breaks is a failure, and no second push."""
+    """A closed kept connection is replaced; a new one that breaks is a failure, and the push is not repeated."""
 
     def once(peer: Peer) -> None:
         peer.request()
@@ -107,33 +107,33 @@ def test_connections_are_kept_and_a_push_is_not_lost_with_one(push: PushClient) 
         peer.request()
 
     with serving(once, once, cut) as server:
-        receipts = [push.send(server.url, {}, b"x") for _ in range(3)]
+        results = [push.send(server.url, {}, b"x") for _ in range(3)]
 
-    assert [receipt.is_acknowledged for receipt in receipts] == [True, True, False]
+    assert [result.is_acknowledged for result in results] == [True, True, False]
     assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("allowed", [[], ["10.0.0.0/8"], ["127.0.0.2/32"]])
 def test_every_connection_is_checked(allowed: list[str]) -> None:
-    """A host that may not be pushed to is not even connected to."""
+    """The client does not even connect to a host that is not permitted."""
     push = PushClient(guard=SsrfGuard(allowed), connections=1)
     with serving(repeating(answer())) as server:
-        receipt = push.send(server.url, {}, b"x")
+        result = push.send(server.url, {}, b"x")
     push.close()
 
-    assert "MELDWATCH_PUSH_ALLOWED_NETWORKS" in (receipt.detail or "")
+    assert "MELDWATCH_PUSH_ALLOWED_NETWORKS" in (result.detail or "")
     assert server.connections == 0
 
 
-def test_a_name_that_changes_leads_nowhere_new() -> None:
-    """The address that was looked at is the one that is connected to: it is asked for once for each connection."""
+def test_dns_rebinding_has_no_effect() -> None:
+    """The client connects to the address that was checked; each connection resolves the name once."""
     asked: list[str] = []
 
     def rebind(host: str, _port: int) -> list[str]:
         asked.append(host)
         return ["127.0.0.1"] if len(asked) == 1 else ["169.254.169.254"]
 
-    push = PushClient(guard=SsrfGuard(["127.0.0.0/8"], find=rebind), connections=1, seconds=2)
+    push = PushClient(guard=SsrfGuard(["127.0.0.0/8"], lookup=rebind), connections=1, seconds=2)
 
     def once(peer: Peer) -> None:
         peer.request()
@@ -151,26 +151,26 @@ def test_a_name_that_changes_leads_nowhere_new() -> None:
 
 
 def test_the_next_address_is_tried() -> None:
-    """Where nobody listens at the first one."""
-    guard = SsrfGuard(["127.0.0.0/8"], find=lambda _host, _port: ["127.99.99.99", "127.0.0.1"])
+    """If no server listens at the first address, the next one is tried."""
+    guard = SsrfGuard(["127.0.0.0/8"], lookup=lambda _host, _port: ["127.99.99.99", "127.0.0.1"])
     push = PushClient(guard=guard, connections=1, seconds=4)
     with serving(repeating(answer())) as server:
-        receipt = push.send(server.url.replace("127.0.0.1", "h"), {}, b"x")
+        result = push.send(server.url.replace("127.0.0.1", "h"), {}, b"x")
     push.close()
 
-    assert receipt.is_acknowledged
+    assert result.is_acknowledged
 
 
-def test_no_proxy_of_the_environment_is_asked(push: PushClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A push goes to its consumer."""
+def test_proxies_of_the_environment_are_ignored(push: PushClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push goes directly to its consumer."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    receipt, _ = send(push, repeating(answer()))
+    result, _ = send(push, repeating(answer()))
 
-    assert receipt.is_acknowledged
+    assert result.is_acknowledged
 
 
 @pytest.mark.parametrize("url", ["ftp://h", "h", "", "unix:/x"])
-def test_other_schemes_are_none(push: PushClient, url: str) -> None:
-    """Whatever a row holds."""
+def test_other_schemes_are_refused(push: PushClient, url: str) -> None:
+    """A URL that is neither https nor http fails, whatever the row contains."""
     assert push.send(url, {}, b"x").detail == "the URL is neither https nor http"

@@ -50,15 +50,15 @@ def of_networks(draw: st.DrawFn) -> str:
 
 
 @given(of_networks())
-def test_what_is_not_public_is_refused(address: str) -> None:
-    """Whatever address of whichever special network."""
+def test_addresses_that_are_not_public_are_refused(address: str) -> None:
+    """Any address of any special-purpose network is refused."""
     assert not SsrfGuard().is_allowed(address)
     assert not SsrfGuard(["8.8.8.0/24", "2606:4700::/32"]).is_allowed(address, is_plain=True)
 
 
 @given(st.ip_addresses(v=4))
-def test_a_wrapped_address_is_refused_with_what_is_in_it(inner: IPv4Address) -> None:
-    """Mapped, by NAT64, 6to4, Teredo: a public address inside makes none of them public."""
+def test_an_embedded_public_address_is_refused(inner: IPv4Address) -> None:
+    """Mapped, NAT64, 6to4 and Teredo addresses are refused, even if they embed a public address."""
     number = int(inner)
     wrapped = [
         IPv6Address((0xFFFF << 32) + number),
@@ -71,23 +71,23 @@ def test_a_wrapped_address_is_refused_with_what_is_in_it(inner: IPv4Address) -> 
 
 
 @given(st.ip_addresses())
-def test_only_the_world_is_public(address: IPv4Address | IPv6Address) -> None:
-    """Nothing is public that Python knows to be anything else."""
+def test_only_global_addresses_are_public(address: IPv4Address | IPv6Address) -> None:
+    """No address is public that Python classifies as anything else."""
     if is_public_address(address):
         assert address.is_global
         assert not any((address.is_private, address.is_multicast, address.is_reserved, address.is_link_local))
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_what_is_public_is_permitted(address: str) -> None:
-    """With TLS only."""
+def test_public_addresses_are_permitted(address: str) -> None:
+    """Public addresses are permitted, with TLS only."""
     assert SsrfGuard().is_allowed(address)
     assert not SsrfGuard().is_allowed(address, is_plain=True)
 
 
 @given(of_networks(), st.integers(0, 8))
 def test_the_operator_may_allow_any_network(address: str, wider: int) -> None:
-    """With and without TLS; and no other is allowed by that."""
+    """An allowed network is permitted with and without TLS; no other network is."""
     network = ip_network(address).supernet(wider)
     guard = SsrfGuard([str(network)])
 
@@ -98,17 +98,17 @@ def test_the_operator_may_allow_any_network(address: str, wider: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "localhost", "1.2.3", "0x7f000001", "127.1", "1.2.3.4.5", "fe80::1%eth0", "[::1]"]
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
-    """The resolver makes addresses of names; whatever else there is leads nowhere."""
+def test_text_that_is_no_address_is_refused(text: str) -> None:
+    """Only addresses are permitted; host names have to be resolved before."""
     assert not SsrfGuard().is_allowed(text)
 
 
 def found(*addresses: str) -> SsrfGuard:
-    return SsrfGuard(["10.0.0.0/8"], find=lambda _host, _port: addresses)
+    return SsrfGuard(["10.0.0.0/8"], lookup=lambda _host, _port: addresses)
 
 
-def test_every_address_is_looked_at() -> None:
-    """One that may not be pushed to is enough to refuse the host."""
+def test_every_address_is_checked() -> None:
+    """One address that is not permitted is enough to refuse the host."""
     assert found("1.1.1.1", "2606:4700::1", "1.1.1.1").resolve("h", 443, 1) == ["1.1.1.1", "2606:4700::1"]
     with pytest.raises(UnsafeUrlError, match="not public"):
         found("1.1.1.1", "169.254.169.254").resolve("h", 443, 1)
@@ -120,38 +120,38 @@ def test_every_address_is_looked_at() -> None:
     "host", ["127.0.0.1", "localhost", "0x7f000001", "2130706433", "127.1", "0", "::1", "::ffff:127.0.0.1"]
 )
 def test_all_names_of_this_machine_are_refused(host: str) -> None:
-    """However it is written; the system's resolver is asked, as for a push."""
+    """However the name is written: it is resolved by the operating system, as for a push."""
     with pytest.raises(UnsafeUrlError):
         SsrfGuard().resolve(host, 443, 5)
 
 
 def test_a_name_without_an_address_is_refused() -> None:
-    """What cannot be checked is not permitted."""
+    """A host that cannot be resolved is refused."""
 
     def fail(_host: str, _port: int) -> list[str]:
         raise OSError("no such name")
 
-    for guard in (found(), SsrfGuard(find=fail)):
-        with pytest.raises(UnsafeUrlError, match="no address"):
+    for guard in (found(), SsrfGuard(lookup=fail)):
+        with pytest.raises(UnsafeUrlError, match="cannot be resolved"):
             guard.resolve("h", 443, 1)
 
 
-def test_a_lookup_is_bounded() -> None:
-    """A resolver that does not answer holds nobody up for longer."""
+def test_a_lookup_has_a_timeout() -> None:
+    """A resolver that does not answer delays the check for no longer than the timeout."""
     gate = threading.Event()
 
     def hang(_host: str, _port: int) -> list[str]:
         gate.wait(20)
         return ["1.1.1.1"]
 
-    with pytest.raises(UnsafeUrlError, match="no address"):
-        SsrfGuard(find=hang).resolve("h", 443, 0.05)
+    with pytest.raises(UnsafeUrlError, match="cannot be resolved"):
+        SsrfGuard(lookup=hang).resolve("h", 443, 0.05)
     gate.set()
 
 
 @pytest.mark.parametrize("url", ["https://h/", "https://h:8443/path?q=1", "http://h"])
-def test_urls_that_may_be_pushed_to(url: str) -> None:
-    """Whole URLs; without TLS to networks that are allowed."""
+def test_permitted_urls(url: str) -> None:
+    """Absolute URLs are permitted; those without TLS only to allowed networks."""
     found("10.1.1.1").check(url)
 
 
@@ -180,8 +180,8 @@ def test_urls_that_may_be_pushed_to(url: str) -> None:
         "https://h/" + "x" * 2000,
     ],
 )
-def test_urls_that_may_not(url: str) -> None:
-    """Each is refused with a word for people, without the URL."""
+def test_refused_urls(url: str) -> None:
+    """Each is refused with a message for people that does not contain the URL."""
     with pytest.raises(UnsafeUrlError) as caught:
         found("10.1.1.1").check(url)
 
@@ -189,7 +189,7 @@ def test_urls_that_may_not(url: str) -> None:
 
 
 def test_public_hosts_need_tls() -> None:
-    """Plain HTTP is for networks that are allowed, alone."""
+    """Plain HTTP is permitted to allowed networks only."""
     found("1.1.1.1").check("https://h")
     with pytest.raises(UnsafeUrlError, match="Without TLS"):
         found("1.1.1.1").check("http://h")
