@@ -44,7 +44,7 @@ class ReceivedPush:
 
 
 class ScriptedConsumer:
-    """Acknowledges every push, or returns the result that a test has set: for an event in ``answers``, or for all others.
+    """Acknowledges every push, or returns the result that a test has set for an event or for all.
 
     A result is a value, or a function that returns one. The test fails if a push is one that a consumer must reject
     (signature, schema).
@@ -91,11 +91,7 @@ def make_dispatcher(
     notify: Callable[[Collection[str]], None] | None = None,
     **options: float,
 ) -> DeliveryDispatcher:
-    """Return a dispatcher, wired as a process would do it, but without jitter.
-
-    Args:
-        notified: Receives the subscriptions whose workers were notified.
-    """
+    """Return a dispatcher, wired as a process would do it, but without jitter; ``notified`` collects its messages."""
     return DeliveryDispatcher(
         database=database,
         sender=sender or ScriptedConsumer(),

@@ -1,1 +1,1 @@
-"""Delivery of events to subscriptions: lease, signing, push, result, backoff and concurrency limits."""
+"""Delivery of events from the outbox to subscriptions: lease, signing, push, result, backoff, concurrency limits."""

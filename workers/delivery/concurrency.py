@@ -1,9 +1,10 @@
-"""Share: how many of a process's threads one subscription may hold, so that no consumer takes them all.
+"""Concurrency limits of pushes (bulkhead, fairness): how many of a process's threads one subscription may use at once.
 
-Nobody knows of a consumer that it hangs before it does. So whoever wants one more thread must leave at least as many
-free as it holds already: the first gets half, the next half of what is left, and there is one for whoever comes after
-them. What drags, because its last push failed or because one takes long, shares half of the threads with all others
-that drag, by turns where that is not enough for all; one whose last push failed gets one.
+No process can know that a consumer hangs before it does. Therefore a subscription gets another thread only if at least
+as many threads stay free as it already has: the first subscription gets half of the threads, the next one half of the
+rest, and one thread remains for the subscription after them. Degraded subscriptions (the last push failed, or a push
+takes long) share half of the threads, and take turns if these are not enough for all. A subscription whose last push
+failed gets one thread.
 """
 
 import threading
@@ -12,20 +13,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-SLOW_SECONDS = 2.0
-"""A push that takes longer makes its subscription one that drags, from that moment on until a quicker one is taken."""
+SLOW_PUSH_SECONDS = 2.0
+"""While a push takes longer than this, and until a quicker one ends, its subscription counts as slow."""
 
-
-PROMISE_SECONDS = 2.0
-"""How long a thread is kept for one whose turn it is: time for its call to arrive."""
+RESERVATION_SECONDS = 2.0
+"""How long a thread stays reserved for a waiting subscription: time for its message to arrive through the broker."""
 
 
 class ConcurrencyLimits:
-    """Who is at work for whom, in one process.
+    """The threads of one process that each subscription uses. Thread-safe.
 
     Args:
-        threads: How many threads there are.
-        now: The time in seconds, from whenever on.
+        threads: How many threads push in this process.
+        now: A monotonic clock, in seconds.
     """
 
     def __init__(self, threads: int, *, now: Callable[[], float] = monotonic) -> None:
@@ -33,98 +33,100 @@ class ConcurrencyLimits:
         self._half = max(1, threads // 2)
         self._now = now
         self._lock = threading.Lock()
-        self._working: Counter[str] = Counter()
-        self._pushes: dict[str, list[float]] = {}
+        self._active: Counter[str] = Counter()
+        self._push_starts: dict[str, list[float]] = {}
         self._failing: set[str] = set()
         self._slow: set[str] = set()
-        self._asked: set[str] = set()
-        self._turned_away: dict[str, None] = {}
-        self._promised: dict[str, float] = {}
+        self._recheck_requested: set[str] = set()
+        self._waiting: dict[str, None] = {}  # in the order of their refusal
+        self._reserved_until: dict[str, float] = {}
 
-    def enter(self, subscription_id: str) -> bool:
-        """Begin to work for a subscription, if its share allows one more thread.
+    def acquire(self, subscription_id: str) -> bool:
+        """Take a thread for a subscription; return False if its limit is reached.
 
-        If not, those who work for it look once more before they leave; so what was called for is not missed. Where
-        nobody does, its turn comes, see ``next_turn``.
+        A refused request is not lost. If threads already work for the subscription, one of them looks for due
+        deliveries once more before it ends. Otherwise the subscription waits, see ``reserve_next_waiting``.
         """
         with self._lock:
-            if not self._allows(subscription_id):
-                if self._working[subscription_id]:
-                    self._asked.add(subscription_id)
+            if not self._has_capacity(subscription_id):
+                if self._active[subscription_id]:
+                    self._recheck_requested.add(subscription_id)
                 else:
-                    self._turned_away[subscription_id] = None
+                    self._waiting[subscription_id] = None
                 return False
-            self._turned_away.pop(subscription_id, None)
-            self._promised.pop(subscription_id, None)
-            self._working[subscription_id] += 1
+            self._waiting.pop(subscription_id, None)
+            self._reserved_until.pop(subscription_id, None)
+            self._active[subscription_id] += 1
             return True
 
-    def stays(self, subscription_id: str) -> bool:
-        """Leave, as nothing was found to do; but return True, and stay, where somebody was turned away meanwhile."""
+    def release_if_idle(self, subscription_id: str) -> bool:
+        """Release a thread that found nothing due; return False, and keep it, if a request was refused meanwhile."""
         with self._lock:
-            if subscription_id in self._asked:
-                self._asked.discard(subscription_id)
-                return True
-            self._end(subscription_id)
-            return False
+            if subscription_id in self._recheck_requested:
+                self._recheck_requested.discard(subscription_id)
+                return False
+            self._decrement(subscription_id)
+            return True
 
-    def leave(self, subscription_id: str) -> None:
-        """Leave, whatever may be left to do."""
+    def release(self, subscription_id: str) -> None:
+        """Release a thread, whether or not deliveries are still due."""
         with self._lock:
-            self._end(subscription_id)
+            self._decrement(subscription_id)
 
-    def next_turn(self) -> str | None:
-        """Return who has been waiting longest of those that were turned away and may begin now; it is to be called.
+    def reserve_next_waiting(self) -> str | None:
+        """Return the subscription that has waited longest of those within their limit; the caller notifies a worker.
 
-        A thread is kept for it for a while: else who has just left, and has much to do, would always be there first.
+        A thread stays reserved for it for a while. Otherwise a subscription with many due deliveries, which has just
+        released a thread, would always take it back first.
         """
         with self._lock:
-            turn = next((each for each in self._turned_away if self._allows(each)), None)
-            if turn is not None:
-                del self._turned_away[turn]
-                self._promised[turn] = self._now() + PROMISE_SECONDS
-            return turn
+            subscription_id = next((each for each in self._waiting if self._has_capacity(each)), None)
+            if subscription_id is not None:
+                del self._waiting[subscription_id]
+                self._reserved_until[subscription_id] = self._now() + RESERVATION_SECONDS
+            return subscription_id
 
     @contextmanager
-    def pushing(self, subscription_id: str) -> Iterator[None]:
-        """Watch how long a push takes, while it does and for what it says of the next."""
+    def track_push(self, subscription_id: str) -> Iterator[None]:
+        """Measure a push: a slow one limits its subscription during the push and until the next quick one."""
         with self._lock:
-            began = self._now()
-            self._pushes.setdefault(subscription_id, []).append(began)
+            started = self._now()
+            self._push_starts.setdefault(subscription_id, []).append(started)
         try:
             yield
         finally:
             with self._lock:
-                self._pushes[subscription_id].remove(began)
-                if not self._pushes[subscription_id]:
-                    del self._pushes[subscription_id]
-                is_slow = self._now() - began > SLOW_SECONDS
+                self._push_starts[subscription_id].remove(started)
+                if not self._push_starts[subscription_id]:
+                    del self._push_starts[subscription_id]
+                is_slow = self._now() - started > SLOW_PUSH_SECONDS
                 (self._slow.add if is_slow else self._slow.discard)(subscription_id)
 
-    def note(self, subscription_id: str, *, is_taken: bool) -> bool:
-        """Remember what came of a push. Return whether there are now more threads than the share allows."""
+    def record_result(self, subscription_id: str, *, is_acknowledged: bool) -> bool:
+        """Remember whether the last push failed; return whether the subscription now exceeds its limit."""
         with self._lock:
-            (self._failing.discard if is_taken else self._failing.add)(subscription_id)
-            return not is_taken and self._working[subscription_id] > 1
+            (self._failing.discard if is_acknowledged else self._failing.add)(subscription_id)
+            return not is_acknowledged and self._active[subscription_id] > 1
 
-    def _allows(self, subscription_id: str) -> bool:
-        working = self._working[subscription_id]
-        free = self._threads - self._working.total()
-        if self._drags(subscription_id):
-            dragging = sum(count for each, count in self._working.items() if self._drags(each))
-            kept = sum(each != subscription_id and self._now() < until for each, until in self._promised.items())
-            free = min(free, self._half - dragging - kept)
-        most = 1 if subscription_id in self._failing else self._half
-        return working < min(most, free)
+    def _has_capacity(self, subscription_id: str) -> bool:
+        active = self._active[subscription_id]
+        free = self._threads - self._active.total()
+        if self._is_degraded(subscription_id):
+            degraded = sum(count for each, count in self._active.items() if self._is_degraded(each))
+            now, reserved_until = self._now(), self._reserved_until.items()
+            reserved = sum(each != subscription_id and now < until for each, until in reserved_until)
+            free = min(free, self._half - degraded - reserved)
+        limit = 1 if subscription_id in self._failing else self._half
+        return active < min(limit, free)
 
-    def _drags(self, subscription_id: str) -> bool:
+    def _is_degraded(self, subscription_id: str) -> bool:
         if subscription_id in self._failing or subscription_id in self._slow:
             return True
-        pushes = self._pushes.get(subscription_id)
-        return pushes is not None and self._now() - pushes[0] > SLOW_SECONDS
+        starts = self._push_starts.get(subscription_id)
+        return starts is not None and self._now() - starts[0] > SLOW_PUSH_SECONDS
 
-    def _end(self, subscription_id: str) -> None:
-        self._working[subscription_id] -= 1
-        if not self._working[subscription_id]:
-            del self._working[subscription_id]
-            self._asked.discard(subscription_id)
+    def _decrement(self, subscription_id: str) -> None:
+        self._active[subscription_id] -= 1
+        if not self._active[subscription_id]:
+            del self._active[subscription_id]
+            self._recheck_requested.discard(subscription_id)

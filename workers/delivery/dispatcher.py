@@ -1,7 +1,9 @@
-"""Deliver: the conductor of pushes. Lease a lane, sign, send, settle; and so on until nothing is due.
+"""Delivery dispatcher: at-least-once pushes from the outbox, in order within each delivery queue, until none is due.
 
-A call names a subscription, not a delivery: who comes takes whatever has been due longest. Whatever is killed in
-between, the lease ends and the clock calls again; a push that was sent but not noted is sent once more, with its id.
+For each delivery it leases a queue, signs the event, pushes it and records the result. A message names a subscription,
+not a delivery: the worker that receives it takes the queue that has been due longest. If a process dies, its lease
+ends, and the scheduler notifies a worker again. A push whose result was not recorded is sent once more, with the same
+id.
 """
 
 import threading
@@ -19,40 +21,41 @@ from runtime.metrics import Metrics
 from runtime.queues import deliveries
 from runtime.security.encryption import Encryption
 from schemas.events import Event
-from schemas.push import Receipt
+from schemas.push import PushResult
 from workers.delivery.concurrency import ConcurrencyLimits
-from workers.delivery.lease import DeliveryLease, DeliveryTarget, look, take
-from workers.delivery.result import DeliveryLeaseLostError, settle
-from workers.delivery.signing import headers
+from workers.delivery.lease import DeliveryLease, DeliveryTarget, get_target, lease_next
+from workers.delivery.result import DeliveryLeaseLostError, record_result
+from workers.delivery.signing import signed_headers
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-ROUND_SECONDS = 5.0
-"""After this long a thread goes to the end of the queue, so that other subscriptions have their turn."""
+TIME_SLICE_SECONDS = 5.0
+"""After this time a thread stops and enqueues its subscription again, so that other subscriptions get their turn."""
 
 
 class DeliverySender(Protocol):
-    """The way to subscribers."""
+    """Sends events to subscribers."""
 
-    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
-        """Push, within the time that a lease leaves; never raise for what the other side does."""
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
+        """Push within the time of a lease; return every failure of the consumer as a result, never raise it."""
 
 
 class DeliveryDispatcher:
-    """Pushes events to subscriptions, in order on each lane. Threads share one.
+    """Pushes events to subscriptions. All threads of a process share one instance.
 
     Args:
-        database: Where the deliveries are.
-        sender: The way to subscribers.
-        vault: Opens the secrets that sign.
-        call: Calls workers for subscriptions; may raise ``OutOfReachError``, then the clock does.
-        clock: The present, which is signed.
-        lease_seconds: How long a lane is leased; longer than any push.
-        token: Makes the fence's token, never the same twice.
-        jitter: Makes a random number from 0 to 1.
-        metrics: Counts.
+        database: The database.
+        sender: Sends events to subscribers.
+        encryption: Decrypts the secrets that sign the pushes.
+        notify: Enqueues a message for the workers of subscriptions. It may raise ``OutOfReachError``: then the
+            scheduler notifies them later.
+        clock: Returns the present, which is part of the signature.
+        lease_seconds: How long a lease lasts: longer than any push.
+        new_token: Returns a unique fencing token.
+        jitter: Returns a random number from 0 to 1.
+        metrics: The counters of this process.
         threads: How many threads of this process push.
-        round_seconds: After how long a thread goes to the end of the queue.
+        time_slice_seconds: After this time a thread enqueues its subscription again and ends.
     """
 
     def __init__(
@@ -60,174 +63,178 @@ class DeliveryDispatcher:
         *,
         database: Database,
         sender: DeliverySender,
-        vault: Encryption,
-        call: Callable[[Collection[str]], None],
+        encryption: Encryption,
+        notify: Callable[[Collection[str]], None],
         clock: Clock,
         lease_seconds: float,
-        token: Callable[[], str],
+        new_token: Callable[[], str],
         jitter: Callable[[], float],
         metrics: Metrics,
         threads: int,
-        round_seconds: float = ROUND_SECONDS,
+        time_slice_seconds: float = TIME_SLICE_SECONDS,
     ) -> None:
         self._database = database
         self._sender = sender
-        self._vault = vault
-        self._call = call
+        self._encryption = encryption
+        self._notify = notify
         self._clock = clock
         self._lease_seconds = lease_seconds
-        self._token = token
+        self._new_token = new_token
         self._jitter = jitter
         self._metrics = metrics
-        self._shares = ConcurrencyLimits(threads)
-        self._round_seconds = round_seconds
-        self._under_way: set[str] = set()
+        self._limits = ConcurrencyLimits(threads)
+        self._time_slice_seconds = time_slice_seconds
+        self._active_tokens: set[str] = set()
         self._lock = threading.Lock()
         self._is_stopping = False
 
     def deliver(self, subscription_id: str) -> None:
-        """Push what is due to a subscription, until nothing is, or others should have their turn.
+        """Push a subscription's due deliveries, until none is due or the time slice is over.
 
         Raises:
-            OutOfReachError: Where the database does not answer.
+            OutOfReachError: If the database does not answer.
         """
-        if not self._shares.enter(subscription_id):
+        if not self._limits.acquire(subscription_id):
             return
         try:
-            is_left = self._go_round(subscription_id)
+            is_slice_over = self._push_due(subscription_id)
         except BaseException:
-            self._shares.leave(subscription_id)
+            self._limits.release(subscription_id)
             raise
         if self._is_stopping:
             return
-        if (turn := self._shares.next_turn()) is not None:
-            self._call_again(turn)
-        if is_left:
-            self._call_again(subscription_id)
+        if (waiting := self._limits.reserve_next_waiting()) is not None:
+            self._notify_worker(waiting)
+        if is_slice_over:
+            self._notify_worker(subscription_id)
 
     def stop(self) -> None:
-        """Begin no more pushes: the process ends."""
+        """Begin no more pushes: the process ends (graceful shutdown)."""
         self._is_stopping = True
 
-    def give_back(self) -> None:
-        """Give back the lanes whose pushes are under way: the process ends and will not wait for them."""
+    def release_leases(self) -> None:
+        """Release the leases of unfinished pushes: the process ends and does not wait for them."""
         with self._lock:
-            tokens = sorted(self._under_way)
+            tokens = sorted(self._active_tokens)
         for token in tokens:
-            # One lane for each transaction: who touches several has to hold the feed.
-            self._free(token)
+            # One queue in each transaction: a transaction that locks several queues must hold the feed's lock.
+            self._release_lease(token)
 
-    def _go_round(self, subscription_id: str) -> bool:
-        """Push one after the other, and leave the share. Return whether it was left with work that may be there."""
-        deadline = monotonic() + self._round_seconds
-        errand: DeliveryLease | None = None
-        while errand is not None or self._has_time(deadline):
-            errand = errand or self._take(subscription_id)
-            if errand is None:
-                if not self._shares.stays(subscription_id):
+    def _push_due(self, subscription_id: str) -> bool:
+        """Push one delivery after the other, then release the thread; return whether the time slice is over."""
+        deadline = monotonic() + self._time_slice_seconds
+        lease: DeliveryLease | None = None
+        while lease is not None or self._has_time(deadline):
+            lease = lease or self._lease_next(subscription_id)
+            if lease is None:
+                if self._limits.release_if_idle(subscription_id):
                     return False
                 continue
-            may_go_on, errand = self._work(errand, deadline)
-            if not may_go_on:
-                # Its consumer fails: one thread at a time is enough to find out when it does no more.
+            may_continue, lease = self._push(lease, deadline)
+            if not may_continue:
+                # The consumer fails: one thread at a time is enough to detect its recovery.
                 break
-        self._shares.leave(subscription_id)
+        self._limits.release(subscription_id)
         return monotonic() >= deadline
 
     def _has_time(self, deadline: float) -> bool:
         return not self._is_stopping and monotonic() < deadline
 
-    def _take(self, subscription_id: str) -> DeliveryLease | None:
+    def _lease_next(self, subscription_id: str) -> DeliveryLease | None:
         with self._database.write() as session:
-            return self._take_within(session, look(self._database, session, subscription_id))
+            return self._lease_within(session, get_target(self._database, session, subscription_id))
 
-    def _take_within(self, session: Session, target: DeliveryTarget | None) -> DeliveryLease | None:
+    def _lease_within(self, session: Session, target: DeliveryTarget | None) -> DeliveryLease | None:
         if target is None:
             return None
-        return take(self._database, session, target, token=self._token(), lease_seconds=self._lease_seconds)
+        return lease_next(self._database, session, target, token=self._new_token(), lease_seconds=self._lease_seconds)
 
-    def _work(self, errand: DeliveryLease, deadline: float) -> tuple[bool, DeliveryLease | None]:
-        """Push, and write down what came of it.
+    def _push(self, lease: DeliveryLease, deadline: float) -> tuple[bool, DeliveryLease | None]:
+        """Push an event and record the result.
 
-        Return whether this thread may go on with the subscription, and the next errand, where it has that already.
+        Return whether this thread may continue with the subscription, and its next lease if it already has one.
         """
         with self._lock:
-            self._under_way.add(errand.token)
+            self._active_tokens.add(lease.token)
         try:
             began_at, began = self._clock(), monotonic()
-            with self._shares.pushing(errand.subscription_id):
-                receipt = self._send(errand)
-            if receipt.is_void:
-                self._free(errand.token)
+            with self._limits.track_push(lease.subscription_id):
+                result = self._send(lease)
+            if result.is_cancelled:
+                self._release_lease(lease.token)
                 return False, None
             seconds = monotonic() - began
-            self._metrics.pushes.labels(_result(receipt)).inc()
+            self._metrics.pushes.labels(_result_label(result)).inc()
             self._metrics.push_seconds.observe(seconds)
             outcome = {
                 "at": began_at.isoformat(),
                 "seconds": round(seconds, 3),
-                "status": receipt.status,
-                "error": receipt.detail,
-                "response": receipt.response,
+                "status": result.status,
+                "error": result.detail,
+                "response": result.response,
             }
-            following = self._settle(errand, receipt, outcome, goes_on=receipt.is_taken and self._has_time(deadline))
+            continues = result.is_acknowledged and self._has_time(deadline)
+            next_lease = self._record(lease, result, outcome, continues=continues)
         finally:
             with self._lock:
-                self._under_way.discard(errand.token)
-        return not self._shares.note(errand.subscription_id, is_taken=receipt.is_taken), following
+                self._active_tokens.discard(lease.token)
+        exceeds_limit = self._limits.record_result(lease.subscription_id, is_acknowledged=result.is_acknowledged)
+        return not exceeds_limit, next_lease
 
-    def _send(self, errand: DeliveryLease) -> Receipt:
+    def _send(self, lease: DeliveryLease) -> PushResult:
         try:
-            body = Event.from_row(errand.event).model_dump_json()
-            secrets = [self._vault.open(secret) for secret in errand.secrets]
-            signed = headers(errand.event.id, body, secrets=secrets, now=self._clock(), replay_id=errand.replay_id)
-            return self._sender.send(errand.url, signed, body.encode())
+            body = Event.from_row(lease.event).model_dump_json()
+            secrets = [self._encryption.decrypt(secret) for secret in lease.secrets]
+            headers = signed_headers(
+                lease.event.id, body, secrets=secrets, now=self._clock(), replay_id=lease.replay_id
+            )
+            return self._sender.send(lease.url, headers, body.encode())
         except EncryptionError as error:
-            return Receipt(detail=str(error), is_ours=True)
+            return PushResult(detail=str(error), is_local_failure=True)
         except Exception as error:
-            # Whatever it was, it is this delivery's failure: it waits for its next attempt, and no other waits for it.
-            log.exception("push not made", event_id=errand.event.id)
-            return Receipt(detail=f"the push could not be made ({type(error).__name__})", is_ours=True)
+            # An unexpected error fails this delivery alone: it is retried later and blocks no other queue.
+            log.exception("push not sent", event_id=lease.event.id)
+            return PushResult(detail=f"the push could not be made ({type(error).__name__})", is_local_failure=True)
 
-    def _settle(
-        self, errand: DeliveryLease, receipt: Receipt, outcome: dict[str, Any], *, goes_on: bool
+    def _record(
+        self, lease: DeliveryLease, result: PushResult, outcome: dict[str, Any], *, continues: bool
     ) -> DeliveryLease | None:
-        """Write down what came of a push. Who goes on takes the next errand in the same commit, which is dear."""
+        """Record the result; if the thread continues, lease the next queue in the same commit, which saves one."""
         try:
             with self._database.write() as session:
-                target = look(self._database, session, errand.subscription_id) if goes_on else None
-                settle(self._database, session, errand, receipt, outcome, jitter=self._jitter())
-                following = self._take_within(session, target)
+                target = get_target(self._database, session, lease.subscription_id) if continues else None
+                record_result(self._database, session, lease, result, outcome, jitter=self._jitter())
+                next_lease = self._lease_within(session, target)
         except DeliveryLeaseLostError:
-            self._metrics.overtaken.inc()
-            log.info("overtaken", subscription_id=errand.subscription_id, event_id=errand.event.id)
+            self._metrics.discarded_pushes.inc()
+            log.info("delivery lease lost", subscription_id=lease.subscription_id, event_id=lease.event.id)
             return None
-        if not receipt.is_taken:
+        if not result.is_acknowledged:
             log.warning(
-                "not pushed",
-                subscription_id=errand.subscription_id,
-                event_id=errand.event.id,
-                attempt=errand.attempts + 1,
-                detail=receipt.detail,
-                is_given_up=errand.is_last and not receipt.is_ours,
-                is_disabled=receipt.is_gone,
+                "push failed",
+                subscription_id=lease.subscription_id,
+                event_id=lease.event.id,
+                attempt=lease.attempts + 1,
+                detail=result.detail,
+                is_given_up=lease.is_last and not result.is_local_failure,
+                is_disabled=result.is_unsubscribed,
             )
-        return following
+        return next_lease
 
-    def _free(self, token: str) -> None:
+    def _release_lease(self, token: str) -> None:
         with self._database.write() as session:
-            deliveries.free(session, token)
+            deliveries.release(session, token)
 
-    def _call_again(self, subscription_id: str) -> None:
+    def _notify_worker(self, subscription_id: str) -> None:
         try:
-            self._call([subscription_id])
+            self._notify([subscription_id])
         except OutOfReachError:
-            self._metrics.calls_lost.inc()
+            self._metrics.failed_notifications.inc()
 
 
-def _result(receipt: Receipt) -> str:
-    if receipt.is_taken:
+def _result_label(result: PushResult) -> str:
+    if result.is_acknowledged:
         return "taken"
-    if receipt.is_ours:
+    if result.is_local_failure:
         return "not_made"
-    return "refused" if receipt.is_answered else "no_answer"
+    return "refused" if result.is_answered else "no_answer"

@@ -1,7 +1,8 @@
-"""Enlist: the subscriptions of handlers in Python, made and kept as the code has them.
+"""Registration of Python event handlers: each gets a subscription, created once and updated to the types in the code.
 
-Whoever starts does it, several at once too. As when an operator makes one, the feed's counter is held meanwhile: each
-event is owed either by the one who appends it or by none, since it came before the handler.
+Every worker does this when it starts, also several at the same time. As when an operator creates a subscription, the
+transaction holds the feed's lock: an event is either appended later, and then fanned out to the new subscription, or
+it is older than the subscription and not delivered to it.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,37 +12,39 @@ from sqlmodel import Session, select
 from runtime import audit
 from runtime.database import Database
 from runtime.errors import SettingsError
-from runtime.queues.deliveries import hold_feed
-from schemas.handler_protocol import Handler, url_of
+from runtime.queues.deliveries import lock_feed
+from schemas.handler_protocol import Handler, make_handler_url
 from schemas.tables import SubscriptionRow
 
-WHO = "MELDWATCH_HANDLERS"
-"""Who notes the act: nobody's token, but what an operator has set."""
+ACTOR = "MELDWATCH_HANDLERS"
+"""The actor of the audit entries: no token's name, but the setting in which the operator lists the handlers."""
 
 
-def enlist(database: Database, session: Session, handlers: Sequence[Handler], *, new_id: Callable[[], str]) -> None:
-    """Make the subscriptions of handlers that have none, beginning with what comes from now on; set the types of all.
+def register_handlers(
+    database: Database, session: Session, handlers: Sequence[Handler], *, new_id: Callable[[], str]
+) -> None:
+    """Create the missing subscriptions of handlers, and update the event types of the others.
+
+    A new subscription gets the events that are appended from now on.
 
     Args:
         database: The database.
         session: An open transaction.
-        handlers: The handlers that there are.
-        new_id: Makes an id, never the same twice.
+        handlers: All handlers in the code.
+        new_id: Returns a new unique id.
 
     Raises:
-        SettingsError: Where a subscription that is no handler's has the name of one.
+        SettingsError: If a subscription that is not a handler's already has the name of one.
     """
-    end = hold_feed(session)
+    end = lock_feed(session)
     now = session.exec(select(database.now())).one()
     for handler in handlers:
-        url, types = url_of(handler.name), [str(each) for each in handler.types]
+        url, types = make_handler_url(handler.name), [str(each) for each in handler.types]
         row = session.exec(select(SubscriptionRow).where(SubscriptionRow.url == url).with_for_update()).first()
-        is_taken = (
-            session.exec(select(SubscriptionRow.id).where(SubscriptionRow.name == handler.name)).first() is not None
-        )
-        if row is None and is_taken:
+        same_name = select(SubscriptionRow.id).where(SubscriptionRow.name == handler.name)
+        if row is None and session.exec(same_name).first() is not None:
             raise SettingsError(
-                f"MELDWATCH_HANDLERS has {handler.name}, and there is a subscription of this name that is another's."
+                f"MELDWATCH_HANDLERS has {handler.name}, but another subscription already has this name."
                 " Rename the function, or remove that subscription."
             )
         if row is not None and row.types == types:
@@ -60,4 +63,5 @@ def enlist(database: Database, session: Session, handlers: Sequence[Handler], *,
             session.add(row)
         row.types = types
         session.flush()
-        audit.note(database, session, who=WHO, act=act, subject=row.id, details={"name": row.name, "types": types})
+        details = {"name": row.name, "types": types}
+        audit.append_entry(database, session, who=ACTOR, act=act, subject=row.id, details=details)

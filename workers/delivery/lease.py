@@ -1,17 +1,19 @@
-"""Errand: a lease on one lane of a subscription, with the delivery that is first on it.
+"""Delivery lease (fencing token): the right to push the first pending delivery of one delivery queue.
 
-While it lasts nobody else sends on that lane. It is a claim as that on a job is, see ``claim.py``; who sends without
-it any more, because it took too long, finds its result thrown away.
+During the lease no other worker pushes from this queue, which keeps the events of a connection in order. As with a
+read lease (``workers/refetch/lease.py``), a worker whose lease has ended cannot record a result: its token no longer
+matches.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, bindparam, exists, or_, select, update
+from sqlalchemy import ColumnElement, Executable, bindparam, exists, select, update
 from sqlmodel import Session, col
 
 from runtime.database import Database
+from runtime.queues import deliveries
 from schemas.tables import DeliveryQueueRow, DeliveryRow, EventRow, SubscriptionRow
 from workers.delivery.backoff import GIVE_UP_SECONDS
 
@@ -22,17 +24,17 @@ class DeliveryLease:
 
     Attributes:
         subscription_id: The subscription.
-        connection_id: The connection that the event is of.
-        token: The fence: what came of it must bear it.
+        connection_id: The event's connection, which with the subscription names the delivery queue.
+        token: The fencing token, required to record the result.
         delivery_id: The delivery.
-        url: Where it goes.
-        secrets: The sealed secrets that sign it; none where it goes to a handler.
+        url: Where the event is sent.
+        secrets: The encrypted secrets that sign the push; empty for a handler.
         event: The event, as the feed has it.
-        attempts: How often it was tried before.
-        outcomes: What came of that.
-        is_last: Whether it is given up if it is not taken now.
-        is_failing: Whether the subscription bears an error: then a push that is taken clears it.
-        replay_id: The replay that it is of; None for one that is sent for the first time.
+        attempts: How many attempts failed before.
+        outcomes: The outcomes of these attempts, as stored.
+        is_last: Whether the delivery is dead if this attempt fails.
+        is_failing: Whether the subscription has a recorded error, which an acknowledged push clears.
+        replay_id: The replay that sends the event again; None for its first delivery.
     """
 
     subscription_id: str
@@ -51,13 +53,13 @@ class DeliveryLease:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryTarget:
-    """A subscription that may be pushed to, as it is now.
+    """A subscription that is active, as it is now.
 
     Attributes:
         id: The subscription.
-        url: Where its pushes go.
-        secrets: The sealed secrets that sign them; none where they go to a handler.
-        is_failing: Whether it bears an error.
+        url: Where its events are sent.
+        secrets: The encrypted secrets that sign the pushes; empty for a handler.
+        is_failing: Whether it has a recorded error.
     """
 
     id: str
@@ -66,14 +68,17 @@ class DeliveryTarget:
     is_failing: bool
 
 
-def look(database: Database, session: Session, subscription_id: str) -> DeliveryTarget | None:
-    """Look at a subscription; None where it shall rest. To be done before any lane is locked, see runtime/queues/deliveries.py."""
-    row = database.run(session, _target, which=subscription_id).one_or_none()
+def get_target(database: Database, session: Session, subscription_id: str) -> DeliveryTarget | None:
+    """Return a subscription; None if it is paused, disabled or deleted.
+
+    Call this before any delivery queue is locked; ``runtime/queues/deliveries.py`` has the order of locks.
+    """
+    row = database.run(session, _target_query, which=subscription_id).one_or_none()
     if row is None:
         return None
     if row.woken_at is not None:
-        # The call has arrived.
-        database.run(session, _arrived, which=subscription_id)
+        # The message has arrived.
+        database.run(session, _clear_notified, which=subscription_id)
     previous = [old["sealed"] for old in row.previous_secrets if datetime.fromisoformat(old["until"]) > row.now]
     return DeliveryTarget(
         id=subscription_id,
@@ -83,18 +88,21 @@ def look(database: Database, session: Session, subscription_id: str) -> Delivery
     )
 
 
-def take(
+def lease_next(
     database: Database, session: Session, target: DeliveryTarget, *, token: str, lease_seconds: float
 ) -> DeliveryLease | None:
-    """Lease the lane of a subscription that has been due longest; None where none is due."""
+    """Lease the subscription's delivery queue that has been due longest; return None if none is due."""
     while True:
-        connection_id = database.run(session, _lease, lease_seconds, owed_to=target.id, token=token).scalar()
+        connection_id = database.run(
+            session, _lease_update, lease_seconds, for_subscription=target.id, token=token
+        ).scalar()
         if connection_id is None:
             return None
-        first = database.run(session, _first, owed_to=target.id, about=connection_id).one_or_none()
+        queue = {"for_subscription": target.id, "for_connection": connection_id}
+        first = database.run(session, _first_pending, **queue).one_or_none()
         if first is not None:
             break
-        database.run(session, _emptied, owed_to=target.id, about=connection_id)
+        database.run(session, _clear_empty, **queue)
     return DeliveryLease(
         subscription_id=target.id,
         connection_id=connection_id,
@@ -102,7 +110,7 @@ def take(
         delivery_id=first.delivery_id,
         url=target.url,
         secrets=target.secrets,
-        event=EventRow(**{name: getattr(first, name) for name in _EVENT}),
+        event=EventRow(**{name: getattr(first, name) for name in _EVENT_COLUMNS}),
         attempts=first.attempts,
         outcomes=tuple(first.outcomes),
         is_last=bool(first.is_last),
@@ -111,63 +119,64 @@ def take(
     )
 
 
-_EVENT = ("position", "id", "connection_id", "sequence", "type", "account_id", "time", "observation_id", "data")
+_EVENT_COLUMNS = (
+    "position", "id", "connection_id", "sequence", "type", "account_id", "time", "observation_id", "data",
+)  # fmt: skip
 
 
-def note_emptied(database: Database, session: Session, errand: DeliveryLease) -> None:
-    """Note that nothing is left on a lane, if so. The caller has locked it, and this is a statement of its own.
+def clear_if_empty(database: Database, session: Session, lease: DeliveryLease) -> None:
+    """Mark the lease's queue as not due if no delivery is pending. The caller has locked the queue.
 
-    Whoever owes something new locks the lane too, until it is committed: it is seen here, or they find the lane empty.
+    This must be a statement of its own. A transaction that adds a delivery locks the queue until it commits: either
+    this statement sees its delivery, or that transaction finds the queue not due and marks it as due.
     """
-    database.run(session, _emptied, owed_to=errand.subscription_id, about=errand.connection_id)
+    database.run(session, _clear_empty, for_subscription=lease.subscription_id, for_connection=lease.connection_id)
 
 
-def _pending_on_lane() -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions that a delivery is still to be sent on the lane ``owed_to``, ``about``."""
+def _is_pending() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that a delivery is pending in the queue ``for_subscription``, ``for_connection``."""
     return (
-        col(DeliveryRow.subscription_id) == bindparam("owed_to"),
-        col(DeliveryRow.connection_id) == bindparam("about"),
+        col(DeliveryRow.subscription_id) == bindparam("for_subscription"),
+        col(DeliveryRow.connection_id) == bindparam("for_connection"),
         col(DeliveryRow.delivered_at).is_(None),
         col(DeliveryRow.dead_at).is_(None),
     )
 
 
-def _target(database: Database) -> Executable:
+def _target_query(database: Database) -> Executable:
     names = ("url", "secret", "previous_secrets", "woken_at", "failing_since", "error")
     columns: list[Any] = [getattr(SubscriptionRow, name) for name in names]
     return select(*columns, database.now().label("now")).where(
-        col(SubscriptionRow.id) == bindparam("which"),
-        col(SubscriptionRow.paused_at).is_(None),
-        col(SubscriptionRow.disabled_at).is_(None),
+        col(SubscriptionRow.id) == bindparam("which"), deliveries.is_subscription_active()
     )
 
 
-def _arrived(_database: Database) -> Executable:
+def _clear_notified(_database: Database) -> Executable:
     return update(SubscriptionRow).where(col(SubscriptionRow.id) == bindparam("which")).values(woken_at=None)
 
 
-def _lease(database: Database, seconds: float) -> Executable:
+def _lease_update(database: Database, seconds: float) -> Executable:
     due = (
         select(col(DeliveryQueueRow.connection_id))
         .where(
-            col(DeliveryQueueRow.subscription_id) == bindparam("owed_to"),
-            col(DeliveryQueueRow.due_at) <= database.now(),
-            or_(col(DeliveryQueueRow.leased_until).is_(None), col(DeliveryQueueRow.leased_until) < database.now()),
+            col(DeliveryQueueRow.subscription_id) == bindparam("for_subscription"),
+            deliveries.is_ready(database),
         )
         .order_by(col(DeliveryQueueRow.due_at))
         .limit(1)
-        # Others take the lanes behind it meanwhile.
+        # Meanwhile other workers lease the next queues.
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    lease = update(DeliveryQueueRow).where(
-        col(DeliveryQueueRow.subscription_id) == bindparam("owed_to"), col(DeliveryQueueRow.connection_id) == due
+    queue = update(DeliveryQueueRow).where(
+        col(DeliveryQueueRow.subscription_id) == bindparam("for_subscription"),
+        col(DeliveryQueueRow.connection_id) == due,
     )
-    lease = lease.values(lease_token=bindparam("token"), leased_until=database.now(seconds))
-    return lease.returning(col(DeliveryQueueRow.connection_id))
+    leased = queue.values(lease_token=bindparam("token"), leased_until=database.now(seconds))
+    return leased.returning(col(DeliveryQueueRow.connection_id))
 
 
-def _first(database: Database) -> Executable:
+def _first_pending(database: Database) -> Executable:
     is_last = col(DeliveryRow.tried_at) <= database.now(-GIVE_UP_SECONDS)
     columns: list[Any] = [
         col(DeliveryRow.id).label("delivery_id"),
@@ -175,18 +184,16 @@ def _first(database: Database) -> Executable:
         DeliveryRow.outcomes,
         DeliveryRow.replay_id,
         is_last.label("is_last"),
-        *(getattr(EventRow, name) for name in _EVENT),
+        *(getattr(EventRow, name) for name in _EVENT_COLUMNS),
     ]
-    first = (
-        select(*columns).join(EventRow, col(EventRow.position) == col(DeliveryRow.position)).where(*_pending_on_lane())
-    )
-    return first.order_by(col(DeliveryRow.id)).limit(1)
+    pending = select(*columns).join(EventRow, col(EventRow.position) == col(DeliveryRow.position)).where(*_is_pending())
+    return pending.order_by(col(DeliveryRow.id)).limit(1)
 
 
-def _emptied(_database: Database) -> Executable:
-    lane = update(DeliveryQueueRow).where(
-        col(DeliveryQueueRow.subscription_id) == bindparam("owed_to"),
-        col(DeliveryQueueRow.connection_id) == bindparam("about"),
-        ~exists().where(*_pending_on_lane()),
+def _clear_empty(_database: Database) -> Executable:
+    empty = update(DeliveryQueueRow).where(
+        col(DeliveryQueueRow.subscription_id) == bindparam("for_subscription"),
+        col(DeliveryQueueRow.connection_id) == bindparam("for_connection"),
+        ~exists().where(*_is_pending()),
     )
-    return lane.values(due_at=None, lease_token=None, leased_until=None)
+    return empty.values(due_at=None, lease_token=None, leased_until=None)

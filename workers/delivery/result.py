@@ -1,6 +1,7 @@
-"""Settle: one commit that writes down what came of a push, and gives its lane to the next.
+"""Recording the result of a push in one commit: acknowledged, retry later, or dead letter; and releasing its lease.
 
-Locks in the order of ``runtime/queues/deliveries.py``: the subscription, where it is touched at all, then the lane.
+Locks are taken in the order of ``runtime/queues/deliveries.py``: the subscription, if it changes, then the delivery
+queue.
 """
 
 from dataclasses import replace
@@ -10,144 +11,155 @@ from sqlalchemy import Executable, Update, bindparam, case, func, select, update
 from sqlmodel import Session, col
 
 from runtime.database import Database
-from schemas.push import Receipt
+from schemas.push import PushResult
 from schemas.tables import DeliveryQueueRow, DeliveryRow, SubscriptionRow
 from schemas.tables.column_types import Document
-from workers.delivery.backoff import GIVE_UP_SECONDS, OURS_SECONDS, delay
-from workers.delivery.lease import DeliveryLease, note_emptied
+from workers.delivery.backoff import GIVE_UP_SECONDS, LOCAL_FAILURE_RETRY_SECONDS, retry_delay
+from workers.delivery.lease import DeliveryLease, clear_if_empty
 
-MOST_OUTCOMES = 40
-"""Outcomes kept of one delivery: more than there are before it is given up."""
+MAX_OUTCOMES = 40
+"""The latest outcomes that are kept of one delivery: more than the retry schedule makes before it gives up."""
 
 
 class DeliveryLeaseLostError(Exception):
-    """The lease ended, and somebody else has the lane: what came of the push must be thrown away."""
+    """The lease ended and another worker may have leased the queue: the result of the push must be discarded."""
 
 
-def settle(
+def record_result(
     database: Database,
     session: Session,
-    errand: DeliveryLease,
-    receipt: Receipt,
+    lease: DeliveryLease,
+    result: PushResult,
     outcome: dict[str, Any],
     *,
     jitter: float,
 ) -> None:
-    """Write down what came of a push.
+    """Record the result of a push and release the lease.
 
     Args:
         database: The database.
         session: An open transaction.
-        errand: The lease.
-        receipt: What came of it.
-        outcome: The same, as it is kept.
-        jitter: A number from 0 to 1.
+        lease: The lease.
+        result: The result of the push.
+        outcome: The result as the delivery's row keeps it.
+        jitter: A random number from 0 to 1.
 
     Raises:
-        OvertakenError: Where the lease is no longer ours; nothing is written then.
+        DeliveryLeaseLostError: If the lease was lost; the caller must roll back.
     """
-    outcomes = [*errand.outcomes, outcome][-MOST_OUTCOMES:]
-    if receipt.is_taken:
-        if errand.is_failing:
-            session.exec(_subscription(errand).values(failing_since=None, error=None))
-        _pass_fence(database, session, errand)
-        values = {"which": errand.delivery_id, "count": errand.attempts + 1, "came_of_it": outcomes}
-        database.run(session, _delivered, **values)
+    outcomes = [*lease.outcomes, outcome][-MAX_OUTCOMES:]
+    if result.is_acknowledged:
+        if lease.is_failing:
+            session.exec(_update_subscription(lease).values(failing_since=None, error=None))
+        _release_queue(database, session, lease)
+        values = {"which": lease.delivery_id, "count": lease.attempts + 1, "all_outcomes": outcomes}
+        database.run(session, _acknowledged_update, **values)
     else:
-        _blame(database, session, errand, receipt)
-        errand = _look_again(database, session, errand)
-        _put_off(database, session, errand, receipt, jitter=jitter)
-        session.exec(_failed(database, errand, receipt, outcomes))
-    note_emptied(database, session, errand)
+        _record_subscription_error(database, session, lease, result)
+        lease = _reload_attempts(database, session, lease)
+        _release_queue_for_retry(database, session, lease, result, jitter=jitter)
+        session.exec(_failed_update(database, lease, result, outcomes))
+    clear_if_empty(database, session, lease)
 
 
-def _blame(database: Database, session: Session, errand: DeliveryLease, receipt: Receipt) -> None:
-    """Note on the subscription what went wrong; one whose consumer is gone is disabled."""
-    values: dict[str, Any] = {"error": receipt.detail}
-    if not receipt.is_ours:
+def _record_subscription_error(database: Database, session: Session, lease: DeliveryLease, result: PushResult) -> None:
+    """Record the error on the subscription; disable it if the consumer answered 410 (gone)."""
+    values: dict[str, Any] = {"error": result.detail}
+    if not result.is_local_failure:
         values["failing_since"] = func.coalesce(SubscriptionRow.failing_since, database.now())
-    if receipt.is_gone:
-        # What one URL answers says nothing of another that an operator has set meanwhile.
-        is_same = col(SubscriptionRow.url) == errand.url
+    if result.is_unsubscribed:
+        # The answer of one URL does not apply to another URL that an operator has set meanwhile.
+        is_same = col(SubscriptionRow.url) == lease.url
         values["disabled_at"] = case((is_same, database.now()), else_=SubscriptionRow.disabled_at)
-    session.exec(_subscription(errand).values(**values))
+    session.exec(_update_subscription(lease).values(**values))
 
 
-def _look_again(database: Database, session: Session, errand: DeliveryLease) -> DeliveryLease:
-    """Return the errand as its delivery is by now: an operator may have had it begin anew while it was under way.
+def _reload_attempts(database: Database, session: Session, lease: DeliveryLease) -> DeliveryLease:
+    """Return the lease with the delivery's current attempts: an operator may have reset them during the push.
 
-    The subscription's row is locked, and operators lock it first.
+    The subscription's row is locked by now, and operators lock it first.
     """
-    row = database.run(session, _present, which=errand.delivery_id).one_or_none()
-    return errand if row is None else replace(errand, attempts=row.attempts, is_last=bool(row.is_last))
+    row = database.run(session, _attempts_query, which=lease.delivery_id).one_or_none()
+    return lease if row is None else replace(lease, attempts=row.attempts, is_last=bool(row.is_last))
 
 
-def _present(database: Database) -> Executable:
+def _attempts_query(database: Database) -> Executable:
     is_last = (col(DeliveryRow.tried_at) <= database.now(-GIVE_UP_SECONDS)).label("is_last")
     return select(col(DeliveryRow.attempts), is_last).where(col(DeliveryRow.id) == bindparam("which"))
 
 
-def _put_off(database: Database, session: Session, errand: DeliveryLease, receipt: Receipt, *, jitter: float) -> None:
-    """Pass the fence, and say when the lane is due again: at once where this delivery no longer stands before others.
+def _release_queue_for_retry(
+    database: Database, session: Session, lease: DeliveryLease, result: PushResult, *, jitter: float
+) -> None:
+    """Check the fencing token, and set when the queue is due again.
 
-    One that was answered 410 is not put off either: it waits for the subscription to be made active again.
+    The queue is due at once if this delivery is dead and so no longer blocks the next one. The same holds for the
+    answer 410: the delivery waits until the subscription is active again, and then needs no further delay.
     """
-    is_over = _is_dead(errand, receipt) or receipt.is_gone
-    seconds = delay(errand.attempts + 1, retry_after=receipt.retry_after, jitter=jitter)
-    if is_over or receipt.is_ours:
-        seconds = 0.0 if is_over else OURS_SECONDS
-    fence = update(DeliveryQueueRow).where(
-        col(DeliveryQueueRow.subscription_id) == errand.subscription_id,
-        col(DeliveryQueueRow.connection_id) == errand.connection_id,
-        col(DeliveryQueueRow.lease_token) == errand.token,
+    seconds = retry_delay(lease.attempts + 1, retry_after=result.retry_after, jitter=jitter)
+    if _is_dead(lease, result) or result.is_unsubscribed:
+        seconds = 0.0
+    elif result.is_local_failure:
+        seconds = LOCAL_FAILURE_RETRY_SECONDS
+    queue = update(DeliveryQueueRow).where(
+        col(DeliveryQueueRow.subscription_id) == lease.subscription_id,
+        col(DeliveryQueueRow.connection_id) == lease.connection_id,
+        col(DeliveryQueueRow.lease_token) == lease.token,
     )
-    given = fence.values(due_at=database.now(seconds), lease_token=None, leased_until=None)
-    if session.exec(given).rowcount != 1:
-        raise DeliveryLeaseLostError(errand.delivery_id)
+    released = queue.values(due_at=database.now(seconds), lease_token=None, leased_until=None)
+    if session.exec(released).rowcount != 1:
+        raise DeliveryLeaseLostError(lease.delivery_id)
 
 
-def _pass_fence(database: Database, session: Session, errand: DeliveryLease) -> None:
-    lane = {"owed_to": errand.subscription_id, "about": errand.connection_id, "token": errand.token}
-    if database.run(session, _passed, **lane).rowcount != 1:
-        raise DeliveryLeaseLostError(errand.delivery_id)
+def _release_queue(database: Database, session: Session, lease: DeliveryLease) -> None:
+    """Check the fencing token, and make the queue due again for its next delivery."""
+    values = {
+        "for_subscription": lease.subscription_id,
+        "for_connection": lease.connection_id,
+        "token": lease.token,
+    }
+    if database.run(session, _release_update, **values).rowcount != 1:
+        raise DeliveryLeaseLostError(lease.delivery_id)
 
 
-def _is_dead(errand: DeliveryLease, receipt: Receipt) -> bool:
-    # What fails here is ours to mend, and no reason to give the consumer's event up.
-    return errand.is_last and not receipt.is_ours and not receipt.is_gone
+def _is_dead(lease: DeliveryLease, result: PushResult) -> bool:
+    # A failure on our side is no reason to give up a consumer's event.
+    return lease.is_last and not result.is_local_failure and not result.is_unsubscribed
 
 
-def _failed(database: Database, errand: DeliveryLease, receipt: Receipt, outcomes: list[dict[str, Any]]) -> Update:
-    values: dict[str, Any] = {"error": receipt.detail, "outcomes": outcomes}
-    if not receipt.is_ours:
-        # Of the consumer's three days nothing is taken by what fails here.
-        values["attempts"] = errand.attempts + 1
+def _failed_update(
+    database: Database, lease: DeliveryLease, result: PushResult, outcomes: list[dict[str, Any]]
+) -> Update:
+    values: dict[str, Any] = {"error": result.detail, "outcomes": outcomes}
+    if not result.is_local_failure:
+        # A failure on our side does not use up the consumer's three days.
+        values["attempts"] = lease.attempts + 1
         values["tried_at"] = func.coalesce(DeliveryRow.tried_at, database.now())
-    if _is_dead(errand, receipt):
+    if _is_dead(lease, result):
         values["dead_at"] = database.now()
-    return update(DeliveryRow).where(col(DeliveryRow.id) == errand.delivery_id).values(**values)
+    return update(DeliveryRow).where(col(DeliveryRow.id) == lease.delivery_id).values(**values)
 
 
-def _delivered(database: Database) -> Executable:
-    delivered = update(DeliveryRow).where(col(DeliveryRow.id) == bindparam("which"))
-    return delivered.values(
+def _acknowledged_update(database: Database) -> Executable:
+    acknowledged = update(DeliveryRow).where(col(DeliveryRow.id) == bindparam("which"))
+    return acknowledged.values(
         attempts=bindparam("count"),
         tried_at=func.coalesce(DeliveryRow.tried_at, database.now()),
         delivered_at=database.now(),
         error=None,
-        outcomes=bindparam("came_of_it", type_=Document),
+        outcomes=bindparam("all_outcomes", type_=Document),
     )
 
 
-def _passed(database: Database) -> Executable:
-    fence = update(DeliveryQueueRow).where(
-        col(DeliveryQueueRow.subscription_id) == bindparam("owed_to"),
-        col(DeliveryQueueRow.connection_id) == bindparam("about"),
+def _release_update(database: Database) -> Executable:
+    queue = update(DeliveryQueueRow).where(
+        col(DeliveryQueueRow.subscription_id) == bindparam("for_subscription"),
+        col(DeliveryQueueRow.connection_id) == bindparam("for_connection"),
         col(DeliveryQueueRow.lease_token) == bindparam("token"),
     )
-    # Behind the lanes that have been due for longer: a long lane must not hold up the others.
-    return fence.values(due_at=database.now(), lease_token=None, leased_until=None)
+    # Due now, after the queues that have been due longer: a long queue must not delay the others.
+    return queue.values(due_at=database.now(), lease_token=None, leased_until=None)
 
 
-def _subscription(errand: DeliveryLease) -> Update:
-    return update(SubscriptionRow).where(col(SubscriptionRow.id) == errand.subscription_id)
+def _update_subscription(lease: DeliveryLease) -> Update:
+    return update(SubscriptionRow).where(col(SubscriptionRow.id) == lease.subscription_id)

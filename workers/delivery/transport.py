@@ -1,39 +1,39 @@
-"""Send: the way to a subscriber, whichever it is: to a handler in Python by its name, to all others over HTTP."""
+"""Transport of a delivery, chosen by the subscription's URL: ``python:`` calls a handler, others get an HTTP push."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
-from schemas.handler_protocol import name_of
-from schemas.push import Receipt
+from schemas.handler_protocol import parse_handler_name
+from schemas.push import PushResult
 
 
 class PushSender(Protocol):
-    """The way over HTTP."""
+    """Sends pushes over HTTP."""
 
-    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
-        """Push; never raise for what the other side does."""
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
+        """Push; return every failure of the consumer as a result, never raise it."""
 
 
 class HandlerRunner(Protocol):
-    """The way to handlers."""
+    """Runs event handlers written in Python."""
 
-    def run(self, name: str, body: bytes) -> Receipt:
-        """Call a handler with an event; never raise for what it does."""
+    def run(self, name: str, body: bytes) -> PushResult:
+        """Call a handler with an event; return every failure of the handler as a result, never raise it."""
 
 
 class DeliveryTransport:
-    """Takes the one way or the other, by the URL's kind.
+    """Sends each event over HTTP or to a handler.
 
     Args:
-        push: The way over HTTP.
-        run: The way to handlers.
+        http: Sends pushes over HTTP.
+        handlers: Runs handlers.
     """
 
-    def __init__(self, *, push: PushSender, run: HandlerRunner) -> None:
-        self._push = push
-        self._run = run
+    def __init__(self, *, http: PushSender, handlers: HandlerRunner) -> None:
+        self._http = http
+        self._handlers = handlers
 
-    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Receipt:
-        """Push an event. A handler is called in this process's name: there is nothing to sign."""
-        name = name_of(url)
-        return self._push.send(url, headers, body) if name is None else self._run.run(name, body)
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
+        """Push an event, or call the handler that the URL names; a handler gets no headers."""
+        name = parse_handler_name(url)
+        return self._http.send(url, headers, body) if name is None else self._handlers.run(name, body)

@@ -1,4 +1,4 @@
-"""Recall: a connection as the mirror had it at a time, folded from what was kept."""
+"""Point in time ("as of"): a connection's mirror row at an earlier time, projected from its observations."""
 
 from collections import deque
 from datetime import datetime
@@ -8,24 +8,24 @@ from sqlmodel import Session
 
 from runtime.errors import UsageError
 from schemas.tables import ConnectionRow
-from workers.history.projection import views
-from workers.history.reader import histories, only
+from workers.history.projection import project_mirrors
+from workers.history.reader import only_connection, read_histories
 
 
-def recall(session: Session, connection_id: str, at: datetime) -> ConnectionRow:
-    """Return the mirror's row after the last read that had its answer by then; it says nothing of later checks.
+def mirror_as_of(session: Session, connection_id: str, at: datetime) -> ConnectionRow:
+    """Return the mirror row after the last read that had ended by this time.
 
     Raises:
-        UsageError: Where the connection was not known then, or where that is no longer kept.
+        UsageError: If the connection was not known at this time, or retention removed its observations of this time.
     """
-    history = next(histories(session, only(connection_id)), None)
+    history = next(read_histories(session, only_connection(connection_id)), None)
     if history is None:
         raise UsageError(f"No connection {connection_id[:100]!r} is known.")
     baseline = history.baseline
     if baseline is not None and at < baseline.ended_at:
-        raise UsageError(f"What was before {_iso(baseline.ended_at)} is no longer kept.")
+        raise UsageError(f"The history before {_iso(baseline.ended_at)} is no longer kept.")
     kept = takewhile(lambda each: each.ended_at <= at, history.observations)
-    (row,) = deque(views(baseline, kept), maxlen=1)
+    (row,) = deque(project_mirrors(baseline, kept), maxlen=1)
     if row is None:
         raise UsageError(f"The connection {connection_id[:100]!r} was not known at {_iso(at)}.")
     return row

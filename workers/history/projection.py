@@ -1,6 +1,7 @@
-"""Fold: what a connection's observations amount to, through the decision that was made when each was read. Pure.
+"""Projection (event sourcing): replays a connection's stored observations into its mirror row and its events. Pure.
 
-A mirror is a function of them but for ``checked_at``, when it was last read, and ``reconcile_run_id``, who last listed it.
+It uses the same decision as the read that made the observation. The mirror follows from the observations, except
+``checked_at`` (the time of the last read) and ``reconcile_run_id`` (the last reconcile run that listed it).
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,32 +14,32 @@ from workers.events.event_factory import events_of
 from workers.refetch.decision import decide
 from workers.refetch.mirror_row import Reading, mirror_of, state_of
 
-NOT_FOLDED = frozenset({"checked_at", "reconcile_run_id"})
-"""The columns of the mirror that no observation says anything of."""
+UNPROJECTED_COLUMNS = frozenset({"checked_at", "reconcile_run_id"})
+"""The columns of the mirror that do not follow from observations."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectionStep:
-    """The mirror after an observation, and the events that it led to."""
+    """The mirror after an observation, and the events that the observation caused."""
 
     mirror: ConnectionRow
     events: tuple[EventRow, ...]
 
 
-def step(row: ConnectionRow | None, observation: ObservationRow) -> ProjectionStep:
-    """Return what an observation makes of what was there before it.
+def project_observation(row: ConnectionRow | None, observation: ObservationRow) -> ProjectionStep:
+    """Apply one observation to a mirror row.
 
     Args:
-        row: The mirror before; None at first sight.
+        row: The mirror before the observation; None for the first one.
         observation: The next observation of the connection.
 
     Raises:
-        pydantic.ValidationError: Where the observation cannot be what a read saw.
+        pydantic.ValidationError: If no read can have stored this observation: it is damaged.
     """
     assert observation.id is not None
-    mirror = _mirror(row, observation)
+    mirror = _project_mirror(row, observation)
     before = state_of(row) if row is not None else None
-    # What is told hangs on the two states alone; siblings and hints lead to reads.
+    # The events depend on the two states alone; siblings and hints only lead to further reads.
     changes = decide(before, state_of(mirror), {}, None).changes
     cause = Cause.model_validate(
         {
@@ -51,37 +52,39 @@ def step(row: ConnectionRow | None, observation: ObservationRow) -> ProjectionSt
     return ProjectionStep(mirror, events_of(mirror, changes, cause, observation.ended_at))
 
 
-def views(baseline: BaselineRow | None, observations: Iterable[ObservationRow]) -> Iterator[ConnectionRow | None]:
-    """Yield the mirror as it was before the first observation, and as it was after each."""
-    row = row_of(baseline) if baseline is not None else None
+def project_mirrors(
+    baseline: BaselineRow | None, observations: Iterable[ObservationRow]
+) -> Iterator[ConnectionRow | None]:
+    """Yield the mirror before the first observation, then the mirror after each one."""
+    row = baseline_mirror(baseline) if baseline is not None else None
     yield row
     for observation in observations:
-        row = step(row, observation).mirror
+        row = project_observation(row, observation).mirror
         yield row
 
 
-def row_of(baseline: BaselineRow) -> ConnectionRow:
-    """Return the mirror that a baseline keeps."""
+def baseline_mirror(baseline: BaselineRow) -> ConnectionRow:
+    """Return the mirror row that a baseline holds."""
     return ConnectionRow.model_validate(baseline.mirror)
 
 
-def advanced(
+def advance_baseline(
     connection_id: str, baseline: BaselineRow | None, observations: Iterable[ObservationRow], sequence: int | None
 ) -> BaselineRow | None:
-    """Return the baseline that takes a connection's oldest observations in; then they may be removed.
+    """Return a baseline (snapshot) that includes the connection's oldest observations, which may then be removed.
 
     Args:
         connection_id: The connection.
-        baseline: What it has so far.
-        observations: Those that follow it, in order.
-        sequence: The highest that the events of these observations have; None where that is no longer known, since
-            they were removed along with later ones.
+        baseline: The present baseline; None if there is none.
+        observations: The observations after it, in order.
+        sequence: The highest sequence of these observations' events; None if it is unknown because retention removed
+            them together with later events.
     """
-    row = row_of(baseline) if baseline is not None else None
+    row = baseline_mirror(baseline) if baseline is not None else None
     used = row.sequence if row is not None else 0
     last: ObservationRow | None = None
     for last in observations:
-        row = step(row, last).mirror
+        row = project_observation(row, last).mirror
     if last is None or last.id is None or row is None:
         return baseline
     if sequence is not None:
@@ -94,10 +97,10 @@ def advanced(
     )
 
 
-def _mirror(row: ConnectionRow | None, observation: ObservationRow) -> ConnectionRow:
+def _project_mirror(row: ConnectionRow | None, observation: ObservationRow) -> ConnectionRow:
     snapshot = Snapshot.from_document(observation.document) if observation.found else None
     reading = Reading(snapshot, observation.began_at, observation.ended_at)
     mirror = mirror_of(observation.connection_id, observation.account_id, row, reading)
-    # Never computed anew: the database may write a number otherwise than Meld did.
+    # The stored digest: the database may format numbers differently than Meld, so a computed one could differ.
     mirror.digest = observation.digest
     return mirror

@@ -1,4 +1,4 @@
-"""History: the rows of many connections, read side by side, connection by connection, a few rows at a time."""
+"""History reader: streams baseline, mirror, observations and events of many connections, side by side, in one pass."""
 
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -9,83 +9,85 @@ from sqlmodel import Session, SQLModel, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from schemas.tables import BaselineRow, ConnectionRow, EventBaselineRow, EventRow, ObservationRow
-from workers.history.consistency import History
+from workers.history.consistency import ConnectionHistory
 
-ROWS = 100
-"""Rows of each table that are fetched at once."""
+FETCH_ROWS = 100
+"""Rows of each table that are in memory at a time."""
 
 R = TypeVar("R", bound=SQLModel)
-Condition = Callable[[Mapped[str]], ColumnElement[bool]]
-"""Which connections; told the column that names them."""
+ConnectionFilter = Callable[[Mapped[str]], ColumnElement[bool]]
+"""Returns the condition that selects connections by the column that holds their id."""
 
 
-def chunk_end(session: Session, after: str, size: int) -> str | None:
-    """Return the id at which a chunk of so many connections behind an id ends; None where it is the last."""
+def find_chunk_end(session: Session, after: str, size: int) -> str | None:
+    """Return the last id of the chunk of ``size`` connections after an id; None if it is the last chunk."""
     ids = select(ConnectionRow.id).where(col(ConnectionRow.id) > after).order_by(col(ConnectionRow.id))
     return session.exec(ids.offset(size - 1).limit(1)).first()
 
 
-def between(after: str, until: str | None) -> Condition:
-    """Return the condition for all connections behind an id, to the end or up to another."""
+def connections_between(after: str, until: str | None) -> ConnectionFilter:
+    """Select the connections after one id, up to and including another; None: to the end."""
     return lambda ids: ids > after if until is None else (ids > after) & (ids <= until)
 
 
-def only(connection_id: str) -> Condition:
-    """Return the condition for one connection."""
+def only_connection(connection_id: str) -> ConnectionFilter:
+    """Select one connection."""
     return lambda ids: ids == connection_id
 
 
-def histories(session: Session, condition: Condition) -> Iterator[History]:
-    """Yield the histories of the connections that any of the tables names, in the order of their ids.
+def read_histories(session: Session, condition: ConnectionFilter) -> Iterator[ConnectionHistory]:
+    """Yield the history of each connection that is in any of the tables, in the order of their ids.
 
-    Each must be read before the next is asked for. All rows are to be of one moment: so the transaction is a snapshot,
-    or it holds the locks of the jobs.
+    Consume each history before the next one: they share one stream for each table. All rows must be from the same
+    moment, therefore the transaction must be a snapshot, or hold the locks of the connections' read requests.
     """
-    baselines = _RowStream(session, baselines_of(condition), lambda row: row.connection_id)
-    floors = _RowStream(session, floors_of(condition), lambda row: row.connection_id)
-    mirrors = _RowStream(session, mirrors_of(condition), lambda row: row.id)
-    observations = _RowStream(session, observations_of(condition), lambda row: row.connection_id)
-    events = _RowStream(session, events_of(condition), lambda row: row.connection_id)
-    while ids := [each.id for each in (baselines, floors, mirrors, observations, events) if each.id is not None]:
+    baselines = _RowStream(session, baselines_query(condition), lambda row: row.connection_id)
+    event_baselines = _RowStream(session, event_baselines_query(condition), lambda row: row.connection_id)
+    mirrors = _RowStream(session, mirrors_query(condition), lambda row: row.id)
+    observations = _RowStream(session, observations_query(condition), lambda row: row.connection_id)
+    events = _RowStream(session, events_query(condition), lambda row: row.connection_id)
+    while ids := [
+        each.id for each in (baselines, event_baselines, mirrors, observations, events) if each.id is not None
+    ]:
         id_ = min(ids)
-        yield History(
+        yield ConnectionHistory(
             connection_id=id_,
-            baseline=next(baselines.of(id_), None),
-            floor=next(floors.of(id_), None),
-            live=next(mirrors.of(id_), None),
-            observations=observations.of(id_),
-            events=events.of(id_),
+            baseline=next(baselines.rows_of(id_), None),
+            event_baseline=next(event_baselines.rows_of(id_), None),
+            stored_mirror=next(mirrors.rows_of(id_), None),
+            observations=observations.rows_of(id_),
+            events=events.rows_of(id_),
         )
-        for rest in (observations.of(id_), events.of(id_)):
-            for _row in rest:
+        for unread in (observations.rows_of(id_), events.rows_of(id_)):
+            for _row in unread:
                 pass
 
 
-def baselines_of(condition: Condition) -> SelectOfScalar[BaselineRow]:
+def baselines_query(condition: ConnectionFilter) -> SelectOfScalar[BaselineRow]:
     """Return the query for the connections' baselines."""
     ids = col(BaselineRow.connection_id)
     return select(BaselineRow).where(condition(ids)).order_by(ids)
 
 
-def floors_of(condition: Condition) -> SelectOfScalar[EventBaselineRow]:
-    """Return the query for where the connections' events begin."""
+def event_baselines_query(condition: ConnectionFilter) -> SelectOfScalar[EventBaselineRow]:
+    """Return the query for the connections' event baselines."""
     ids = col(EventBaselineRow.connection_id)
     return select(EventBaselineRow).where(condition(ids)).order_by(ids)
 
 
-def mirrors_of(condition: Condition) -> SelectOfScalar[ConnectionRow]:
-    """Return the query for the connections' rows."""
+def mirrors_query(condition: ConnectionFilter) -> SelectOfScalar[ConnectionRow]:
+    """Return the query for the connections' mirror rows."""
     ids = col(ConnectionRow.id)
     return select(ConnectionRow).where(condition(ids)).order_by(ids)
 
 
-def observations_of(condition: Condition) -> SelectOfScalar[ObservationRow]:
+def observations_query(condition: ConnectionFilter) -> SelectOfScalar[ObservationRow]:
     """Return the query for the connections' observations, in order."""
     ids = col(ObservationRow.connection_id)
     return select(ObservationRow).where(condition(ids)).order_by(ids, col(ObservationRow.id))
 
 
-def events_of(condition: Condition) -> SelectOfScalar[EventRow]:
+def events_query(condition: ConnectionFilter) -> SelectOfScalar[EventRow]:
     """Return the query for the connections' events, in the order of their observations."""
     ids = col(EventRow.connection_id)
     return select(EventRow).where(condition(ids)).order_by(ids, col(EventRow.observation_id), col(EventRow.position))
@@ -95,22 +97,22 @@ class _RowStream(Generic[R]):
     """The rows of a query in the order of their connections.
 
     Attributes:
-        id: The connection of the next row; None where there is none.
+        id: The connection of the next row; None at the end.
     """
 
     def __init__(self, session: Session, statement: SelectOfScalar[R], key: Callable[[R], str]) -> None:
-        # Fetched a few at a time; so nothing but what is at hand is in memory.
-        self._rows = iter(session.exec(statement.execution_options(yield_per=ROWS)))
+        # A server-side cursor: few rows are in memory, however long the history.
+        self._rows = iter(session.exec(statement.execution_options(yield_per=FETCH_ROWS)))
         self._key = key
-        self._step()
+        self._advance()
 
-    def of(self, connection_id: str) -> Iterator[R]:
-        """Yield the rows of the connection that is next."""
+    def rows_of(self, connection_id: str) -> Iterator[R]:
+        """Yield the next rows, as far as they belong to this connection."""
         while self.id == connection_id and self._next is not None:
             row = self._next
-            self._step()
+            self._advance()
             yield row
 
-    def _step(self) -> None:
+    def _advance(self) -> None:
         self._next = next(self._rows, None)
         self.id = self._key(self._next) if self._next is not None else None

@@ -5,124 +5,125 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from workers.delivery.concurrency import PROMISE_SECONDS, SLOW_SECONDS, ConcurrencyLimits
+from workers.delivery.concurrency import RESERVATION_SECONDS, SLOW_PUSH_SECONDS, ConcurrencyLimits
 
 NAMES = tuple("abcdefgh")
 
 
-def hang(shares: ConcurrencyLimits, asks: list[str]) -> dict[str, int]:
-    """Let those who ask begin, each with pushes that never end; return how many threads each has."""
-    working = dict.fromkeys(asks, 0)
-    for name in asks:
-        working[name] += shares.enter(name)
-    return working
+def acquire_all(limits: ConcurrencyLimits, requests: list[str]) -> dict[str, int]:
+    """Request threads whose pushes never end; return how many threads each subscription got."""
+    active = dict.fromkeys(requests, 0)
+    for name in requests:
+        active[name] += limits.acquire(name)
+    return active
 
 
 @given(st.integers(1, 32), st.lists(st.sampled_from(NAMES), max_size=200))
-def test_as_many_as_the_threads_can_be_halved_may_begin_to_hang(threads: int, asks: list[str]) -> None:
-    """In whatever order they ask: one of them gets half at most, and whoever comes after them finds a thread."""
+def test_as_many_as_the_threads_can_be_halved_may_begin_to_hang(threads: int, requests: list[str]) -> None:
+    """In whatever order they request threads: each gets half at most, and another subscription still gets a thread."""
     most = int(math.log2(threads))
-    shares = ConcurrencyLimits(threads)
+    limits = ConcurrencyLimits(threads)
 
-    working = hang(shares, [name for name in asks if name in NAMES[:most]])
+    active = acquire_all(limits, [name for name in requests if name in NAMES[:most]])
 
-    assert max(working.values(), default=0) <= max(1, threads // 2)
-    assert shares.enter("healthy")
+    assert max(active.values(), default=0) <= max(1, threads // 2)
+    assert limits.acquire("healthy")
 
 
 @given(st.integers(2, 32), st.lists(st.sampled_from(NAMES), max_size=200))
-def test_those_that_are_known_to_drag_leave_half(threads: int, asks: list[str]) -> None:
-    """However many hang or fail, once that is known: whoever does not finds half of the threads free."""
-    shares = ConcurrencyLimits(threads)
+def test_degraded_subscriptions_leave_half(threads: int, requests: list[str]) -> None:
+    """However many are known to hang or fail: half of the threads stay free for healthy subscriptions."""
+    limits = ConcurrencyLimits(threads)
     for name in NAMES[::2]:
-        shares.note(name, is_taken=False)
-    slow, _time = slow_ones("".join(NAMES), threads=threads)
+        limits.record_result(name, is_acknowledged=False)
+    slow, _time = slow_limits("".join(NAMES), threads=threads)
 
-    assert sum(hang(shares, [name for name in asks if name in NAMES[::2]]).values()) <= threads // 2
-    assert sum(hang(slow, asks).values()) <= threads // 2
-    assert (shares.enter("healthy"), slow.enter("healthy")) == (True, True)
+    assert sum(acquire_all(limits, [name for name in requests if name in NAMES[::2]]).values()) <= threads // 2
+    assert sum(acquire_all(slow, requests).values()) <= threads // 2
+    assert (limits.acquire("healthy"), slow.acquire("healthy")) == (True, True)
 
 
-class Life(RuleBasedStateMachine):
-    """Threads that come, push, fail and leave, as a process has them; what is granted is checked by what is known."""
+class ProcessThreads(RuleBasedStateMachine):
+    """Threads that start, push, fail and end, as in a process; a simple model predicts what is granted."""
 
     @initialize(threads=st.integers(1, 9))
     def begin(self, threads: int) -> None:
         """Start a process."""
         self.threads = threads
         self.time = 0.0
-        self.shares = ConcurrencyLimits(threads, now=lambda: self.time)
-        self.resting: list[str] = []
+        self.limits = ConcurrencyLimits(threads, now=lambda: self.time)
+        self.idle: list[str] = []
         self.pushing: list[tuple[str, float, AbstractContextManager[None]]] = []
         self.failing: set[str] = set()
         self.slow: set[str] = set()
-        self.turned_away: list[str] = []
-        self.promised: dict[str, float] = {}
+        self.waiting: list[str] = []
+        self.reserved: dict[str, float] = {}
 
-    def working(self, name: str) -> int:
-        """Return how many threads one has."""
-        return self.resting.count(name) + sum(1 for each, *_ in self.pushing if each == name)
+    def active(self, name: str) -> int:
+        """Return how many threads a subscription has."""
+        return self.idle.count(name) + sum(1 for each, *_ in self.pushing if each == name)
 
-    def drags(self, name: str) -> bool:
-        """Return whether one fails, or takes long."""
-        hangs = any(each == name and self.time - began > SLOW_SECONDS for each, began, _ in self.pushing)
+    def is_degraded(self, name: str) -> bool:
+        """Return whether a subscription fails or is slow."""
+        hangs = any(each == name and self.time - began > SLOW_PUSH_SECONDS for each, began, _ in self.pushing)
         return name in self.failing or name in self.slow or hangs
 
-    def may(self, name: str) -> bool:
-        """Return whether one may have one more thread."""
-        working, half = self.working(name), max(1, self.threads // 2)
-        free = self.threads - len(self.resting) - len(self.pushing)
-        dragging = sum(self.working(each) for each in NAMES if self.drags(each))
-        kept = sum(until > self.time for each, until in self.promised.items() if each != name)
-        may = working < half and working < free
-        if self.drags(name):
-            may = may and working < half - dragging - kept and not (name in self.failing and working)
+    def has_capacity(self, name: str) -> bool:
+        """Return whether a subscription may have one more thread."""
+        active, half = self.active(name), max(1, self.threads // 2)
+        free = self.threads - len(self.idle) - len(self.pushing)
+        degraded = sum(self.active(each) for each in NAMES if self.is_degraded(each))
+        reserved = sum(until > self.time for each, until in self.reserved.items() if each != name)
+        may = active < half and active < free
+        if self.is_degraded(name):
+            may = may and active < half - degraded - reserved and not (name in self.failing and active)
         return may
 
     @rule(name=st.sampled_from(NAMES[:4]))
-    def enter(self, name: str) -> None:
-        """Somebody is called for a subscription."""
-        may = self.may(name)
-        assert self.shares.enter(name) == may
+    def acquire(self, name: str) -> None:
+        """A message for a subscription arrives."""
+        may = self.has_capacity(name)
+        assert self.limits.acquire(name) == may
         if may:
-            self.resting.append(name)
-            self.promised.pop(name, None)
-        if name in self.turned_away and may:
-            self.turned_away.remove(name)
-        elif not may and not self.working(name) and name not in self.turned_away:
-            self.turned_away.append(name)
+            self.idle.append(name)
+            self.reserved.pop(name, None)
+        if name in self.waiting and may:
+            self.waiting.remove(name)
+        elif not may and not self.active(name) and name not in self.waiting:
+            self.waiting.append(name)
 
     @rule()
-    def turn(self) -> None:
-        """Somebody has left: who waits longest of those that may begin is called, and a thread is kept for it."""
-        turn = next((name for name in self.turned_away if self.may(name)), None)
-        assert self.shares.next_turn() == turn
-        if turn is not None:
-            self.turned_away.remove(turn)
-            self.promised[turn] = self.time + PROMISE_SECONDS
+    def reserve(self) -> None:
+        """A thread has ended: the first waiting subscription within its limit gets a reservation."""
+        first = next((name for name in self.waiting if self.has_capacity(name)), None)
+        assert self.limits.reserve_next_waiting() == first
+        if first is not None:
+            self.waiting.remove(first)
+            self.reserved[first] = self.time + RESERVATION_SECONDS
 
     @rule()
     def push(self) -> None:
-        """Somebody who is at work begins a push."""
-        if self.resting:
-            name = self.resting.pop()
-            push = self.shares.pushing(name)
+        """An idle thread begins a push."""
+        if self.idle:
+            name = self.idle.pop()
+            push = self.limits.track_push(name)
             push.__enter__()
             self.pushing.append((name, self.time, push))
 
-    @rule(index=st.integers(0, 8), is_taken=st.booleans(), leaves=st.booleans())
-    def settle(self, index: int, *, is_taken: bool, leaves: bool) -> None:
+    @rule(index=st.integers(0, 8), is_acknowledged=st.booleans(), releases=st.booleans())
+    def end_push(self, index: int, *, is_acknowledged: bool, releases: bool) -> None:
         """A push ends."""
         if index < len(self.pushing):
             name, began, push = self.pushing.pop(index)
             push.__exit__(None, None, None)
-            (self.slow.add if self.time - began > SLOW_SECONDS else self.slow.discard)(name)
-            (self.failing.discard if is_taken else self.failing.add)(name)
-            self.resting.append(name)
-            assert self.shares.note(name, is_taken=is_taken) == (not is_taken and self.working(name) > 1)
-            if leaves:
-                self.resting.remove(name)
-                self.shares.leave(name)
+            (self.slow.add if self.time - began > SLOW_PUSH_SECONDS else self.slow.discard)(name)
+            (self.failing.discard if is_acknowledged else self.failing.add)(name)
+            self.idle.append(name)
+            exceeds = self.limits.record_result(name, is_acknowledged=is_acknowledged)
+            assert exceeds == (not is_acknowledged and self.active(name) > 1)
+            if releases:
+                self.idle.remove(name)
+                self.limits.release(name)
 
     @rule(seconds=st.floats(0, 3))
     def wait(self, seconds: float) -> None:
@@ -130,74 +131,74 @@ class Life(RuleBasedStateMachine):
         self.time += seconds
 
     @invariant()
-    def there_is_always_a_thread_to_ask_with(self) -> None:
-        """Never more threads are lent than there are."""
+    def no_more_threads_than_there_are(self) -> None:
+        """Never more threads are granted than the process has."""
         if hasattr(self, "threads"):
-            assert len(self.resting) + len(self.pushing) <= self.threads
+            assert len(self.idle) + len(self.pushing) <= self.threads
 
 
-TestNobodyGetsMoreThanAShare = Life.TestCase
+TestNobodyGetsMoreThanItsLimit = ProcessThreads.TestCase
 
 
-def test_who_is_turned_away_is_heard() -> None:
-    """Who works looks once more for each time that somebody was turned away, and then leaves."""
-    shares = ConcurrencyLimits(1)
-    entered = [shares.enter("a"), shares.enter("a"), shares.enter("a")]
+def test_a_refused_request_leads_to_another_look() -> None:
+    """A thread that found nothing due looks once more if a request was refused meanwhile, and then ends."""
+    limits = ConcurrencyLimits(1)
+    acquired = [limits.acquire("a"), limits.acquire("a"), limits.acquire("a")]
 
-    assert entered == [True, False, False]
-    assert [shares.stays("a"), shares.stays("a")] == [True, False]
-    assert shares.enter("a")
+    assert acquired == [True, False, False]
+    assert [limits.release_if_idle("a"), limits.release_if_idle("a")] == [False, True]
+    assert limits.acquire("a")
 
 
 def test_one_that_is_quick_again_gets_its_half_again() -> None:
-    """A push that took long is forgotten with the next that did not."""
+    """A slow push no longer counts after the next quick one."""
     time = [0.0]
-    shares = ConcurrencyLimits(8, now=lambda: time[0])
-    with shares.pushing("a"):
-        time[0] += SLOW_SECONDS + 1
-        during = hang(shares, ["a"] * 8)["a"]
+    limits = ConcurrencyLimits(8, now=lambda: time[0])
+    with limits.track_push("a"):
+        time[0] += SLOW_PUSH_SECONDS + 1
+        during = acquire_all(limits, ["a"] * 8)["a"]
     for _ in range(during):
-        shares.leave("a")
-    with shares.pushing("a"):
+        limits.release("a")
+    with limits.track_push("a"):
         pass
 
-    assert (during, hang(shares, ["a"] * 8)["a"]) == (2, 4)
+    assert (during, acquire_all(limits, ["a"] * 8)["a"]) == (2, 4)
 
 
-def test_those_that_drag_take_turns() -> None:
-    """Who has just left, and has much to do, comes after who was turned away meanwhile; both get on."""
-    shares, _time = slow_ones("ab", threads=2)
-    turns = []
-    assert shares.enter("a")
-    for here, waits in ("ab", "ba", "ab"):
-        assert not shares.enter(waits)
-        shares.leave(here)
-        turns.append(shares.next_turn())
-        # Calls for it are always there; they come before the other's.
-        assert not shares.enter(here)
-        assert shares.enter(waits)
+def test_slow_subscriptions_take_turns() -> None:
+    """One that has just released a thread waits for one that was refused meanwhile; both make progress."""
+    limits, _time = slow_limits("ab", threads=2)
+    reservations = []
+    assert limits.acquire("a")
+    for current, waiting in ("ab", "ba", "ab"):
+        assert not limits.acquire(waiting)
+        limits.release(current)
+        reservations.append(limits.reserve_next_waiting())
+        # The current one always has messages, and they arrive first.
+        assert not limits.acquire(current)
+        assert limits.acquire(waiting)
 
-    assert turns == ["b", "a", "b"]
-
-
-def test_a_thread_is_not_kept_for_long() -> None:
-    """A call that never arrives, as where the broker is away, costs the others a moment."""
-    shares, time = slow_ones("ab", threads=2)
-    shares.enter("a")
-    shares.enter("b")
-    shares.leave("a")
-    turn = shares.next_turn()
-    before = shares.enter("a")
-    time[0] += PROMISE_SECONDS
-
-    assert (turn, before, shares.enter("a")) == ("b", False, True)
+    assert reservations == ["b", "a", "b"]
 
 
-def slow_ones(names: str, *, threads: int) -> tuple[ConcurrencyLimits, list[float]]:
-    """Return shares that know these as slow, and the time, to be moved."""
+def test_a_reservation_ends_soon() -> None:
+    """A message that never arrives, for example because the broker is away, delays the others only briefly."""
+    limits, time = slow_limits("ab", threads=2)
+    limits.acquire("a")
+    limits.acquire("b")
+    limits.release("a")
+    reserved = limits.reserve_next_waiting()
+    before = limits.acquire("a")
+    time[0] += RESERVATION_SECONDS
+
+    assert (reserved, before, limits.acquire("a")) == ("b", False, True)
+
+
+def slow_limits(names: str, *, threads: int) -> tuple[ConcurrencyLimits, list[float]]:
+    """Return limits for which these subscriptions are slow, and the time, which a test may advance."""
     time = [0.0]
-    shares = ConcurrencyLimits(threads, now=lambda: time[0])
+    limits = ConcurrencyLimits(threads, now=lambda: time[0])
     for name in names:
-        with shares.pushing(name):
-            time[0] += SLOW_SECONDS + 1
-    return shares, time
+        with limits.track_push(name):
+            time[0] += SLOW_PUSH_SECONDS + 1
+    return limits, time

@@ -13,19 +13,19 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from runtime.security.encryption import Encryption
-from schemas.push import Receipt
+from schemas.push import PushResult
 from schemas.tables import DeliveryQueueRow, DeliveryRow, SubscriptionRow
 from tests.support.handler_processes import ScriptedHandlers
 from tests.support.polling import eventually
 from tests.support.scripted_consumer import (
+    ENCRYPTION,
     SECRET,
-    VAULT,
     ScriptedConsumer,
-    at_once,
-    deliver_on,
     deliveries,
+    delivery_queues,
     emit,
-    lanes,
+    make_dispatcher,
+    run_in_threads,
     subscribe,
     subscription,
 )
@@ -35,7 +35,7 @@ from workers.delivery.backoff import GIVE_UP_SECONDS, RETRY_SECONDS
 from workers.delivery.dispatcher import DeliveryDispatcher
 from workers.delivery.transport import DeliveryTransport
 
-FAILED = Receipt(500, "the consumer answered 500", "sorry")
+FAILED = PushResult(500, "the consumer answered 500", "sorry")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def consumer() -> ScriptedConsumer:
 @pytest.fixture
 def deliver(database: Database, consumer: ScriptedConsumer) -> DeliveryDispatcher:
     """What delivers to it."""
-    return deliver_on(database, consumer)
+    return make_dispatcher(database, consumer)
 
 
 def wait_no_more(database: Database) -> None:
@@ -67,7 +67,7 @@ def let_leases_end(database: Database) -> None:
 
 def waits(database: Database) -> float:
     """Return in how many seconds the only lane is due."""
-    (lane,) = lanes(database)
+    (lane,) = delivery_queues(database)
     assert lane.due_at is not None
     return (lane.due_at - datetime.now(UTC)).total_seconds()
 
@@ -92,7 +92,7 @@ def test_an_event_is_pushed_to_each_that_wants_it(
         ("all", 1, True),
         ("status", 1, True),
     ]
-    assert [lane.due_at for lane in lanes(database)] == [None, None]
+    assert [lane.due_at for lane in delivery_queues(database)] == [None, None]
 
 
 def test_what_came_of_it_is_kept(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
@@ -118,7 +118,7 @@ def test_it_is_tried_again_later_and_later(
     """After 5 s, 1 min, 5 min, 30 min, 2 h, and then every 6 h."""
     subscribe(database)
     emit(database, "c1")
-    consumer.usual = FAILED
+    consumer.default_answer = FAILED
     delays = []
     for _ in range(len(RETRY_SECONDS) + 2):
         deliver.deliver("s1")
@@ -153,7 +153,7 @@ def test_new_events_do_not_hasten_what_waits(
     """A lane that waits for another attempt goes on waiting, however much is owed behind it."""
     subscribe(database)
     emit(database, "c1")
-    consumer.usual = FAILED
+    consumer.default_answer = FAILED
     deliver.deliver("s1")
 
     emit(database, "c1")
@@ -170,7 +170,7 @@ def test_a_consumer_may_ask_for_more_time(
     """``Retry-After`` is obeyed where it is longer than the schedule, within its bound."""
     subscribe(database)
     emit(database, "c1")
-    consumer.usual = Receipt(429, "the consumer answered 429", retry_after=asked)
+    consumer.default_answer = PushResult(429, "the consumer answered 429", retry_after=asked)
 
     deliver.deliver("s1")
 
@@ -203,13 +203,13 @@ def test_gone_disables(database: Database, deliver: DeliveryDispatcher, consumer
     """410 disables the subscription; what it is owed stays and grows, and is sent when it is made active again."""
     subscribe(database)
     first, other = emit(database, "c1", "c2")
-    consumer.usual = Receipt(410, "the consumer answered 410")
+    consumer.default_answer = PushResult(410, "the consumer answered 410")
     deliver.deliver("s1")
     later = emit(database, "c1")
     deliver.deliver("s1")
     disabled = subscription(database)
     pushed = list(consumer.event_ids)
-    consumer.usual = Receipt(200)
+    consumer.default_answer = PushResult(200)
     with database.write() as session:
         session.exec(update(SubscriptionRow).values(disabled_at=None))
     deliver.deliver("s1")
@@ -243,13 +243,13 @@ def test_failing_is_noted_from_the_first_failure_to_the_next_success(
     """``failing_since`` stays where it was with each further failure, and goes with a push that is taken."""
     subscribe(database)
     emit(database, "c1")
-    consumer.usual = FAILED
+    consumer.default_answer = FAILED
     deliver.deliver("s1")
     first = subscription(database)
     wait_no_more(database)
     deliver.deliver("s1")
     second = subscription(database)
-    consumer.usual = Receipt(200)
+    consumer.default_answer = PushResult(200)
     wait_no_more(database)
     deliver.deliver("s1")
 
@@ -269,7 +269,7 @@ def test_order_is_kept_whoever_sends(database: Database, consumer: ScriptedConsu
     class Watching(ScriptedConsumer):
         """Notes how many pushes of a connection are under way at once."""
 
-        def send(self, *arguments: object) -> Receipt:
+        def send(self, *arguments: object) -> PushResult:
             """Take it, slowly."""
             subject = json.loads(arguments[2])["subject"]  # type: ignore[call-overload]
             with lock:
@@ -282,7 +282,7 @@ def test_order_is_kept_whoever_sends(database: Database, consumer: ScriptedConsu
             return receipt
 
     watching = Watching()
-    processes = [deliver_on(database, watching) for _ in range(2)]
+    processes = [make_dispatcher(database, watching) for _ in range(2)]
     order: list[str] = []
 
     def write() -> None:
@@ -296,10 +296,10 @@ def test_order_is_kept_whoever_sends(database: Database, consumer: ScriptedConsu
     def work() -> None:
         with lock:
             mine = next(turns)
-        while writer.is_alive() or any(lane.due_at for lane in lanes(database)):
+        while writer.is_alive() or any(lane.due_at for lane in delivery_queues(database)):
             mine.deliver("s1")
 
-    at_once(4, work)
+    run_in_threads(4, work)
     writer.join()
 
     got = watching.event_ids
@@ -317,15 +317,15 @@ def test_a_worker_that_died_is_replaced(database: Database, consumer: ScriptedCo
     class DiedError(BaseException):
         """The process is gone."""
 
-    def die() -> Receipt:
+    def die() -> PushResult:
         raise DiedError
 
     subscribe(database)
     (event_id,) = emit(database, "c1")
     consumer.answers[event_id] = die
     with pytest.raises(DiedError):
-        deliver_on(database, consumer).deliver("s1")
-    other = deliver_on(database, consumer)
+        make_dispatcher(database, consumer).deliver("s1")
+    other = make_dispatcher(database, consumer)
     del consumer.answers[event_id]
     other.deliver("s1")
     during = len(consumer.pushes)
@@ -341,12 +341,12 @@ def test_who_comes_too_late_changes_nothing(database: Database, consumer: Script
     subscribe(database)
     first, second = emit(database, "c1", "c1")
     metrics = Metrics()
-    slow = deliver_on(database, consumer, metrics=metrics)
+    slow = make_dispatcher(database, consumer, metrics=metrics)
 
-    def late() -> Receipt:
+    def late() -> PushResult:
         del consumer.answers[first]
         let_leases_end(database)
-        deliver_on(database, consumer).deliver("s1")
+        make_dispatcher(database, consumer).deliver("s1")
         return FAILED
 
     consumer.answers[first] = late
@@ -355,19 +355,19 @@ def test_who_comes_too_late_changes_nothing(database: Database, consumer: Script
     assert consumer.event_ids == [first, first, second]
     assert [(row.attempts, row.error) for row in deliveries(database)] == [(1, None), (1, None)]
     assert subscription(database).failing_since is None
-    assert metrics.registry.get_sample_value("meldwatch_pushes_overtaken_total") == 1
+    assert metrics.registry.get_sample_value("meldwatch_pushes_discarded_total") == 1
 
 
 def test_leases_are_given_back_when_a_process_ends(database: Database, consumer: ScriptedConsumer) -> None:
     """What is under way then is free at once for another; its own late word is thrown away."""
     subscribe(database)
     (event_id,) = emit(database, "c1")
-    ending = deliver_on(database, consumer)
+    ending = make_dispatcher(database, consumer)
 
-    def late() -> Receipt:
-        ending.give_back()
+    def late() -> PushResult:
+        ending.release_leases()
         consumer.answers.clear()
-        deliver_on(database, consumer).deliver("s1")
+        make_dispatcher(database, consumer).deliver("s1")
         return FAILED
 
     consumer.answers[event_id] = late
@@ -381,7 +381,7 @@ def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consu
     """Without the key nothing is sent, the reason is shown, and the consumer's three days stay whole."""
     subscribe(database)
     emit(database, "c1")
-    blind = deliver_on(database, consumer, vault=Encryption([]))
+    blind = make_dispatcher(database, consumer, encryption=Encryption([]))
     blind.deliver("s1")
     long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 1)
     with database.write() as session:
@@ -390,7 +390,7 @@ def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consu
     blind.deliver("s1")
     (row,) = deliveries(database)
     wait_no_more(database)
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
 
     assert (row.attempts, row.dead_at) == (0, None)
     assert "MELDWATCH_ENCRYPTION_KEYS is not set" in (row.error or "")
@@ -403,7 +403,8 @@ def test_nothing_is_opened_for_a_handler(database: Database, consumer: ScriptedC
     subscribe(database, url="python:mine.f", secret="")
     emit(database, "c1")
     handlers = ScriptedHandlers()
-    deliver_on(database, DeliveryTransport(push=consumer, run=handlers), vault=Encryption([])).deliver("s1")
+    transport = DeliveryTransport(http=consumer, handlers=handlers)
+    make_dispatcher(database, transport, encryption=Encryption([])).deliver("s1")
 
     assert ([name for name, _body in handlers.calls], consumer.pushes) == (["mine.f"], [])
     assert deliveries(database)[0].delivered_at is not None
@@ -414,18 +415,18 @@ def test_what_the_process_cut_short_counts_for_nothing(database: Database, consu
     subscribe(database)
     (event_id,) = emit(database, "c1")
     metrics = Metrics()
-    ending = deliver_on(database, consumer, metrics=metrics)
+    ending = make_dispatcher(database, consumer, metrics=metrics)
 
-    def cut() -> Receipt:
+    def cut() -> PushResult:
         ending.stop()
-        return Receipt(detail="the worker ends", is_void=True)
+        return PushResult(detail="the worker ends", is_cancelled=True)
 
     consumer.answers[event_id] = cut
     ending.deliver("s1")
-    (row,), (lane,) = deliveries(database), lanes(database)
+    (row,), (lane,) = deliveries(database), delivery_queues(database)
     blamed = subscription(database)
     consumer.answers.clear()
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
 
     assert (row.attempts, row.error, row.outcomes, lane.lease_token) == (0, None, [], None)
     assert (blamed.failing_since, blamed.error) == (None, None)
@@ -437,9 +438,9 @@ def test_a_handler_that_raised_has_refused(database: Database, consumer: Scripte
     """As a consumer that answered 500: it is no consumer that said nothing."""
     subscribe(database)
     emit(database, "c1")
-    consumer.usual = Receipt(detail="the handler raised KeyError", response="'x' (mine.py, line 3)")
+    consumer.default_answer = PushResult(detail="the handler raised KeyError", response="'x' (mine.py, line 3)")
     metrics = Metrics()
-    deliver_on(database, consumer, metrics=metrics).deliver("s1")
+    make_dispatcher(database, consumer, metrics=metrics).deliver("s1")
 
     (outcome,) = deliveries(database)[0].outcomes
     assert (outcome["status"], outcome["response"]) == (None, "'x' (mine.py, line 3)")
@@ -454,13 +455,13 @@ def test_a_resume_during_the_last_attempt_is_not_undone(database: Database, cons
     with database.write() as session:
         session.exec(update(DeliveryRow).values(tried_at=long_ago, attempts=9))
 
-    def resume() -> Receipt:
+    def resume() -> PushResult:
         with database.write() as session:
             session.exec(update(DeliveryRow).values(tried_at=None, attempts=0))
-        return Receipt(500, detail="answered 500")
+        return PushResult(500, detail="answered 500")
 
     consumer.answers[emitted] = resume
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
 
     (row,) = deliveries(database)
     assert (row.attempts, row.dead_at) == (1, None)
@@ -471,14 +472,14 @@ def test_a_410_of_a_url_that_was_replaced_disables_nothing(database: Database, c
     subscribe(database)
     emitted = emit(database, "c1")[0]
 
-    def replace() -> Receipt:
+    def replace() -> PushResult:
         with database.write() as session:
             session.exec(update(SubscriptionRow).values(url="https://new.example"))
-        consumer.answers[emitted] = lambda: Receipt(200)
-        return Receipt(410, detail="answered 410")
+        consumer.answers[emitted] = lambda: PushResult(200)
+        return PushResult(410, detail="answered 410")
 
     consumer.answers[emitted] = replace
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
 
     (row,) = deliveries(database)
     assert (subscription(database).disabled_at, row.delivered_at is None) == (None, False)
@@ -493,16 +494,16 @@ def test_a_hanging_consumer_holds_half_of_the_threads_at_most(database: Database
     class TwoConsumers(ScriptedConsumer):
         """One hangs, one is healthy."""
 
-        def send(self, *arguments: object) -> Receipt:
+        def send(self, *arguments: object) -> PushResult:
             """Take it, or hang."""
             receipt = super().send(*arguments)  # type: ignore[arg-type]
             if arguments[0] == "https://hangs.example":
                 gate.wait(20)
-                return Receipt(detail="no whole answer within 20 s")
+                return PushResult(detail="no complete response within 20 s")
             return receipt
 
     both = TwoConsumers()
-    process = deliver_on(database, both, threads=4)
+    process = make_dispatcher(database, both, threads=4)
     emit(database, *(f"c{number}" for number in range(8)))
     hanging = [threading.Thread(target=process.deliver, args=("hangs",)) for _ in range(4)]
     for thread in hanging:
@@ -525,7 +526,7 @@ def test_two_that_begin_to_hang_at_once_leave_a_thread(database: Database) -> No
     class ThreeConsumers(ScriptedConsumer):
         """Two hang, one is healthy."""
 
-        def send(self, *arguments: object) -> Receipt:
+        def send(self, *arguments: object) -> PushResult:
             """Take it, or hang."""
             receipt = super().send(*arguments)  # type: ignore[arg-type]
             if arguments[0] != "https://healthy.example":
@@ -535,7 +536,7 @@ def test_two_that_begin_to_hang_at_once_leave_a_thread(database: Database) -> No
     for id_ in ("hangs", "too", "healthy"):
         subscribe(database, id_, url=f"https://{id_}.example")
     consumers = ThreeConsumers()
-    process = deliver_on(database, consumers, threads=4)
+    process = make_dispatcher(database, consumers, threads=4)
     emit(database, *(f"c{number}" for number in range(8)))
     hanging = [threading.Thread(target=process.deliver, args=(id_,)) for id_ in ("hangs", "too") * 4]
     for thread in hanging:
@@ -556,24 +557,24 @@ def test_one_that_fails_gets_one_thread(database: Database, consumer: ScriptedCo
     """Whose last push failed is tried by one thread at a time, until one is taken."""
     subscribe(database)
     emit(database, *(f"c{number}" for number in range(4)))
-    consumer.usual = FAILED
-    process = deliver_on(database, consumer)
+    consumer.default_answer = FAILED
+    process = make_dispatcher(database, consumer)
     process.deliver("s1")
     wait_no_more(database)
     at_work: list[int] = []
     lock = threading.Lock()
 
-    def watched() -> Receipt:
+    def watched() -> PushResult:
         with lock:
             at_work.append(1)
             now = len(at_work)
         threading.Event().wait(0.02)
         with lock:
             at_work.pop()
-        return Receipt(500, f"{now} at once")
+        return PushResult(500, f"{now} at once")
 
-    consumer.usual = watched
-    at_once(4, lambda: process.deliver("s1"))
+    consumer.default_answer = watched
+    run_in_threads(4, lambda: process.deliver("s1"))
 
     assert {row.error for row in deliveries(database)} == {"1 at once"}
 
@@ -581,13 +582,13 @@ def test_one_that_fails_gets_one_thread(database: Database, consumer: ScriptedCo
 def test_a_call_that_was_turned_away_is_made_up_for(database: Database, consumer: ScriptedConsumer) -> None:
     """An event that is owed when a thread has just found nothing to do is sent by that thread."""
     subscribe(database)
-    process = deliver_on(database, consumer, threads=1)
+    process = make_dispatcher(database, consumer, threads=1)
     (first,) = emit(database, "c1")
 
-    def meanwhile() -> Receipt:
+    def meanwhile() -> PushResult:
         emit(database, "c2")
         process.deliver("s1")
-        return Receipt(200)
+        return PushResult(200)
 
     consumer.answers[first] = meanwhile
     process.deliver("s1")
@@ -599,34 +600,34 @@ def test_who_was_turned_away_is_called_when_its_turn_comes(database: Database, c
     """Two that fail, and a thread for one of them: who waited is called when the other leaves."""
     for id_ in ("a", "b"):
         subscribe(database, id_)
-    consumer.usual = FAILED
-    calls: list[str] = []
-    process = deliver_on(database, consumer, calls, threads=2)
+    consumer.default_answer = FAILED
+    notified: list[str] = []
+    process = make_dispatcher(database, consumer, notified, threads=2)
     emit(database, "c1")
     process.deliver("a")
     process.deliver("b")
     wait_no_more(database)
 
-    def meanwhile() -> Receipt:
+    def meanwhile() -> PushResult:
         process.deliver("b")
         return FAILED
 
-    consumer.usual = meanwhile
+    consumer.default_answer = meanwhile
     process.deliver("a")
 
     assert len(consumer.pushes) == 3
-    assert calls == ["b"]
+    assert notified == ["b"]
 
 
 def test_a_long_turn_ends_with_a_call(database: Database, consumer: ScriptedConsumer) -> None:
     """Who has much to send goes to the end of the queue after a while, and is called again."""
     subscribe(database)
     emit(database, *(f"c{number}" for number in range(5)))
-    calls: list[str] = []
-    process = deliver_on(database, consumer, calls, round_seconds=0.0)
+    notified: list[str] = []
+    process = make_dispatcher(database, consumer, notified, time_slice_seconds=0.0)
     process.deliver("s1")
 
-    assert (calls, consumer.pushes) == (["s1"], [])
+    assert (notified, consumer.pushes) == (["s1"], [])
 
 
 def test_a_broker_that_is_away_is_left_to_the_clock(database: Database, consumer: ScriptedConsumer) -> None:
@@ -637,9 +638,9 @@ def test_a_broker_that_is_away_is_left_to_the_clock(database: Database, consumer
     def away(_ids: object) -> None:
         raise OutOfReachError("The broker does not answer.")
 
-    deliver_on(database, consumer, metrics=metrics, call=away, round_seconds=0.0).deliver("s1")
+    make_dispatcher(database, consumer, metrics=metrics, notify=away, time_slice_seconds=0.0).deliver("s1")
 
-    assert metrics.registry.get_sample_value("meldwatch_worker_calls_lost_total") == 1
+    assert metrics.registry.get_sample_value("meldwatch_worker_notifications_failed_total") == 1
 
 
 def test_a_push_costs_one_commit(database: Database, deliver: DeliveryDispatcher) -> None:
@@ -661,15 +662,15 @@ def test_a_lane_that_is_locked_is_passed_over(postgres_url: str, consumer: Scrip
     first, second = emit(database, "c1", "c2")
     with ExitStack() as other:
 
-        def lock() -> Receipt:
+        def lock() -> PushResult:
             session = other.enter_context(database.write())
             session.exec(select(DeliveryQueueRow).where(DeliveryQueueRow.connection_id == "c2").with_for_update()).one()
-            return Receipt(200)
+            return PushResult(200)
 
         consumer.answers[first] = lock
-        deliver_on(database, consumer).deliver("s1")
+        make_dispatcher(database, consumer).deliver("s1")
         during = list(consumer.event_ids)
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
     database.close()
 
     assert (during, consumer.event_ids) == ([first], [first, second])
@@ -682,7 +683,7 @@ def test_two_secrets_sign_while_they_are_rotated(
     now = datetime.now(UTC)
     for id_, hours in (("overlap", 1), ("over", -1)):
         until = (now + timedelta(hours=hours)).isoformat()
-        subscribe(database, id_, previous_secrets=[{"sealed": VAULT.seal(SECRET), "until": until}])
+        subscribe(database, id_, previous_secrets=[{"sealed": ENCRYPTION.encrypt(SECRET), "until": until}])
     emit(database, "c1")
     for id_ in ("overlap", "over"):
         deliver.deliver(id_)
@@ -708,11 +709,11 @@ def test_one_that_cannot_be_sent_holds_up_no_other(database: Database, consumer:
     subscribe(database)
     broken, _good = emit(database, "c1", "c2")
 
-    def burst() -> Receipt:
+    def burst() -> PushResult:
         raise RuntimeError("unforeseen")
 
     consumer.answers[broken] = burst
-    process = deliver_on(database, consumer)
+    process = make_dispatcher(database, consumer)
     process.deliver("s1")
     process.deliver("s1")
 
@@ -727,12 +728,12 @@ def test_who_stops_begins_nothing(database: Database, deliver: DeliveryDispatche
     subscribe(database)
     first, _second = emit(database, "c1", "c1")
 
-    def stop() -> Receipt:
+    def stop() -> PushResult:
         deliver.stop()
-        return Receipt(200)
+        return PushResult(200)
 
     consumer.answers[first] = stop
     deliver.deliver("s1")
 
     assert consumer.event_ids == [first]
-    assert [lane.lease_token for lane in lanes(database)] == [None]
+    assert [lane.lease_token for lane in delivery_queues(database)] == [None]

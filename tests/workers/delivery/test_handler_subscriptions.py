@@ -10,8 +10,15 @@ from runtime.errors import SettingsError
 from schemas.handler_protocol import Handler
 from schemas.tables import AuditRow, SubscriptionRow
 from tests.support.handler_processes import ScriptedHandlers
-from tests.support.scripted_consumer import ScriptedConsumer, at_once, deliver_on, deliveries, emit, subscribe
-from workers.delivery.handler_subscriptions import enlist
+from tests.support.scripted_consumer import (
+    ScriptedConsumer,
+    deliveries,
+    emit,
+    make_dispatcher,
+    run_in_threads,
+    subscribe,
+)
+from workers.delivery.handler_subscriptions import register_handlers
 from workers.delivery.transport import DeliveryTransport
 
 NUMBERS = itertools.count(1)
@@ -22,7 +29,7 @@ ALL = Handler(name="mine.all", types=(), seconds=5)
 def enlisted(database: Database, *handlers: Handler) -> list[SubscriptionRow]:
     """Enlist as a process that starts does; return all subscriptions by their names."""
     with database.write() as session:
-        enlist(database, session, handlers, new_id=lambda: f"id-{next(NUMBERS)}")
+        register_handlers(database, session, handlers, new_id=lambda: f"id-{next(NUMBERS)}")
     with database.read() as session:
         return list(session.exec(select(SubscriptionRow).order_by(col(SubscriptionRow.name))))
 
@@ -93,7 +100,7 @@ def test_several_that_start_at_once_make_one(database: Database) -> None:
 
     writer = threading.Thread(target=append)
     writer.start()
-    at_once(6, lambda: enlisted(database, NOTE, ALL))
+    run_in_threads(6, lambda: enlisted(database, NOTE, ALL))
     emit(database, "c1")
     is_over.set()
     writer.join()
@@ -123,6 +130,6 @@ def test_a_handler_is_called_like_any_subscription(database: Database) -> None:
     (row,) = enlisted(database, ALL)
     events = emit(database, "c1", "c1")
     handlers = ScriptedHandlers()
-    deliver_on(database, DeliveryTransport(push=ScriptedConsumer(), run=handlers)).deliver(row.id)
+    make_dispatcher(database, DeliveryTransport(http=ScriptedConsumer(), handlers=handlers)).deliver(row.id)
 
     assert [(name, json.loads(body)["id"]) for name, body in handlers.calls] == [("mine.all", id_) for id_ in events]

@@ -12,8 +12,8 @@ import svix
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
 from runtime.database import Database
-from tests.support.scripted_consumer import SECRET, ScriptedConsumer, deliver_on, emit, subscribe
-from workers.delivery.signing import headers
+from tests.support.scripted_consumer import SECRET, ScriptedConsumer, emit, make_dispatcher, subscribe
+from workers.delivery.signing import signed_headers
 
 OTHER = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 BODY = '{"name": "Crédit Agricole"}'
@@ -33,7 +33,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_two_verifiers_accept_it(zone: str, hours: float) -> None:
     """The reference library and Svix's, whatever zone the machine is in and the time is told in."""
     now = datetime.now(timezone(timedelta(hours=hours)))
-    signed = headers("event-1", BODY, secrets=[SECRET], now=now)
+    signed = signed_headers("event-1", BODY, secrets=[SECRET], now=now)
 
     assert standardwebhooks.Webhook(SECRET).verify(BODY, signed) == json.loads(BODY)
     svix.Webhook(SECRET).verify(BODY.encode(), signed)  # raises where it does not accept
@@ -42,7 +42,7 @@ def test_two_verifiers_accept_it(zone: str, hours: float) -> None:
 @pytest.mark.parametrize("secret", [SECRET, OTHER])
 def test_either_secret_verifies_while_they_are_rotated(secret: str) -> None:
     """A consumer may know the old one or the new one."""
-    signed = headers("event-1", BODY, secrets=[OTHER, SECRET], now=datetime.now(UTC))
+    signed = signed_headers("event-1", BODY, secrets=[OTHER, SECRET], now=datetime.now(UTC))
 
     assert standardwebhooks.Webhook(secret).verify(BODY, signed)
     svix.Webhook(secret).verify(BODY.encode(), signed)
@@ -51,15 +51,17 @@ def test_either_secret_verifies_while_they_are_rotated(secret: str) -> None:
 def test_a_replay_is_told_beside_the_signature() -> None:
     """One that is sent again bears its replay's id in a header more, and is signed as any other."""
     now = datetime.now(UTC)
-    first = headers("event-1", BODY, secrets=[SECRET], now=now)
-    again = headers("event-1", BODY, secrets=[SECRET], now=now, replay_id="r1")
+    first = signed_headers("event-1", BODY, secrets=[SECRET], now=now)
+    again = signed_headers("event-1", BODY, secrets=[SECRET], now=now, replay_id="r1")
 
     assert again == {**first, "meldwatch-replay": "r1"}
 
 
 def test_it_is_what_the_specification_says() -> None:
     """By hand, since both libraries are one inside: HMAC-SHA256 over id, time and body, each with a dot between."""
-    signed = headers("event-1", BODY, secrets=[SECRET], now=datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=3))))
+    signed = signed_headers(
+        "event-1", BODY, secrets=[SECRET], now=datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=3)))
+    )
     key = base64.b64decode(SECRET.removeprefix("whsec_"))
     digest = hmac.digest(key, f"event-1.1767301200.{BODY}".encode(), "sha256")
 
@@ -73,7 +75,7 @@ def test_it_is_what_the_specification_says() -> None:
 )
 def test_what_was_changed_verifies_nowhere(change: dict[str, str]) -> None:
     """Id, time and signature are held together."""
-    signed = headers("event-1", BODY, secrets=[SECRET], now=datetime.now(UTC)) | change
+    signed = signed_headers("event-1", BODY, secrets=[SECRET], now=datetime.now(UTC)) | change
 
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         standardwebhooks.Webhook(SECRET).verify(BODY, signed)
@@ -86,7 +88,7 @@ def test_what_is_delivered_is_accepted(database: Database) -> None:
     subscribe(database)
     events = emit(database, "c1", "c2")
     consumer = ScriptedConsumer()
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
 
     got = [from_structured_event(HTTPMessage(dict(pushed.headers), pushed.body)) for pushed in consumer.pushes]
     assert sorted(event.get_id() for event in got) == sorted(events)
@@ -99,12 +101,12 @@ def test_what_anybody_would_refuse_fails_a_test(database: Database) -> None:
     subscribe(database)
     emit(database, "c1")
     consumer = ScriptedConsumer()
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
     (good,) = consumer.pushes
     event = json.loads(good.body)
 
     def refuses(body: bytes, *, secret: str = SECRET, **changes: str) -> None:
-        signed = headers(good.event_id, body.decode(), secrets=[secret], now=datetime.now(UTC)) | changes
+        signed = signed_headers(good.event_id, body.decode(), secrets=[secret], now=datetime.now(UTC)) | changes
         with pytest.raises(pytest.fail.Exception, match="a push was refused"):
             consumer.send(good.url, signed, body)
 

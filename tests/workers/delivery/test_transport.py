@@ -6,10 +6,10 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from runtime.database import Database
-from schemas.push import Receipt
+from schemas.push import PushResult
 from schemas.tables import DeliveryQueueRow, DeliveryRow
 from tests.support.handler_processes import ScriptedHandlers
-from tests.support.scripted_consumer import ScriptedConsumer, deliver_on, deliveries, emit, subscribe
+from tests.support.scripted_consumer import ScriptedConsumer, deliveries, emit, make_dispatcher, subscribe
 from workers.delivery.backoff import GIVE_UP_SECONDS
 from workers.delivery.transport import DeliveryTransport
 
@@ -20,10 +20,10 @@ class Anything:
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
 
-    def send(self, url: str, _headers: Mapping[str, str], body: bytes) -> Receipt:
+    def send(self, url: str, _headers: Mapping[str, str], body: bytes) -> PushResult:
         """Keep it."""
         self.sent.append((url, body))
-        return Receipt(200)
+        return PushResult(200)
 
 
 @pytest.mark.parametrize(
@@ -38,21 +38,21 @@ class Anything:
 )
 def test_each_goes_its_way(url: str, name: str | None) -> None:
     """A handler by its name, and whatever is no handler's to where its form is looked at."""
-    push, run = Anything(), ScriptedHandlers(Receipt(detail="called"))
+    push, run = Anything(), ScriptedHandlers(PushResult(detail="called"))
 
-    receipt = DeliveryTransport(push=push, run=run).send(url, {"webhook-id": "e1"}, b"{}")
+    receipt = DeliveryTransport(http=push, handlers=run).send(url, {"webhook-id": "e1"}, b"{}")
 
     assert run.calls == ([] if name is None else [(name, b"{}")])
     assert push.sent == ([(url, b"{}")] if name is None else [])
-    assert receipt == (Receipt(200) if name is None else Receipt(detail="called"))
+    assert receipt == (PushResult(200) if name is None else PushResult(detail="called"))
 
 
 def test_a_handler_that_raises_for_three_days_is_given_up(database: Database) -> None:
     """As a consumer is: the event is dead and stays, and the next one is handled."""
     subscribe(database, url="python:mine.f", secret="")
     dead, behind = emit(database, "c1", "c1")
-    run = ScriptedHandlers(Receipt(detail="the handler raised KeyError", response="'x'"), only_for=f'"{dead}"')
-    deliver = deliver_on(database, DeliveryTransport(push=ScriptedConsumer(), run=run))
+    run = ScriptedHandlers(PushResult(detail="the handler raised KeyError", response="'x'"), only_for=f'"{dead}"')
+    deliver = make_dispatcher(database, DeliveryTransport(http=ScriptedConsumer(), handlers=run))
     deliver.deliver("s1")
     now = datetime.now(UTC)
     with database.write() as session:

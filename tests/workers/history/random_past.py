@@ -25,9 +25,9 @@ from workers.refetch.bulk_import import BulkImport
 from workers.refetch.commit import apply
 from workers.refetch.lease import ReadLease, take
 from workers.refetch.mirror_row import Reading
-from workers.retention.cutoffs import bounds_of
-from workers.retention.events import drop
-from workers.retention.observations import forget
+from workers.retention.cutoffs import compute_cutoffs
+from workers.retention.events import remove_old_events
+from workers.retention.observations import remove_old_observations
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 IDS = ("a", "b", "c")
@@ -65,7 +65,7 @@ class Past:
             for table in TABLES:
                 session.exec(delete(table))
 
-    def live(self, *reads: Read) -> None:
+    def make_reads(self, *reads: Read) -> None:
         """Make the reads."""
         for read in reads:
             self._make(read)
@@ -77,10 +77,10 @@ class Past:
         if read.trigger == "reconcile" and snapshot is not None and not self._is_known(read.id):
             adopt = BulkImport(database=self.database)
             with self.database.write() as session:
-                jobs.lock(self.database, session, {read.id, *snapshot.duplicate_ids})
+                jobs.lock_requests(self.database, session, {read.id, *snapshot.duplicate_ids})
                 adopt(session, [snapshot], began_at, began_at + timedelta(seconds=1))
             return
-        claim = self.claim(read)
+        claim = self.lease_read(read)
         with self.database.write() as session:
             apply(self.database, session, claim, reading)
 
@@ -88,14 +88,14 @@ class Past:
         """Let a minute go by, and return the time."""
         return BEGAN + timedelta(minutes=next(self.minutes))
 
-    def claim(self, read: Read) -> ReadLease:
+    def lease_read(self, read: Read) -> ReadLease:
         """Ask for a read, and claim it."""
         if read.trigger == "webhook":
             store(self.database, body(read.id))
         else:
             with self.database.write() as session:
                 replay_id = "r1" if read.trigger == "replay" else None
-                jobs.raise_jobs(self.database, session, [read.id], read.trigger, replay_id=replay_id)
+                jobs.request_reads(self.database, session, [read.id], read.trigger, replay_id=replay_id)
         with self.database.write() as session:
             claim = take(self.database, session, read.id, token=f"token {next(_NUMBERS)}", lease_seconds=30)
         assert claim is not None
@@ -124,24 +124,24 @@ class Past:
         """Compare everything with the fold."""
         return list(self.rebuild().check(lambda _count: None))
 
-    def apply(self) -> list[RebuildFinding]:
+    def repair(self) -> list[RebuildFinding]:
         """Mend everything."""
-        return list(self.rebuild().apply(lambda _count: None, who="alice"))
+        return list(self.rebuild().repair(lambda _count: None, who="alice"))
 
     def rebuild(self) -> Rebuild:
         """Return what looks back, at two connections at a time."""
         return Rebuild(database=self.database, clock=utcnow, chunk=2)
 
-    def forget(self, *ids: str, before: datetime | None = None) -> int:
+    def remove_observations(self, *ids: str, before: datetime | None = None) -> int:
         """Have connections' oldest observations removed, by default all that may be; return how many were."""
         with self.database.write() as session:
-            return sum(forget(self.database, session, id_, before or self.tick()) for id_ in ids)
+            return sum(remove_old_observations(self.database, session, id_, before or self.tick()) for id_ in ids)
 
-    def drop(self, *ids: str, before: datetime | None = None) -> int:
+    def remove_events(self, *ids: str, before: datetime | None = None) -> int:
         """Have connections' oldest events removed, by default all that may be; return how many were."""
-        bounds = replace(bounds_of(Settings(), utcnow()), events=before or self.tick())
+        bounds = replace(compute_cutoffs(Settings(), utcnow()), events=before or self.tick())
         with self.database.write() as session:
-            return sum(drop(self.database, session, id_, bounds) for id_ in ids)
+            return sum(remove_old_events(self.database, session, id_, bounds) for id_ in ids)
 
 
 # Numbers that a database may write otherwise than Meld did, and everything else that makes an answer another.
@@ -182,7 +182,7 @@ def reads(draw: st.DrawFn) -> Read:
     return Read(id_, None if is_gone else draw(documents(id_)), draw(st.sampled_from(TRIGGERS)))
 
 
-def histories() -> st.SearchStrategy[list[Read]]:
+def random_reads() -> st.SearchStrategy[list[Read]]:
     """Return many reads of few connections, some of them repeated: they see nothing new."""
     several = st.lists(reads(), min_size=1, max_size=12)
     return several.map(lambda made: [each for number, read in enumerate(made) for each in [read] * (1 + number % 2)])

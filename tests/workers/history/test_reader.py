@@ -9,15 +9,15 @@ from tests.support import query_plans
 from tests.support.scripted_meld import document
 from tests.workers.history.random_past import Past, Read
 from workers.history.reader import (
-    ROWS,
-    baselines_of,
-    between,
-    chunk_end,
-    events_of,
-    histories,
-    mirrors_of,
-    observations_of,
-    only,
+    FETCH_ROWS,
+    baselines_query,
+    connections_between,
+    events_query,
+    find_chunk_end,
+    mirrors_query,
+    observations_query,
+    only_connection,
+    read_histories,
 )
 
 
@@ -35,8 +35,8 @@ def test_histories_are_read_by_index(postgres: Database) -> None:
     with postgres.read() as session:
         plans = [
             query_plans.plan_of(session, make(condition))
-            for make in (baselines_of, mirrors_of, observations_of, events_of)
-            for condition in (between("c1", "c11"), only("c1"))
+            for make in (baselines_query, mirrors_query, observations_query, events_query)
+            for condition in (connections_between("c1", "c11"), only_connection("c1"))
         ]
 
     assert [plan for plan in plans if "Seq Scan" in plan or "Index" not in plan] == []
@@ -45,10 +45,10 @@ def test_histories_are_read_by_index(postgres: Database) -> None:
 def test_the_end_of_a_chunk_is_found(database: Database) -> None:
     """A chunk ends with the connection that fills it; the last has no end."""
     past = Past(database)
-    past.live(*(Read(id_, document(id_)) for id_ in "abc"))
+    past.make_reads(*(Read(id_, document(id_)) for id_ in "abc"))
 
     with database.read() as session:
-        ends = [chunk_end(session, after, 2) for after in ("", "b", "c")]
+        ends = [find_chunk_end(session, after, 2) for after in ("", "b", "c")]
 
     assert ends == ["b", None, None]
 
@@ -56,8 +56,8 @@ def test_the_end_of_a_chunk_is_found(database: Database) -> None:
 def test_every_connection_that_is_named_anywhere_has_its_history(database: Database) -> None:
     """Rows come with their connection, in order, also where one of the tables lacks it, read or not."""
     past = Past(database)
-    past.live(*(Read(id_, document(id_, status)) for status in ("A", "B", "C") for id_ in "abc"))
-    past.forget("b")
+    past.make_reads(*(Read(id_, document(id_, status)) for status in ("A", "B", "C") for id_ in "abc"))
+    past.remove_observations("b")
     with database.write() as session:
         session.connection().execute(text("DELETE FROM connection WHERE id = 'a'"))
         session.connection().execute(text("DELETE FROM observation WHERE connection_id = 'c'"))
@@ -67,11 +67,11 @@ def test_every_connection_that_is_named_anywhere_has_its_history(database: Datab
             (
                 history.connection_id,
                 history.baseline is not None,
-                history.live is not None,
+                history.stored_mirror is not None,
                 [row.document["status"] for row in itertools.islice(history.observations, 1 if at else None)],
                 [row.sequence for row in history.events],
             )
-            for at, history in enumerate(histories(session, between("", None)))
+            for at, history in enumerate(read_histories(session, connections_between("", None)))
         ]
 
     assert seen == [
@@ -84,12 +84,12 @@ def test_every_connection_that_is_named_anywhere_has_its_history(database: Datab
 def test_long_histories_come_whole(database: Database) -> None:
     """More rows than are fetched at once come all, in order."""
     past = Past(database)
-    past.live(*(Read("a", document("a", f"S{number}")) for number in range(ROWS + 7)))
+    past.make_reads(*(Read("a", document("a", f"S{number}")) for number in range(FETCH_ROWS + 7)))
 
     with database.snapshot() as session:
         (counts,) = [
             (sum(1 for _ in history.observations), [row.sequence for row in history.events])
-            for history in histories(session, only("a"))
+            for history in read_histories(session, only_connection("a"))
         ]
 
-    assert counts == (ROWS + 7, list(range(1, ROWS + 8)))
+    assert counts == (FETCH_ROWS + 7, list(range(1, FETCH_ROWS + 8)))

@@ -12,11 +12,12 @@ from runtime.database import Database
 from schemas.meld.connection import Snapshot
 from schemas.tables import AuditRow, ConnectionRow, EventRow, ObservationRow, ReadRequestRow
 from tests.support.scripted_meld import document
-from tests.workers.history.random_past import BEGAN, Past, Read, histories
+from tests.support.soak import rounds
+from tests.workers.history.random_past import BEGAN, Past, Read, random_reads
 from workers.refetch.commit import LeaseLostError, apply
 from workers.refetch.mirror_row import Reading
 
-EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def change(database: Database, *statements: str) -> None:
 def eventful(past: Past) -> None:
     """Let things happen to three connections: ten events, and a group whose primary moves."""
     together = {"duplicateConnectionIds": ["b"]}
-    past.live(
+    past.make_reads(
         Read("a", document("a"), "webhook"),
         Read("a", document("a", "RECONNECT_REQUIRED", statusReason="LOGIN_REQUIRED"), "webhook"),
         Read("a", document("a", "RECONNECT_REQUIRED", statusReason="OTHER"), "replay"),
@@ -49,24 +50,24 @@ def eventful(past: Past) -> None:
 
 
 @EXAMPLES
-@given(histories())
+@given(random_reads())
 def test_the_fold_equals_the_live_tables(past: Past, made: list[Read]) -> None:
     """Whatever was read, in whatever order and for whatever reason: folding it again finds no difference."""
     past.clear()
-    past.live(*made)
+    past.make_reads(*made)
 
     assert past.check() == []
 
 
 @EXAMPLES
-@given(histories())
+@given(random_reads())
 def test_nothing_is_written_where_nothing_differs(past: Past, made: list[Read]) -> None:
     """Neither a check nor ``--apply`` touches a row of a past that is whole: nothing regresses, nothing is told."""
     past.clear()
-    past.live(*made)
+    past.make_reads(*made)
     before = past.all()
 
-    findings = [*past.check(), *past.apply()]
+    findings = [*past.check(), *past.repair()]
 
     assert findings == []
     assert before == past.all()
@@ -109,7 +110,7 @@ def test_damage_is_found_and_mended(past: Past, damage: str) -> None:
     before = past.all()
     change(past.database, *damage.split("; "))
 
-    found, mended, left = past.check(), past.apply(), past.check()
+    found, mended, left = past.check(), past.repair(), past.check()
 
     assert found
     assert [each for each in mended if not each.is_mended] == []
@@ -140,7 +141,7 @@ def test_an_event_that_was_lost_is_appended_and_marked(past: Past) -> None:
     end = past.rows(EventRow, col(EventRow.position))[-1]["position"]
     change(past.database, "DELETE FROM event WHERE connection_id = 'a' AND sequence = 3")
 
-    past.apply()
+    past.repair()
 
     *others, appended = events(past)
     lost = before.pop(2)
@@ -164,7 +165,7 @@ def test_an_event_that_was_never_told_is_appended_behind_all_numbers(past: Past)
     (late,) = events(past, "c")
     change(past.database, *[inner(past.database, late, 1)])
 
-    mended, left = past.apply(), past.check()
+    mended, left = past.repair(), past.check()
 
     told = [
         (row.sequence, row.data["connection"]["sequence"], row.data["current"]["status"]) for row in events(past, "c")
@@ -199,7 +200,7 @@ def test_a_past_that_is_not_whole_mends_nothing(past: Past, damage: str) -> None
     change(past.database, damage, "UPDATE connection SET institution_name = 'x' WHERE id = 'a'")
     before = past.all()
 
-    found, mended = past.check(), past.apply()
+    found, mended = past.check(), past.repair()
 
     assert found
     assert any(each.kind == "history" or each.field == "row" for each in found)
@@ -219,7 +220,7 @@ def test_an_event_that_nothing_led_to_stays_and_is_told(past: Past) -> None:
         "UPDATE connection SET status = 'x' WHERE id = 'a'",
     )
 
-    past.apply()
+    past.repair()
 
     assert [(each.kind, each.field, each.event_id, each.is_mendable) for each in past.check()] == [
         ("event", "row", "x", False)
@@ -229,10 +230,10 @@ def test_an_event_that_nothing_led_to_stays_and_is_told(past: Past) -> None:
 def test_a_read_under_way_is_thrown_away_by_mending(past: Past) -> None:
     """It decided on what was being mended: the fence stops it, and the read is owed again at once."""
     eventful(past)
-    claim = past.claim(Read("a", None))
+    claim = past.lease_read(Read("a", None))
     change(past.database, "UPDATE connection SET status = 'x', sequence = 2 WHERE id = 'a'")
 
-    past.apply()
+    past.repair()
 
     reading = Reading(Snapshot.from_document(document("a", "ACTIVE")), BEGAN, BEGAN)
     with pytest.raises(LeaseLostError), past.database.write() as session:
@@ -252,12 +253,12 @@ def test_a_check_beside_workers_raises_no_alarm(past: Past) -> None:
         while not is_over.is_set():
             found.extend(looking())
 
-    threads = [threading.Thread(target=look, args=(each,)) for each in (past.check, past.apply)]
+    threads = [threading.Thread(target=look, args=(each,)) for each in (past.check, past.repair)]
     for thread in threads:
         thread.start()
     try:
         for number in range(60):
-            past.live(*(Read(id_, document(id_, f"STATUS_{number}")) for id_ in ("a", "b", "c")))
+            past.make_reads(*(Read(id_, document(id_, f"STATUS_{number}")) for id_ in ("a", "b", "c")))
     finally:
         is_over.set()
         for thread in threads:
@@ -275,19 +276,19 @@ def test_mending_beside_workers_loses_nothing(past: Past) -> None:
     def harm() -> None:
         while not is_over.is_set():
             change(past.database, "UPDATE connection SET institution_name = 'x' WHERE id = 'a'")
-            past.apply()
+            past.repair()
 
     thread = threading.Thread(target=harm)
     thread.start()
     try:
         for number in range(40):
             with suppress(LeaseLostError, AssertionError):  # the claim was taken away
-                past.live(Read("a", document("a", f"STATUS_{number}")))
+                past.make_reads(Read("a", document("a", f"STATUS_{number}")))
     finally:
         is_over.set()
         thread.join()
 
-    past.apply()
+    past.repair()
     assert past.check() == []
 
 
@@ -305,13 +306,13 @@ def test_progress_counts_observations(past: Past) -> None:
 def test_mending_is_noted(past: Past) -> None:
     """The run once, each connection in the commit that mends it; where nothing differs there is no act."""
     eventful(past)
-    past.apply()
+    past.repair()
     before = past.rows(AuditRow)
     change(
         past.database, "UPDATE connection SET status = 'x' WHERE id IN ('a', 'c')", "DELETE FROM event WHERE id <> ''"
     )
-    past.apply()
-    past.apply()
+    past.repair()
+    past.repair()
 
     noted = [(row["who"], row["act"], row["connection_id"], row["details"]) for row in past.rows(AuditRow)]
     assert before == []
@@ -330,6 +331,6 @@ def test_what_cannot_be_mended_is_no_act(past: Past) -> None:
     change(past.database, "UPDATE observation SET digest = 'x' WHERE connection_id = 'c'")
     change(past.database, "DELETE FROM observation WHERE connection_id = 'c'")
 
-    past.apply()
+    past.repair()
 
     assert [row["act"] for row in past.rows(AuditRow)] == ["rebuild.applied"]
