@@ -13,13 +13,25 @@ from typing import Any
 import click
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
 
+from docs import api_reference
 from meldwatch.cli.root import cli
+from meldwatch.process.factories import make_replay_manager, make_subscription_manager
+from runtime.clock import utcnow
+from runtime.database import Database
+from runtime.metrics import Metrics
 from runtime.retention_settings import RetentionSettings
 from runtime.settings import PREFIX, Settings
 from schemas.connection_changes import EventType
 from schemas.events import DATA_VERSION, EVENT_MODELS
+from service.app import create_app
+from service.feed.notifier import FeedNotifier
 from service.resources import event_schemas
+from workers.history.projection import project_mirrors
 
 FOLDER = Path(__file__).parent
 COLUMNS = 80
@@ -50,7 +62,7 @@ settings to start with.
 | `clock` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`), and `DATABASE_URL` and `BROKER_URL` of servers |
 | `reconcile` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`) |
 | `replay webhooks --dry-run` | `MELD_API_KEY` (or `MELD_AUTHORIZATION`) |
-| `subscriptions add`, `subscriptions rotate` | the `ENCRYPTION_KEYS` of `web` and `worker`; beside `up`, the key that `up` stores |
+| `subscriptions add`, `subscriptions rotate` | `ENCRYPTION_KEYS`, as `web` and `worker`; beside `up`, its key file |
 | `keys rotate`, `webhooks show --body` | the same |
 | `simulate`, `trigger`, `webhooks reverify` | `WEBHOOK_URLS`, `WEBHOOK_SECRETS` |
 
@@ -65,12 +77,12 @@ Generated from the commands' own help by `python -m docs.generate`; do not edit.
 
 Exit codes:
 
-| code | meaning |
-|---|---|
-| 0 | done |
-| 1 | done, and something is wrong: a check failed; a webhook was not accepted; a reconcile found drift; a rebuild found a difference; a dry run found a change; a reverify found a webhook that looks genuine but does not verify; a replay was stopped; a component of a process died |
-| 2 | bad usage or settings, or another reconcile is running |
-| 3 | a dependency is out of reach |
+- 0: done.
+- 1: done, and something is wrong: a check failed, a webhook was not accepted, a reconcile found drift, a rebuild found
+  a difference, a dry run found a change, a reverify found a webhook that looks genuine but does not verify, a replay
+  was stopped, or a component of a process died.
+- 2: bad usage or settings, or another reconcile is running.
+- 3: a dependency is out of reach.
 
 Lists are printed as a table, or as JSON Lines with `--json`. Every command reads the [settings](settings.md).
 """
@@ -119,7 +131,7 @@ def _helps(command: click.Command, word: str, parent: click.Context | None) -> I
 def make_app() -> Starlette:
     """Return the application as a web process serves it, on a database that is never opened."""
 
-    async def receive(_request: object) -> Any:
+    async def webhook_endpoint(_request: Request) -> Response:
         raise NotImplementedError
 
     database = Database("sqlite:///unused.db")
@@ -128,14 +140,14 @@ def make_app() -> Starlette:
             settings=Settings(),
             database=database,
             clock=utcnow,
-            webhook_endpoint=receive,
+            webhook_endpoint=webhook_endpoint,
             notify_workers=lambda _ids: None,
             ping_broker=lambda: None,
             feed=FeedNotifier(database=database),
-            subscription_manager=subscribe_of(Settings(), database),
-            replay_manager=replays_of(database),
+            subscription_manager=make_subscription_manager(Settings(), database),
+            replay_manager=make_replay_manager(database),
             metrics=Metrics(),
-            views=views,
+            views=project_mirrors,
         )
     finally:
         database.close()
@@ -150,10 +162,10 @@ async def _get(app: Starlette, path: str) -> bytes:
     """Return the body of the application's answer to a GET request."""
     body = bytearray()
 
-    async def receive() -> dict[str, Any]:
+    async def receive() -> Message:
         return {"type": "http.request", "body": b""}
 
-    async def send(message: Any) -> None:
+    async def send(message: Message) -> None:
         body.extend(message.get("body", b""))
 
     await app({"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}, receive, send)
@@ -165,14 +177,14 @@ def _json(document: dict[str, Any]) -> str:
 
 
 def _event_schema(event_type: EventType) -> str:
-    return _json(event_schemas.schema(event_type))
+    return _json(event_schemas.event_json_schema(event_type))
 
 
 DOCUMENTS: dict[str, Callable[[], str]] = {
     "settings.md": settings,
     "cli.md": commands,
     "api.md": api,
-    "asyncapi.json": lambda: _json(event_schemas.asyncapi()),
+    "asyncapi.json": lambda: _json(event_schemas.asyncapi_document()),
     **{f"schemas/{name}.{DATA_VERSION}.json": partial(_event_schema, name) for name in EVENT_MODELS},
 }
 """Generated files: a function that returns the content, by name."""

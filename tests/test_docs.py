@@ -18,24 +18,19 @@ from starlette.routing import Route
 
 from docs import generate
 from meldwatch.cli.root import cli
-from meldwatch.process.factories import replays_of, subscribe_of
-from runtime.clock import utcnow
-from runtime.database import Database
 from runtime.metrics import Metrics
 from runtime.settings import Settings
 from schemas.connection_changes import EventType, Role
-from schemas.events import DATA, Event
+from schemas.events import DATA_MODELS, Event
 from schemas.message_names import Trigger
-from service.app import create_app
-from service.feed.notifier import FeedNotifier
-from service.monitoring import gauges
-from service.monitoring.readiness_checks import DATABASE_PARTS
-from workers.history.projection import views
+from service.monitoring.database_gauges import GAUGE_DESCRIPTIONS
+from service.monitoring.readiness_checks import DATABASE_CHECKS
 from workers.refetch import follow_up_reads
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = ("meldwatch", "service", "workers", "runtime")
+SHIPPED = (*PACKAGES, "simulator", "migrations", "schemas")
 GUARANTEES = 12
 
 
@@ -169,10 +164,10 @@ def test_every_event_type_has_its_section_and_an_example() -> None:
 def test_examples_of_events_are_valid(example: dict[str, Any]) -> None:
     """The examples have the shapes that are sent out, member by member, and what they say twice they say alike."""
     event = Event.model_validate(example)
-    data = DATA[event.type].model_validate(event.data)
+    data = DATA_MODELS[event.type].model_validate(event.data)
 
     assert example.keys() == Event.model_fields.keys()
-    assert example["data"].keys() == DATA[event.type].model_fields.keys()
+    assert example["data"].keys() == DATA_MODELS[event.type].model_fields.keys()
     assert event.dataschema == f"urn:meldwatch:schema:{event.type}:1"
     assert event.source == f"urn:meld:account:{data.connection.account_id}"
     assert (event.subject, int(event.sequence)) == (data.connection.id, data.connection.sequence)
@@ -183,7 +178,9 @@ def test_the_words_of_events_are_described() -> None:
     text = read("docs/events.md")
     known = set(codes(prose(text)))
     words = {*Event.model_fields, *get_args(Role), *get_args(Trigger)}
-    words |= {name for shape in DATA.values() for name in shape.model_fields if name not in {"connection", "cause"}}
+    words |= {
+        name for shape in DATA_MODELS.values() for name in shape.model_fields if name not in {"connection", "cause"}
+    }
 
     assert set() == words - known
 
@@ -206,37 +203,12 @@ def test_code_in_the_documents_compiles() -> None:
 # HTTP
 
 
-@pytest.fixture
-def routes(tmp_path: Path) -> set[str]:
-    """Return what the application answers: ``METHOD path``."""
-
-    async def receive(_request: object) -> Any:
-        raise NotImplementedError
-
-    database = Database(f"sqlite:///{tmp_path / 'unused.db'}")
-    app = create_app(
-        settings=Settings(),
-        database=database,
-        clock=utcnow,
-        receive=receive,
-        wake=lambda _ids: None,
-        ping_broker=lambda: None,
-        feed=FeedNotifier(database=database),
-        subscribe=subscribe_of(Settings(), database),
-        replay=replays_of(database),
-        metrics=Metrics(),
-        views=views,
-    )
-    database.close()
-    known = [route for route in app.routes if isinstance(route, Route)]
-    return {f"{method} {route.path}" for route in known for method in route.methods or () if method != "HEAD"}
-
-
-def test_every_route_is_in_the_readme(routes: set[str]) -> None:
+def test_every_route_is_in_the_reference() -> None:
     """No more and no less than what the application answers."""
-    table = {cells[0].strip("`") for cells in rows(read("README.md")) if re.match("`[A-Z]+ /", cells[0])}
+    known = [route for route in generate.make_app().routes if isinstance(route, Route)]
+    answered = {f"{method} {route.path}" for route in known for method in route.methods or () if method != "HEAD"}
 
-    assert routes == table
+    assert answered == {cells[0].split("`")[1] for cells in rows(read("docs/api.md")) if "[`" in cells[0]}
 
 
 # Commands
@@ -325,7 +297,7 @@ def metric_names() -> set[str]:
     """Return every metric under the name that Prometheus is told."""
     registry: CollectorRegistry = Metrics().registry
     counted = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
-    return counted | set(gauges.NAMES)
+    return counted | set(GAUGE_DESCRIPTIONS)
 
 
 def test_the_list_of_metrics_is_complete() -> None:
@@ -345,7 +317,7 @@ def test_the_parts_of_readiness_are_described() -> None:
     """Each, with what to do about it."""
     table = {cells[0].strip("`") for cells in rows(section(read("docs/operations.md"), "Health"))}
 
-    assert {*DATABASE_PARTS, "broker"} == table
+    assert {*DATABASE_CHECKS, "broker"} == table
 
 
 def test_what_is_logged_is_described() -> None:
@@ -360,7 +332,7 @@ def logged() -> set[str]:
     calls = (
         node
         for package in PACKAGES
-        for path in (ROOT / package).glob("*.py")
+        for path in (ROOT / package).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -411,6 +383,16 @@ def test_every_table_of_the_database_is_described() -> None:
     assert set(tables) == described
 
 
+def test_the_map_lists_every_package() -> None:
+    """Each package and sub-package that exists has one line in the map, and no other has."""
+    packages = {
+        str(path.parent.relative_to(ROOT)) for package in SHIPPED for path in (ROOT / package).rglob("__init__.py")
+    }
+    listed = [cells[0].strip("`") for cells in rows(section(read("docs/architecture.md"), "Map"))]
+
+    assert sorted(packages) == sorted(listed)
+
+
 def test_files_that_are_named_exist() -> None:
     """A path in the text of a document is one of the repository."""
     named = {
@@ -426,7 +408,9 @@ def test_files_that_are_named_exist() -> None:
 def test_shapes_say_what_they_are() -> None:
     """Every shape that leaves the service has a docstring: OpenAPI shows it."""
     silent = [
-        shape.__name__ for shape in (Event, *DATA.values()) if not shape.__doc__ or not issubclass(shape, BaseModel)
+        shape.__name__
+        for shape in (Event, *DATA_MODELS.values())
+        if not shape.__doc__ or not issubclass(shape, BaseModel)
     ]
 
     assert silent == []
