@@ -8,9 +8,11 @@ PY := $(BIN)/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 # Tests wait more than they count: a worker for each core, up to four.
 WORKERS ?= auto
+# How many times as many random rounds `make soak` does as `make test`.
+SOAK ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench migrate lock clean
+.PHONY: help demo test soak check bench migrate lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r target text; \
@@ -21,6 +23,9 @@ demo: $(VENV)/.base ## Run the whole service beside a simulated Meld, on an embe
 
 test: $(VENV)/.dev ## Run all tests (ARGS="-k word" for some)
 	@$(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(ARGS)
+
+soak: $(VENV)/.dev ## Run the random tests with 20 times as many rounds (SOAK=100 for more)
+	@MELDWATCH_SOAK=$(SOAK) $(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal --timeout 14400 -m random $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint, types and imports
 	$(PY) -m ruff format --check .

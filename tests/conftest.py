@@ -35,6 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = servers.Run(Path(worker["run_directory"])) if worker else servers.Run.begin()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ``make soak`` runs with many more random rounds."""
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item.module, "rounds"):
+            item.add_marker(pytest.mark.random)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker which run it belongs to."""

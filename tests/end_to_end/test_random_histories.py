@@ -9,10 +9,11 @@ from runtime.database import Database
 from schemas.tables import AuditRow
 from tests.end_to_end.manual_time import Clock, timeless
 from tests.end_to_end.random_history import History
+from tests.support.soak import rounds
 from workers.history.rebuild import Rebuild
 
-SEEDS = {"sqlite": 24, "postgres": 8}
-"""How many histories of each kind; ``python -m bench histories`` lives through a thousand."""
+SEEDS = {"sqlite": rounds(8), "postgres": rounds(4)}
+"""How many histories of each kind; ``make soak`` and ``python -m bench histories`` live through many more."""
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

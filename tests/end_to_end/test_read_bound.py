@@ -19,6 +19,7 @@ from service.scheduler.loop import Scheduler
 from tests.end_to_end.manual_time import Clock
 from tests.support.encryption_keys import ENCRYPTION
 from tests.support.scripted_meld import found
+from tests.support.soak import rounds
 from tests.support.webhook_factory import DELETED, STATUS_CHANGE, body, delivery
 from workers.refetch.follow_up_reads import MAX_DEPTH, RECHECK_SECONDS
 from workers.refetch.refetch import Refetch
@@ -145,5 +146,5 @@ def test_reads_are_bounded_whatever_meld_answers(sqlite_url: str) -> None:
     """Random groups, orders, losses and stale reads: no webhook costs more reads than the stated bound, and all end."""
     template = Path(sqlite_url.removeprefix("sqlite:///"))
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: Reads(template), settings=settings(max_examples=40, stateful_step_count=25)
+        lambda: Reads(template), settings=settings(max_examples=rounds(12), stateful_step_count=25)
     )

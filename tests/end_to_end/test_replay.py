@@ -23,11 +23,12 @@ from tests.end_to_end.deployment import TOKEN, Deployment, end
 from tests.end_to_end.manual_time import Clock, timeless
 from tests.end_to_end.random_history import History, KilledError
 from tests.support.polling import eventually
+from tests.support.soak import rounds
 from tests.support.table_snapshot import untouched
 from workers.history.rebuild import Rebuild
 from workers.refetch.preview import RefetchPreview
 
-SEEDS = {"sqlite": 8, "postgres": 3}
+SEEDS = {"sqlite": rounds(3), "postgres": rounds(2)}
 MOST_WAITS = 60
 DEATHS = 0.1
 COUNT = 12
@@ -53,7 +54,7 @@ class Replayed(History):
         """Live through it, and bring every replay to its end."""
         super().run()
         for replay_id in self._left:
-            self._player(self._wait_on).play(replay_id)
+            self._runner(self._wait_on).run(replay_id)
         self._settle()
         self.look_back()
 
@@ -84,7 +85,7 @@ class Replayed(History):
             [{"all": True}, {"state": "failed"}, {"state": "pending"}, {"since": self.clock.now.isoformat()}]
             + [{"connection": id_} for id_ in before]
         )
-        replay = self.replays.start(NewReplay.model_validate({"kind": "webhooks", "rate": 3, **wish}), who="history")
+        replay = self.replays.create(NewReplay.model_validate({"kind": "webhooks", "rate": 3, **wish}), who="history")
         self._left.append(replay.id)
         self._go_on()
         self.look_back()
@@ -101,13 +102,13 @@ class Replayed(History):
             return self._wait_on(seconds)
 
         with suppress(KilledError):
-            player = self._player(wait)
-            row = player.play(player.due("webhooks") or self._left[-1])
+            runner = self._runner(wait)
+            row = runner.run(runner.find_due("webhooks") or self._left[-1])
             if row.finished_at is not None and row.id in self._left:
                 self._left.remove(row.id)
 
-    def _player(self, wait: Callable[[float], bool]) -> ReplayRunner:
-        return ReplayRunner(database=self.database, call=self._call, holder="history", wait=wait, is_attended=False)
+    def _runner(self, wait: Callable[[float], bool]) -> ReplayRunner:
+        return ReplayRunner(database=self.database, notify_workers=self._call, holder="history", wait=wait)
 
     def _wait_on(self, seconds: float) -> bool:
         if seconds:

@@ -19,35 +19,44 @@ from runtime.errors import EncryptionError, OutOfReachError
 from runtime.security.encryption import Encryption
 from schemas.key_rotation import KeyRotationReport
 from schemas.tables import AuditRow, DeliveryQueueRow, RejectionRow, SubscriptionRow, WebhookRow
-from service.ingest.webhook_insert import table_for
+from service.ingest.webhook_insert import make_webhook_table
 from service.key_rotation import MOST_BYTES, KeyRotation
 from service.rejected.store import RejectionStore
 from tests.end_to_end.manual_time import empty
-from tests.service.conftest import Parts
+from tests.service.conftest import AppFactory
 from tests.service.rejected.refused_requests import refused, rejections
 from tests.support import row_factory
-from tests.support.encryption_keys import KEY, OLD, VAULT
-from tests.support.scripted_consumer import SECRET, ScriptedConsumer, at_once, deliver_on, emit, subscribe, subscription
+from tests.support.encryption_keys import ENCRYPTION, KEY, OLD
+from tests.support.scripted_consumer import (
+    SECRET,
+    ScriptedConsumer,
+    emit,
+    make_dispatcher,
+    run_in_threads,
+    subscribe,
+    subscription,
+)
+from tests.support.soak import rounds
 from tests.support.webhook_factory import body, delivery
 
 LOST = SecretStr(Fernet.generate_key().decode())
 BOTH = Encryption([KEY, OLD])
-VAULTS = {"clear": Encryption([]), "old": Encryption([OLD]), "new": VAULT, "lost": Encryption([LOST])}
+ENCRYPTIONS = {"clear": Encryption([]), "old": Encryption([OLD]), "new": ENCRYPTION, "lost": Encryption([LOST])}
 BODIES = ("webhook bodies", "rejection bodies")
 
 
 def rotate_on(
-    database: Database, vault: Encryption = BOTH, wait: Callable[[float], object] = id, **bounds: int
+    database: Database, encryption: Encryption = BOTH, wait: Callable[[float], object] = id, **bounds: int
 ) -> KeyRotation:
-    return KeyRotation(database=database, vault=vault, wait=wait, **bounds)
+    return KeyRotation(database=database, encryption=encryption, wait=wait, **bounds)
 
 
-def webhook(vault: Encryption, raw: bytes = b"raw", **values: Any) -> WebhookRow:
-    return row_factory.webhook(body=vault.seal_bytes(raw), encrypted_with=vault.key_name, **values)
+def webhook(encryption: Encryption, raw: bytes = b"raw", **values: Any) -> WebhookRow:
+    return row_factory.webhook(body=encryption.encrypt_bytes(raw), encrypted_with=encryption.key_name, **values)
 
 
-def rejection(vault: Encryption, digest: str, raw: bytes = b"raw") -> RejectionRow:
-    sealed = {"body": vault.seal_bytes(raw), "encrypted_with": vault.key_name}
+def rejection(encryption: Encryption, digest: str, raw: bytes = b"raw") -> RejectionRow:
+    sealed = {"body": encryption.encrypt_bytes(raw), "encrypted_with": encryption.key_name}
     times = {"first_at": row_factory.TIME, "received_at": row_factory.TIME}
     return RejectionRow(digest=digest, reason="wrong", size=len(raw), headers={}, is_likely=True, **times, **sealed)
 
@@ -57,12 +66,12 @@ def stored(database: Database) -> list[WebhookRow]:
         return list(session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all())
 
 
-def opened(vault: Encryption, found: Sequence[WebhookRow | RejectionRow]) -> list[bytes]:
-    return [vault.open_bytes(row.body, row.encrypted_with) for row in found]
+def opened(encryption: Encryption, found: Sequence[WebhookRow | RejectionRow]) -> list[bytes]:
+    return [encryption.decrypt_bytes(row.body, row.encrypted_with) for row in found]
 
 
-def previous(vault: Encryption, secret: str, hours: float) -> dict[str, str]:
-    return {"sealed": vault.seal(secret), "until": (datetime.now(UTC) + timedelta(hours=hours)).isoformat()}
+def previous(encryption: Encryption, secret: str, hours: float) -> dict[str, str]:
+    return {"sealed": encryption.encrypt(secret), "until": (datetime.now(UTC) + timedelta(hours=hours)).isoformat()}
 
 
 def came_to(rotations: Sequence[KeyRotationReport]) -> dict[str, tuple[int, int, dict[str, int]]]:
@@ -71,44 +80,48 @@ def came_to(rotations: Sequence[KeyRotationReport]) -> dict[str, tuple[int, int,
 
 def test_everything_is_sealed_with_the_newest_key(database: Database) -> None:
     """Bodies in clear and under an older key, and all secrets; the newest key alone opens them all then."""
-    row_factory.store(database, *(webhook(VAULTS[name], name.encode()) for name in ("clear", "old", "new")))
-    row_factory.store(database, rejection(VAULTS["clear"], "1"), rejection(VAULTS["old"], "2"))
-    subscribe(database, secret=VAULTS["old"].seal(SECRET), previous_secrets=[previous(VAULTS["old"], "before", 1)])
+    row_factory.store(database, *(webhook(ENCRYPTIONS[name], name.encode()) for name in ("clear", "old", "new")))
+    row_factory.store(database, rejection(ENCRYPTIONS["clear"], "1"), rejection(ENCRYPTIONS["old"], "2"))
+    subscribe(
+        database,
+        secret=ENCRYPTIONS["old"].encrypt(SECRET),
+        previous_secrets=[previous(ENCRYPTIONS["old"], "before", 1)],
+    )
     subscribe(database, "handler", url="python:ours.handle", secret="")
 
     rotations = rotate_on(database).run(who="alice")
 
-    name = VAULT.key_name
+    name = ENCRYPTION.key_name
     assert came_to(rotations) == {
         "webhook bodies": (2, 0, {name: 3}),
         "rejection bodies": (2, 0, {name: 2}),
         "subscription secrets": (2, 0, {name: 2}),
     }
     assert {each.newest for each in rotations} == {name}
-    assert opened(VAULT, stored(database)) == [b"clear", b"old", b"new"]
-    assert opened(VAULT, rejections(database)) == [b"raw", b"raw"]
+    assert opened(ENCRYPTION, stored(database)) == [b"clear", b"old", b"new"]
+    assert opened(ENCRYPTION, rejections(database)) == [b"raw", b"raw"]
     bodies: list[Any] = [*stored(database), *rejections(database)]
     assert {each.encrypted_with for each in bodies} == {name}
     row = subscription(database)
-    assert [VAULT.open(row.secret), VAULT.open(row.previous_secrets[0]["sealed"])] == [SECRET, "before"]
+    assert [ENCRYPTION.decrypt(row.secret), ENCRYPTION.decrypt(row.previous_secrets[0]["sealed"])] == [SECRET, "before"]
     assert subscription(database, "handler").secret == ""
 
 
 def test_a_second_run_leaves_bodies_as_they_are(database: Database) -> None:
     """What the newest key has sealed is looked at, and not written again."""
-    row_factory.store(database, *(webhook(VAULTS["old"]) for _ in range(5)))
+    row_factory.store(database, *(webhook(ENCRYPTIONS["old"]) for _ in range(5)))
     rotate_on(database).run(who="alice")
     before = [row.body for row in stored(database)]
 
     rotations = rotate_on(database).run(who="alice")
 
-    assert came_to(rotations)["webhook bodies"] == (0, 0, {VAULT.key_name: 5})
+    assert came_to(rotations)["webhook bodies"] == (0, 0, {ENCRYPTION.key_name: 5})
     assert [row.body for row in stored(database)] == before
 
 
 def test_the_act_is_noted(database: Database) -> None:
     """With the name of the key, before anything is done, so that one that is interrupted is noted as well."""
-    row_factory.store(database, webhook(VAULTS["old"]))
+    row_factory.store(database, webhook(ENCRYPTIONS["old"]))
 
     def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
@@ -118,12 +131,12 @@ def test_the_act_is_noted(database: Database) -> None:
 
     with database.read() as session:
         (act,) = session.exec(select(AuditRow)).all()
-    assert (act.who, act.act, act.subject) == ("alice", "keys.rotated", VAULT.key_name)
+    assert (act.who, act.act, act.subject) == ("alice", "keys.rotated", ENCRYPTION.key_name)
 
 
 def test_without_a_key_nothing_is_done(database: Database) -> None:
     """And what is missing is said."""
-    row_factory.store(database, webhook(VAULTS["clear"]))
+    row_factory.store(database, webhook(ENCRYPTIONS["clear"]))
 
     with pytest.raises(EncryptionError, match="MELDWATCH_ENCRYPTION_KEYS is not set"):
         rotate_on(database, Encryption([])).run(who="alice")
@@ -135,27 +148,43 @@ def test_without_a_key_nothing_is_done(database: Database) -> None:
 
 def test_what_no_key_opens_stays_as_it_is(database: Database) -> None:
     """It is counted, under the name of its key where there is one; everything else is sealed anew."""
-    spoilt = webhook(VAULTS["old"], b"spoilt")
+    spoilt = webhook(ENCRYPTIONS["old"], b"spoilt")
     spoilt.body = spoilt.body[:-4] + b"AAA="
-    row_factory.store(database, webhook(VAULTS["lost"]), spoilt, webhook(VAULTS["old"], b"good"))
-    row_factory.store(database, rejection(VAULTS["lost"], "1"))
-    subscribe(database, "s1", secret=VAULTS["lost"].seal(SECRET), previous_secrets=[previous(VAULTS["old"], "good", 1)])
-    subscribe(database, "s2", secret=VAULTS["old"].seal(SECRET), previous_secrets=[previous(VAULTS["lost"], "x", 1)])
+    row_factory.store(database, webhook(ENCRYPTIONS["lost"]), spoilt, webhook(ENCRYPTIONS["old"], b"good"))
+    row_factory.store(database, rejection(ENCRYPTIONS["lost"], "1"))
+    subscribe(
+        database,
+        "s1",
+        secret=ENCRYPTIONS["lost"].encrypt(SECRET),
+        previous_secrets=[previous(ENCRYPTIONS["old"], "good", 1)],
+    )
+    subscribe(
+        database,
+        "s2",
+        secret=ENCRYPTIONS["old"].encrypt(SECRET),
+        previous_secrets=[previous(ENCRYPTIONS["lost"], "x", 1)],
+    )
     before = [row.body for row in stored(database)]
 
     rotations = rotate_on(database).run(who="alice")
 
-    new, old, lost = (VAULTS[name].key_name for name in ("new", "old", "lost"))
+    new, old, lost = (ENCRYPTIONS[name].key_name for name in ("new", "old", "lost"))
     assert came_to(rotations) == {
         "webhook bodies": (1, 2, {new: 1, old: 1, lost: 1}),
         "rejection bodies": (0, 1, {lost: 1}),
         "subscription secrets": (2, 2, {new: 2, "unknown": 2}),
     }
     assert [row.body for row in stored(database)][:2] == before[:2]
-    assert opened(VAULT, stored(database)[2:]) == [b"good"]
+    assert opened(ENCRYPTION, stored(database)[2:]) == [b"good"]
     first, second = subscription(database, "s1"), subscription(database, "s2")
-    assert [VAULTS["lost"].open(first.secret), VAULT.open(first.previous_secrets[0]["sealed"])] == [SECRET, "good"]
-    assert [VAULT.open(second.secret), VAULTS["lost"].open(second.previous_secrets[0]["sealed"])] == [SECRET, "x"]
+    assert [ENCRYPTIONS["lost"].decrypt(first.secret), ENCRYPTION.decrypt(first.previous_secrets[0]["sealed"])] == [
+        SECRET,
+        "good",
+    ]
+    assert [ENCRYPTION.decrypt(second.secret), ENCRYPTIONS["lost"].decrypt(second.previous_secrets[0]["sealed"])] == [
+        SECRET,
+        "x",
+    ]
 
 
 def test_a_handler_has_nothing_to_seal(database: Database) -> None:
@@ -164,46 +193,46 @@ def test_a_handler_has_nothing_to_seal(database: Database) -> None:
 
     rotations = rotate_on(database).run(who="alice")
 
-    assert came_to(rotations)["subscription secrets"] == (0, 0, {VAULT.key_name: 0})
+    assert came_to(rotations)["subscription secrets"] == (0, 0, {ENCRYPTION.key_name: 0})
     assert subscription(database).secret == ""
 
 
 def test_a_secret_that_signs_no_more_is_dropped(database: Database) -> None:
     """Its overlap is over; that no key opens it is nobody's trouble."""
-    subscribe(database, previous_secrets=[previous(VAULT, "lasts", 1), previous(VAULTS["lost"], "over", -1)])
+    subscribe(database, previous_secrets=[previous(ENCRYPTION, "lasts", 1), previous(ENCRYPTIONS["lost"], "over", -1)])
 
     rotations = rotate_on(database).run(who="alice")
 
-    assert came_to(rotations)["subscription secrets"] == (2, 0, {VAULT.key_name: 2})
-    assert [VAULT.open(old["sealed"]) for old in subscription(database).previous_secrets] == ["lasts"]
+    assert came_to(rotations)["subscription secrets"] == (2, 0, {ENCRYPTION.key_name: 2})
+    assert [ENCRYPTION.decrypt(old["sealed"]) for old in subscription(database).previous_secrets] == ["lasts"]
 
 
 def test_a_long_past_is_gone_through_to_the_end(database: Database) -> None:
     """Several spans, with holes between the ids, bodies that fill a commit alone, and every row once."""
     sizes = [1, MOST_BYTES // 2, MOST_BYTES + 1, *[10] * 2_500, MOST_BYTES // 2, MOST_BYTES // 2, 1]
-    row_factory.store(database, *(webhook(VAULTS["clear"], b"x" * size) for size in sizes))
+    row_factory.store(database, *(webhook(ENCRYPTIONS["clear"], b"x" * size) for size in sizes))
     with database.write() as session:
         session.exec(delete(WebhookRow).where(col(WebhookRow.id) % 7 == 0))
-    before = opened(VAULT, stored(database))
+    before = opened(ENCRYPTION, stored(database))
     rests: list[float] = []
     looked: list[int] = []
 
     rotations = rotate_on(database, wait=rests.append).run(looked.append, who="alice")
 
-    assert came_to(rotations)["webhook bodies"] == (len(before), 0, {VAULT.key_name: len(before)})
-    assert [row.encrypted_with for row in stored(database)] == [VAULT.key_name] * len(before)
-    assert opened(VAULT, stored(database)) == before
+    assert came_to(rotations)["webhook bodies"] == (len(before), 0, {ENCRYPTION.key_name: len(before)})
+    assert [row.encrypted_with for row in stored(database)] == [ENCRYPTION.key_name] * len(before)
+    assert opened(ENCRYPTION, stored(database)) == before
     assert (sum(looked), len(looked)) == (len(before), 3)
     assert len(rests) >= len(before) / 100
 
 
 @given(
-    kinds=st.lists(st.sampled_from([*VAULTS, "emptied", "gone"]), max_size=12),
+    kinds=st.lists(st.sampled_from([*ENCRYPTIONS, "emptied", "gone"]), max_size=12),
     span=st.integers(1, 4),
     most_rows=st.integers(1, 4),
     death=st.none() | st.integers(1, 6),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_stored_and_wherever_it_dies(
     sqlite_url: str, kinds: list[str], span: int, most_rows: int, death: int | None
 ) -> None:
@@ -211,9 +240,9 @@ def test_whatever_is_stored_and_wherever_it_dies(
     database = Database(sqlite_url)
     empty(database)
     for number, kind in enumerate(kinds):
-        vault = VAULTS.get(kind, VAULTS["old"])
+        encryption = ENCRYPTIONS.get(kind, ENCRYPTIONS["old"])
         emptied = {"emptied_at": row_factory.TIME} if kind == "emptied" else {}
-        row_factory.store(database, webhook(vault, b"%d" % number, event_id=str(number), **emptied))
+        row_factory.store(database, webhook(encryption, b"%d" % number, event_id=str(number), **emptied))
     with database.write() as session:
         session.exec(
             delete(WebhookRow).where(col(WebhookRow.event_id).in_(n for n, k in enumerate(kinds) if k == "gone"))
@@ -234,7 +263,7 @@ def test_whatever_is_stored_and_wherever_it_dies(
     found = stored(database)
     names = {row.event_id: row.encrypted_with for row in found}
     assert names == {
-        str(number): VAULTS[expected[kind]].key_name for number, kind in enumerate(kinds) if kind != "gone"
+        str(number): ENCRYPTIONS[expected[kind]].key_name for number, kind in enumerate(kinds) if kind != "gone"
     }
     assert opened(Encryption([KEY, OLD, LOST]), found) == [row.event_id.encode() for row in found]
     assert rotations[0].unreadable == kinds.count("lost")
@@ -243,17 +272,17 @@ def test_whatever_is_stored_and_wherever_it_dies(
 
 
 class Meddling(Encryption):
-    """A vault that does something once, when the first body is sealed: between its row's being read and written."""
+    """A encryption that does something once, when the first body is sealed: between its row's being read and written."""
 
     def __init__(self, meddle: Callable[[], object]) -> None:
         super().__init__([KEY, OLD])
         self._meddle = [meddle]
 
-    def seal_bytes(self, content: bytes) -> bytes:
+    def encrypt_bytes(self, content: bytes) -> bytes:
         """Meddle, and seal."""
         while self._meddle:
             self._meddle.pop()()
-        return super().seal_bytes(content)
+        return super().encrypt_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +290,16 @@ class Meddling(Encryption):
     [
         update(WebhookRow).values(body=b"", emptied_at=row_factory.TIME),
         update(WebhookRow).values(body=b"", encrypted_with=None, emptied_at=row_factory.TIME),
-        update(WebhookRow).values(body=VAULTS["lost"].seal_bytes(b"other"), encrypted_with=VAULTS["lost"].key_name),
+        update(WebhookRow).values(
+            body=ENCRYPTIONS["lost"].encrypt_bytes(b"other"), encrypted_with=ENCRYPTIONS["lost"].key_name
+        ),
         delete(WebhookRow),
     ],
     ids=["emptied", "emptied and unsealed", "rotated to another key", "removed"],
 )
 def test_what_changes_meanwhile_is_left(database: Database, change: Any) -> None:
     """A row that is not as it was read is not written: what retention has removed does not come back."""
-    row_factory.store(database, webhook(VAULTS["old"], b"removed"))
+    row_factory.store(database, webhook(ENCRYPTIONS["old"], b"removed"))
     changed: list[WebhookRow] = []
 
     def meddle() -> None:
@@ -285,7 +316,7 @@ def test_what_changes_meanwhile_is_left(database: Database, change: Any) -> None
 def test_a_step_of_a_worker_meanwhile_is_kept(database: Database) -> None:
     """A webhook that is processed, or that comes again, while its body is sealed anew is both."""
     raw = body("c1", event_id="e1")
-    with closing(table_for(database, VAULTS["old"])) as table:
+    with closing(make_webhook_table(database, ENCRYPTIONS["old"])) as table:
         table.insert([delivery(raw)])
 
         def meddle() -> None:
@@ -296,21 +327,21 @@ def test_a_step_of_a_worker_meanwhile_is_kept(database: Database) -> None:
         rotate_on(database, Meddling(meddle)).run(who="alice")
 
     (row,) = stored(database)
-    assert (row.deliveries, row.processed_at, row.encrypted_with) == (2, row_factory.TIME, VAULT.key_name)
-    assert opened(VAULT, [row]) == [raw]
+    assert (row.deliveries, row.processed_at, row.encrypted_with) == (2, row_factory.TIME, ENCRYPTION.key_name)
+    assert opened(ENCRYPTION, [row]) == [raw]
 
 
 def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
     """Two rotations while webhooks come and repeat under either key: every body opens, and in the end under the new."""
     known = [body(f"c{number}", event_id=f"e{number}") for number in range(400)]
-    with closing(table_for(database, VAULTS["old"])) as table:
+    with closing(make_webhook_table(database, ENCRYPTIONS["old"])) as table:
         for start in range(0, 200, 50):
             table.insert([delivery(raw) for raw in known[start : start + 50]])
     outcomes: list[Sequence[KeyRotationReport]] = []
     is_over = threading.Event()
 
-    def write(vault: Encryption, start: int) -> None:
-        with closing(table_for(database, vault)) as table:
+    def write(encryption: Encryption, start: int) -> None:
+        with closing(make_webhook_table(database, encryption)) as table:
             for number in range(start, 400, 2):
                 table.insert([delivery(known[number]), delivery(known[number // 2])])
 
@@ -320,7 +351,7 @@ def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
 
     turners = [threading.Thread(target=turn) for _ in range(2)]
     writers = [
-        threading.Thread(target=write, args=(VAULTS["old"], 200)),
+        threading.Thread(target=write, args=(ENCRYPTIONS["old"], 200)),
         threading.Thread(target=write, args=(BOTH, 201)),
     ]
     for thread in (*turners, *writers):
@@ -332,8 +363,8 @@ def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
         thread.join()
     (last, *_) = rotate_on(database).run(who="alice")
 
-    assert last.keys == {VAULT.key_name: 400}
-    assert {row.event_id: VAULT.open_bytes(row.body, row.encrypted_with) for row in stored(database)} == {
+    assert last.keys == {ENCRYPTION.key_name: 400}
+    assert {row.event_id: ENCRYPTION.decrypt_bytes(row.body, row.encrypted_with) for row in stored(database)} == {
         f"e{number}": raw for number, raw in enumerate(known)
     }
     assert all(rotation.unreadable == 0 for rotations in outcomes for rotation in rotations)
@@ -347,23 +378,23 @@ def test_refused_webhooks_that_come_again_meanwhile_are_counted(database: Databa
     comings = [refused(body(f"c{number}", event_id=f"e{number}")) for number in range(120)]
     chance = random.Random(5)
     orders = [chance.sample(comings, len(comings)) for _ in range(40)]
-    vaults = itertools.cycle([BOTH, Encryption([OLD, KEY])])
+    encryptions = itertools.cycle([BOTH, Encryption([OLD, KEY])])
     for coming in comings:
-        RejectionStore(database=database, vault=BOTH).keep([coming])
+        RejectionStore(database=database, encryption=BOTH).insert([coming])
     is_over = threading.Event()
     errors: list[Exception] = []
 
     def turn() -> None:
         while not is_over.is_set():
             try:
-                rotate_on(database, next(vaults)).run(who="alice")
+                rotate_on(database, next(encryptions)).run(who="alice")
             except OutOfReachError as error:
                 errors.append(error)
 
     turning = threading.Thread(target=turn)
     turning.start()
     for order in orders:
-        RejectionStore(database=database, vault=BOTH).keep(order)
+        RejectionStore(database=database, encryption=BOTH).insert(order)
     is_over.set()
     turning.join()
 
@@ -374,14 +405,14 @@ def test_refused_webhooks_that_come_again_meanwhile_are_counted(database: Databa
 
 def test_a_secret_that_is_rotated_meanwhile_is_the_newer_one(database: Database) -> None:
     """A subscription's rotation and one of the keys lock its row: whichever comes last, the last secret signs."""
-    keeper = Parts(database=database).subscribe(BOTH)
-    subscribe(database, secret=VAULTS["old"].seal(SECRET))
+    keeper = AppFactory(database=database).subscription_manager(BOTH)
+    subscribe(database, secret=ENCRYPTIONS["old"].encrypt(SECRET))
     secrets: list[str] = []
     is_over = threading.Event()
 
     def renew() -> None:
         try:
-            secrets.extend(keeper.rotate("s1", who="alice").secret for _ in range(12))
+            secrets.extend(keeper.rotate_secret("s1", who="alice").secret for _ in range(12))
         finally:
             is_over.set()
 
@@ -391,28 +422,28 @@ def test_a_secret_that_is_rotated_meanwhile_is_the_newer_one(database: Database)
 
     renewing = threading.Thread(target=renew)
     renewing.start()
-    at_once(2, turn)
+    run_in_threads(2, turn)
     renewing.join()
     rotate_on(database).run(who="alice")
 
     row = subscription(database)
     sealed = [row.secret, *(old["sealed"] for old in row.previous_secrets)]
-    assert [VAULT.open(each) for each in sealed] == secrets[: -len(sealed) - 1 : -1]
+    assert [ENCRYPTION.decrypt(each) for each in sealed] == secrets[: -len(sealed) - 1 : -1]
     assert len(sealed) == 6
 
 
 def test_a_process_without_the_newest_key_keeps_its_events(database: Database) -> None:
     """It says what it lacks, and gives nothing up; once it knows the key, it sends what it owes."""
     consumer = ScriptedConsumer()
-    subscribe(database, secret=VAULTS["old"].seal(SECRET))
+    subscribe(database, secret=ENCRYPTIONS["old"].encrypt(SECRET))
     (event_id,) = emit(database, "c1")
     rotate_on(database).run(who="alice")
 
-    deliver_on(database, consumer, vault=VAULTS["old"]).deliver("s1")
+    make_dispatcher(database, consumer, encryption=ENCRYPTIONS["old"]).deliver("s1")
     said = subscription(database).error or ""
     with database.write() as session:
         session.exec(update(DeliveryQueueRow).values(due_at=row_factory.TIME))
-    deliver_on(database, consumer, vault=Encryption([OLD, KEY])).deliver("s1")
+    make_dispatcher(database, consumer, encryption=Encryption([OLD, KEY])).deliver("s1")
 
     assert "lacks the key" in said
     assert consumer.event_ids == [event_id]
@@ -437,16 +468,16 @@ def test_in_the_order_of_the_documents_nothing_is_ever_unreadable(database: Data
     for number, step in enumerate(STEPS):
         if step is None:
             rotations = rotate_on(database).run(who="alice")
-            assert all(each.keys.keys() == {VAULT.key_name} for each in rotations if each.keys)
+            assert all(each.keys.keys() == {ENCRYPTION.key_name} for each in rotations if each.keys)
             continue
-        vaults = [Encryption(keys) for keys in step]
-        for place, vault in enumerate(vaults):
-            with closing(table_for(database, vault)) as table:
+        encryptions = [Encryption(keys) for keys in step]
+        for place, encryption in enumerate(encryptions):
+            with closing(make_webhook_table(database, encryption)) as table:
                 table.insert([delivery(b"%d %d" % (number, place))])
-            subscribe(database, f"s{number}-{place}", secret=vault.seal(SECRET))
+            subscribe(database, f"s{number}-{place}", secret=encryption.encrypt(SECRET))
         with database.read() as session:
             secrets = session.exec(select(SubscriptionRow.secret)).all()
         count += 2
-        for vault in vaults:
-            assert len(set(opened(vault, stored(database)))) == count
-            assert [vault.open(secret) for secret in secrets] == [SECRET] * count
+        for encryption in encryptions:
+            assert len(set(opened(encryption, stored(database)))) == count
+            assert [encryption.decrypt(secret) for secret in secrets] == [SECRET] * count

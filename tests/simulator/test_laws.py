@@ -18,6 +18,7 @@ from simulator.world.webhook_payloads import WebhookEvent
 from simulator.world.world import World
 from tests.simulator.assertions import DELETION, STATUS
 from tests.simulator.fakes import Clock
+from tests.support.soak import rounds
 
 STATES = [*BROKEN_STATES, MeldState("DELETED"), MeldState("ACTIVE"), MeldState("HIBERNATING", "WINTER")]
 #: Few customers, so that their connections form groups.
@@ -153,5 +154,5 @@ class Laws(RuleBasedStateMachine):
         return [members for members in groups.values() if len(members) > 1]
 
 
-Laws.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Laws.TestCase.settings = settings(max_examples=rounds(50), stateful_step_count=40, deadline=None)
 TestLaws = Laws.TestCase

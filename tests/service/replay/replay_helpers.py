@@ -21,29 +21,27 @@ def replays_on(database: Database) -> ReplayManager:
     return ReplayManager(database=database, new_id=lambda: f"replay-{next(_NUMBERS):06}")
 
 
-def player_on(
+def runner_on(
     database: Database,
     calls: list[str] | None = None,
     *,
     wait: Callable[[float], bool] = lambda _seconds: False,
-    is_attended: bool = False,
     steps: Steps = STEPS,
 ) -> ReplayRunner:
     """Return what plays replays, in a process of its own."""
     return ReplayRunner(
         database=database,
-        call=(calls if calls is not None else []).extend,
-        holder=f"player {next(_NUMBERS)}",
+        notify_workers=(calls if calls is not None else []).extend,
+        holder=f"process {next(_NUMBERS)}",
         wait=wait,
-        is_attended=is_attended,
         steps=steps,
     )
 
 
-def started(database: Database, kind: str = "webhooks", *, is_attended: bool = False, **wish: Any) -> Replay:
+def started(database: Database, kind: str = "webhooks", **wish: Any) -> Replay:
     """Start a replay; without a filter of everything."""
     made = NewReplay.model_validate({"kind": kind, "all": True, **wish})
-    return replays_on(database).start(made, who=WHO, is_attended=is_attended)
+    return replays_on(database).create(made, who=WHO)
 
 
 def row_of(database: Database, replay_id: str) -> tables.ReplayRow:

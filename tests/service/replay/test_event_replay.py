@@ -10,17 +10,25 @@ from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from runtime.database import Database
-from runtime.queues.deliveries import hold_feed
+from runtime.queues.deliveries import lock_feed
 from schemas import tables
-from schemas.push import Receipt
+from schemas.push import PushResult
 from schemas.tables import DeliveryQueueRow, DeliveryRow, SubscriptionRow
-from service.replay.event_replay import resend
+from service.replay.event_replay import append_next_deliveries
 from service.replay.step import ReplayStep
 from tests.service.conftest import Api
-from tests.service.replay.replay_helpers import player_on, row_of, started
-from tests.support.scripted_consumer import ScriptedConsumer, deliver_on, deliveries, emit, lanes, subscribe
+from tests.service.replay.replay_helpers import row_of, runner_on, started
+from tests.support.scripted_consumer import (
+    ScriptedConsumer,
+    deliveries,
+    delivery_queues,
+    emit,
+    make_dispatcher,
+    subscribe,
+)
+from tests.support.soak import rounds
 
-EXAMPLES = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 IDS = ("a", "b", "c")
 MOVED = "connection.primary_duplicate_moved"
 
@@ -30,10 +38,10 @@ def replay(database: Database, subscription: str = "s1", **wish: Any) -> str:
 
 
 def go_on(database: Database, replay_id: str, most_events: int) -> ReplayStep:
-    """Make a step as a player does."""
+    """Make a step as a runner does."""
     with database.write() as session:
         row = session.get_one(tables.ReplayRow, replay_id)
-        step = resend(database, session, row, most_events)
+        step = append_next_deliveries(database, session, row, most_events)
         row.after, row.done = step.after, row.done + step.count
         row.finished_at = row.created_at if step.is_last else None
     return step
@@ -42,7 +50,7 @@ def go_on(database: Database, replay_id: str, most_events: int) -> ReplayStep:
 def whole(database: Database, **wish: Any) -> list[tuple[int, str | None]]:
     """Replay events in one process; return what is owed then: position and replay, in the order of sending."""
     replay_id = replay(database, **wish)
-    row = player_on(database).play(replay_id)
+    row = runner_on(database).run(replay_id)
     assert row.done == row.total
     return [(row.position, "again" if row.replay_id == replay_id else row.replay_id) for row in deliveries(database)]
 
@@ -52,15 +60,15 @@ def test_events_are_sent_again_with_their_replay(database: Database) -> None:
     subscribe(database)
     events = emit(database, "c1", "c1")
     consumer = ScriptedConsumer()
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
     replay_id = replay(database)
-    player_on(database).play(replay_id)
-    deliver_on(database, consumer).deliver("s1")
+    runner_on(database).run(replay_id)
+    make_dispatcher(database, consumer).deliver("s1")
 
     assert consumer.event_ids == [*events, *events]
     assert [pushed.headers.get("meldwatch-replay") for pushed in consumer.pushes] == [None, None, replay_id, replay_id]
     assert consumer.pushes[0].body == consumer.pushes[2].body
-    assert [(lane.due_at, lane.lease_token) for lane in lanes(database)] == [(None, None)]
+    assert [(lane.due_at, lane.lease_token) for lane in delivery_queues(database)] == [(None, None)]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +102,7 @@ def test_what_comes_later_is_not_of_it(database: Database) -> None:
     replay_id = replay(database)
     emit(database, "c1", "c2")
 
-    player_on(database).play(replay_id)
+    runner_on(database).run(replay_id)
 
     assert [(row.connection_id, row.position, row.replay_id) for row in deliveries(database)] == [
         ("c1", 1, None),
@@ -113,11 +121,11 @@ def test_a_subscription_that_rests_gets_it_later(database: Database, rest: str) 
     with database.write() as session:
         session.exec(update(SubscriptionRow).values({rest: database.now()}))
     whole(database)
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
     nothing = list(consumer.pushes)
     with database.write() as session:
         session.exec(update(SubscriptionRow).values({rest: None}))
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
 
     assert nothing == []
     assert consumer.event_ids == events * 2
@@ -129,11 +137,11 @@ def test_a_subscription_that_is_removed_ends_it(database: Database) -> None:
     emit(database, "c1")
     replay_id = replay(database)
     with database.write() as session:
-        hold_feed(session)
+        lock_feed(session)
         for table in (DeliveryQueueRow, DeliveryRow, SubscriptionRow):
             session.exec(delete(table))
 
-    row = player_on(database).play(replay_id)
+    row = runner_on(database).run(replay_id)
 
     assert (row.error, row.done, row.finished_at is not None) == ("The subscription was removed.", 0, True)
     assert deliveries(database) == []
@@ -145,16 +153,16 @@ def test_what_died_and_is_redriven_stays_a_replay(api: Api) -> None:
     subscribe(database)
     emit(database, "c1", "c1")
     replay_id = replay(database)
-    player_on(database).play(replay_id)
+    runner_on(database).run(replay_id)
     consumer = ScriptedConsumer()
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
     with database.write() as session:
         first = select(DeliveryRow.id).where(DeliveryRow.replay_id == replay_id).order_by(col(DeliveryRow.id)).limit(1)
         dead = update(DeliveryRow).where(col(DeliveryRow.id) == first.scalar_subquery())
         session.exec(dead.values(delivered_at=None, dead_at=database.now()))
     emit(database, "c1")
     assert api.admin.post("/api/subscriptions/s1/redrive").json()["redriven"] == 1
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
 
     again = consumer.pushes[4:]
     assert [pushed.event_id for pushed in again] == ["event-1", "event-3"]
@@ -186,7 +194,7 @@ def test_replayed_events_come_in_one_piece_and_in_order(database: Database, acts
     play.end()
 
     assert play.sent() == play.owed
-    assert [lane.due_at for lane in lanes(database)] == [None] * len(lanes(database))
+    assert [lane.due_at for lane in delivery_queues(database)] == [None] * len(delivery_queues(database))
 
 
 class Play:
@@ -231,12 +239,12 @@ class Play:
 
     def push(self, id_: str) -> None:
         """A worker comes."""
-        deliver_on(self.database, self.consumers[id_]).deliver(id_)
+        make_dispatcher(self.database, self.consumers[id_]).deliver(id_)
 
     def fail(self, is_failing: bool) -> None:  # noqa: FBT001 - drawn
         """The consumers fail from now on, or take what comes."""
         for consumer in self.consumers.values():
-            consumer.usual = Receipt(500, "no") if is_failing else Receipt(200)
+            consumer.default_answer = PushResult(500, "no") if is_failing else PushResult(200)
 
     def end(self) -> None:
         """Come to the end of everything."""
@@ -275,7 +283,7 @@ def test_live_events_come_before_or_behind_and_never_within(database: Database) 
         while not ended.is_set():
             emit(database, *IDS)
 
-    together(append, lambda: (player_on(database).play(replay(database)), ended.set()))
+    together(append, lambda: (runner_on(database).run(replay(database)), ended.set()))
 
     for id_ in IDS:
         lane = [row for row in deliveries(database) if row.connection_id == id_]

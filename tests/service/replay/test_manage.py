@@ -2,60 +2,53 @@ import pytest
 
 from runtime.database import Database
 from schemas.replays import NewReplay
-from service.errors import ConflictError, UnknownError
-from tests.service.replay.replay_helpers import WHO, acts, player_on, replays_on, row_of, started
+from service.errors import ConflictError, NotFoundError
+from tests.service.replay.replay_helpers import WHO, acts, replays_on, runner_on, started
 from tests.support.scripted_consumer import emit, subscribe
 
 
-def test_an_operators_command_takes_up_what_it_left(database: Database) -> None:
-    """One that was stopped, or whose command was killed, is gone on with where it was, at another rate if need be."""
-    stopped, killed = started(database, is_attended=True), started(database, is_attended=True, rate=3)
+def test_resume_continues_a_stopped_replay(database: Database) -> None:
+    """A stopped replay is to be run again, at another rate if one is given; the audit log names both operators."""
+    first, second = started(database), started(database, rate=3)
     replays = replays_on(database)
-    replays.stop(stopped.id, who=WHO)
+    for each in (first, second):
+        replays.stop(each.id, who=WHO)
 
-    told = [
-        replays.attend(each.id, "webhooks", who="bob", rate=rate) for each, rate in ((stopped, 7.0), (killed, None))
-    ]
+    resumed = [replays.resume(each.id, who="bob", rate=rate) for each, rate in ((first, 7.0), (second, None))]
 
-    assert [(each.state, each.attended, each.rate, each.who) for each in told] == [
-        ("waiting", True, 7.0, WHO),
-        ("waiting", True, 3.0, WHO),
-    ]
-    assert acts(database)[-2:] == [("replay.resumed", "bob", stopped.id), ("replay.resumed", "bob", killed.id)]
+    assert [(each.state, each.rate, each.who) for each in resumed] == [("waiting", 7.0, WHO), ("waiting", 3.0, WHO)]
+    assert acts(database)[-2:] == [("replay.resumed", "bob", first.id), ("replay.resumed", "bob", second.id)]
 
 
-def test_a_command_takes_nothing_from_the_service(database: Database) -> None:
-    """What the service runs has to be stopped first; what is of another kind, or over, or unknown, is told so."""
+def test_resume_joins_a_replay_that_is_not_stopped(database: Database) -> None:
+    """Nothing changes and nothing is audited, unless a new rate is given."""
+    replay = started(database, rate=3)
+    replays = replays_on(database)
+
+    joined = replays.resume(replay.id, who=WHO)
+    audited = len(acts(database))
+    changed = replays.resume(replay.id, who=WHO, rate=5)
+
+    assert (joined.rate, audited) == (3, 1)
+    assert (changed.rate, acts(database)[1:]) == (5, [("replay.resumed", WHO, replay.id)])
+
+
+def test_a_replay_that_cannot_be_resumed_is_refused(database: Database) -> None:
+    """One of another kind, one that has ended, and an unknown one: each error says what to do."""
     subscribe(database)
     emit(database, "c1")
     replays = replays_on(database)
-    served, over = started(database), started(database)
-    events = started(database, "events", subscription="s1", is_attended=True)
-    player_on(database).play(over.id)
+    over, events = started(database), started(database, "events", subscription="s1")
+    runner_on(database).run(over.id)
 
-    with pytest.raises(ConflictError, match="Stop it first"):
-        replays.attend(served.id, "webhooks", who=WHO)
     with pytest.raises(ConflictError, match="replay events --resume"):
-        replays.attend(events.id, "webhooks", who=WHO)
+        replays.resume(events.id, who=WHO, kind="webhooks")
     with pytest.raises(ConflictError, match="has ended"):
-        replays.attend(over.id, "webhooks", who=WHO)
-    with pytest.raises(UnknownError):
-        replays.attend("none", "webhooks", who=WHO)
-    replays.stop(served.id, who=WHO)
-    replays.attend(served.id, "webhooks", who=WHO)
+        replays.resume(over.id, who=WHO)
+    with pytest.raises(NotFoundError):
+        replays.resume("none", who=WHO)
 
-    assert row_of(database, served.id).is_attended
-    assert [act for act, _who, _subject in acts(database)].count("replay.resumed") == 1
-
-
-def test_the_service_takes_over_what_was_attended(database: Database) -> None:
-    """Resumed over the API, a replay of a command that is gone is run by the service."""
-    replay = started(database, is_attended=True)
-
-    told = replays_on(database).resume(replay.id, who=WHO)
-
-    assert (told.attended, told.state) == (False, "waiting")
-    assert player_on(database).due("webhooks") == replay.id
+    assert "replay.resumed" not in [act for act, _who, _subject in acts(database)]
 
 
 def test_the_state_is_what_is_the_case(database: Database) -> None:
@@ -65,7 +58,7 @@ def test_the_state_is_what_is_the_case(database: Database) -> None:
     replay = started(database, "events", subscription="s1")
     states = [replay.state]
     with database.write() as session:
-        for table in ("lane", "delivery", "subscription"):
+        for table in ("delivery_queue", "delivery", "subscription"):
             session.connection().exec_driver_sql(f"DELETE FROM {table}")
 
     def look(_row: object, _waits: str | None) -> None:
@@ -75,7 +68,7 @@ def test_the_state_is_what_is_the_case(database: Database) -> None:
         states.append(replays_on(database).get(replay.id).state)
         return False
 
-    player_on(database, wait=wait).play(replay.id, look)
+    runner_on(database, wait=wait).run(replay.id, look)
 
     assert states == ["waiting", "running", "failed"]
     assert replays_on(database).get(replay.id).error == "The subscription was removed."
@@ -87,7 +80,7 @@ def test_the_filter_is_kept_as_it_was_given(database: Database) -> None:
         {"kind": "webhooks", "since": "2026-01-02T03:04:05+01:00", "type": "x", "state": "failed"}
     )
 
-    replay = replays_on(database).start(wish, who=WHO)
+    replay = replays_on(database).create(wish, who=WHO)
 
     assert replay.filter == {"since": "2026-01-02T02:04:05Z", "type": "x", "state": "failed"}
     assert replay.rate == 20

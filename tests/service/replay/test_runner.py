@@ -10,8 +10,16 @@ from sqlmodel import col, select
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from schemas.tables import ReadRequestRow, ReplayRow, TaskLeaseRow
-from service.replay.runner import HOLD_SECONDS, LEASE_SECONDS, STEPS, TURN, ReplayRunner, TakenError
-from tests.service.replay.replay_helpers import WHO, player_on, replays_on, row_of, started
+from service.replay.runner import (
+    LEASE_PREFIX,
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    STEPS,
+    WATCH_SECONDS,
+    ReplayLeasedError,
+    ReplayRunner,
+)
+from tests.service.replay.replay_helpers import WHO, replays_on, row_of, runner_on, started
 from tests.support.scripted_consumer import deliveries, emit, subscribe
 from tests.support.scripted_meld import ScriptedReader, refresh_on
 from tests.support.webhook_factory import body, store
@@ -76,9 +84,9 @@ def test_a_replay_comes_to_its_end(database: Database) -> None:
     calls: list[str] = []
     progress: list[tuple[int, int | None]] = []
     replay = started(database, rate=3)
-    player = player_on(database, calls, wait=lambda seconds: bool(seconds and rests.append(seconds)))
+    runner = runner_on(database, calls, wait=lambda seconds: bool(seconds and rests.append(seconds)))
 
-    row = player.play(replay.id, lambda row, _waits: progress.append((row.done, row.total)))
+    row = runner.run(replay.id, lambda row, _waits: progress.append((row.done, row.total)))
 
     assert (row.done, row.total, row.finished_at is not None, row.error) == (7, 7, True, None)
     assert asked_for(database, replay.id) == sorted(calls) == [f"c{number:03}" for number in range(7)]
@@ -93,12 +101,12 @@ def test_one_that_was_killed_goes_on_where_it_was(database: Database, steps: int
     before = requested(database)
     replay = started(database, rate=2)
     with suppress(Died):
-        player_on(database, wait=after(steps, die)).play(replay.id)
+        runner_on(database, wait=after(steps, die)).run(replay.id)
     done = row_of(database, replay.id).done
     end_leases(database)
 
-    second = player_on(database)
-    row = second.play(second.due("webhooks") or replay.id)
+    second = runner_on(database)
+    row = second.run(second.find_due("webhooks") or replay.id)
 
     assert done == min(2 * (steps + 1), 7)
     assert (row.done, row.finished_at is not None) == (7, True)
@@ -120,10 +128,10 @@ def test_a_step_that_is_not_committed_was_not_done(database: Database, kind: str
         raise OutOfReachError
 
     with pytest.raises(OutOfReachError):
-        player_on(database, steps={kind: fail}).play(replay.id)
+        runner_on(database, steps={kind: fail}).run(replay.id)
     row = row_of(database, replay.id)
     left = (row.after, row.done, requested(database), len(deliveries(database)))
-    done = player_on(database).play(replay.id).done
+    done = runner_on(database).run(replay.id).done
 
     assert left == ("", 0, before, told)
     assert done == row_of(database, replay.id).total
@@ -136,13 +144,13 @@ def test_one_is_at_it_at_a_time(database: Database) -> None:
     outcomes: list[str | None] = []
 
     def intrude() -> bool:
-        other = player_on(database)
-        outcomes.append(other.due("webhooks"))
-        with pytest.raises(TakenError):
-            other.play(replay.id)
+        other = runner_on(database)
+        outcomes.append(other.find_due("webhooks"))
+        with pytest.raises(ReplayLeasedError):
+            other.run(replay.id)
         return False
 
-    row = player_on(database, wait=after(1, intrude)).play(replay.id)
+    row = runner_on(database, wait=after(1, intrude)).run(replay.id)
 
     assert outcomes == [None]
     assert row.done == 4
@@ -156,10 +164,10 @@ def test_who_comes_back_too_late_does_nothing(database: Database) -> None:
 
     def be_replaced() -> bool:
         end_leases(database)
-        player_on(database).play(replay.id)
+        runner_on(database).run(replay.id)
         return False
 
-    row = player_on(database, wait=after(0, be_replaced)).play(replay.id)
+    row = runner_on(database, wait=after(0, be_replaced)).run(replay.id)
 
     assert (row.done, row.finished_at is not None) == (4, True)
     assert requested(database) == [number + 1 for number in before]
@@ -173,13 +181,13 @@ def test_several_processes_do_everything_once(database: Database) -> None:
     start = threading.Barrier(4)
 
     def work() -> None:
-        player = player_on(database)
+        runner = runner_on(database)
         start.wait()
         while any(row_of(database, id_).finished_at is None for id_ in ids):
-            due = player.due("webhooks")
-            with suppress(TakenError):
+            due = runner.find_due("webhooks")
+            with suppress(ReplayLeasedError):
                 if due is not None:
-                    player.play(due)
+                    runner.run(due)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -196,13 +204,13 @@ def test_it_is_stopped_and_resumed(database: Database) -> None:
     settled(database, 6)
     replay = started(database, rate=2)
     replays = replays_on(database)
-    player = player_on(database, wait=after(0, lambda: bool(replays.stop(replay.id, who=WHO)) and False))
-    stopped = player.play(replay.id)
-    waiting = player.due("webhooks")
+    runner = runner_on(database, wait=after(0, lambda: bool(replays.stop(replay.id, who=WHO)) and False))
+    stopped = runner.run(replay.id)
+    waiting = runner.find_due("webhooks")
 
     replays.resume(replay.id, who=WHO)
-    resumed = player_on(database)
-    row = resumed.play(resumed.due("webhooks") or "")
+    resumed = runner_on(database)
+    row = resumed.run(resumed.find_due("webhooks") or "")
 
     assert (stopped.done, stopped.finished_at, waiting) == (2, None, None)
     assert (row.done, row.stopped_at, row.finished_at is not None) == (6, None, True)
@@ -213,10 +221,10 @@ def test_it_ends_with_its_process(database: Database) -> None:
     settled(database, 6)
     replay = started(database, rate=2)
 
-    row = player_on(database, wait=after(1, lambda: True)).play(replay.id)
+    row = runner_on(database, wait=after(1, lambda: True)).run(replay.id)
 
     assert (row.done, row.finished_at, row.stopped_at) == (4, None, None)
-    assert player_on(database).due("webhooks") == replay.id
+    assert runner_on(database).find_due("webhooks") == replay.id
 
 
 def test_a_long_rest_keeps_the_lease_and_hears_a_stop(database: Database) -> None:
@@ -228,46 +236,62 @@ def test_a_long_rest_keeps_the_lease_and_hears_a_stop(database: Database) -> Non
     def wait(seconds: float) -> bool:
         if seconds:
             rests.append(seconds)
-            assert player_on(database).due("webhooks") is None
+            assert runner_on(database).find_due("webhooks") is None
         if len(rests) == 2:
             replays_on(database).stop(replay.id, who=WHO)
         return False
 
-    row = player_on(database, wait=wait).play(replay.id)
+    row = runner_on(database, wait=wait).run(replay.id)
 
-    assert rests == [HOLD_SECONDS, HOLD_SECONDS]
-    assert HOLD_SECONDS < LEASE_SECONDS
+    assert rests == [RENEW_SECONDS, RENEW_SECONDS]
+    assert RENEW_SECONDS < LEASE_SECONDS
     assert (row.done, row.finished_at) == (1, None)
 
 
-def test_an_attended_one_is_not_taken_up_by_the_service(database: Database) -> None:
-    """What an operator's command runs is run by nobody else, until it is handed over; then the command ends."""
-    settled(database, 4)
-    replay = started(database, rate=1, is_attended=True)
-    service = player_on(database)
-    dues: list[str | None] = [service.due("webhooks")]
+def test_a_command_runs_a_replay_that_waits(database: Database) -> None:
+    """With no other process at it, `run_or_watch` runs the replay itself."""
+    settled(database, 2)
+    replay = started(database)
 
-    def hand_over() -> bool:
-        replays_on(database).resume(replay.id, who=WHO)
-        dues.append(service.due("webhooks"))
+    row = runner_on(database).run_or_watch(replay.id)
+
+    assert (row.done, row.finished_at is not None) == (2, True)
+
+
+def test_a_command_watches_what_another_process_runs(database: Database) -> None:
+    """While the service holds the lease, the command only reports its progress, and returns when the replay is over."""
+    settled(database, 4)
+    replay = started(database, rate=1)
+    seen: list[tuple[int, bool]] = []
+    waits: list[float] = []
+    service = runner_on(database)
+
+    def watch() -> bool:
+        def wait(seconds: float) -> bool:
+            waits.append(seconds)
+            end_leases(database)
+            service.run(replay.id)
+            return False
+
+        row = runner_on(database, wait=wait).run_or_watch(replay.id, lambda row, _waits: seen.append((row.done, True)))
+        assert (row.done, row.finished_at is not None) == (4, True)
         return False
 
-    attended = player_on(database, wait=after(1, hand_over), is_attended=True).play(replay.id)
-    dues.append(service.due("webhooks"))
-    row = service.play(replay.id)
+    runner_on(database, wait=after(1, watch)).run(replay.id)
 
-    assert dues == [None, None, replay.id]
-    assert (attended.done, attended.finished_at, row.done) == (2, None, 4)
+    assert (seen, waits) == ([(2, True)], [WATCH_SECONDS])
 
 
-def test_one_that_was_killed_is_waited_for(database: Database) -> None:
-    """Who resumes a replay by hand need not try again until the lease of the dead has ended."""
-    settled(database, 2)
-    replay = started(database, rate=1, is_attended=True)
+def test_a_command_takes_over_when_the_other_process_dies(database: Database) -> None:
+    """The lease of the dead process ends, and the command that watched runs the rest: each connection is read once."""
+    settled(database, 4)
+    before = requested(database)
+    replay = started(database, rate=1)
     with suppress(Died):
-        player_on(database, wait=after(0, die), is_attended=True).play(replay.id)
+        runner_on(database, wait=after(0, die)).run(replay.id)
     with database.write() as session:
-        session.exec(update(TaskLeaseRow).values(holder="dead", until=database.now(LEASE_SECONDS)))
+        held = {"name": f"{LEASE_PREFIX}{replay.id}", "holder": "dead", "until": database.now(LEASE_SECONDS)}
+        session.exec(database.insert(TaskLeaseRow).values(**held))
     waits: list[float] = []
 
     def wait(seconds: float) -> bool:
@@ -275,24 +299,41 @@ def test_one_that_was_killed_is_waited_for(database: Database) -> None:
         end_leases(database)
         return False
 
-    row = player_on(database, wait=wait, is_attended=True).play(replay.id)
+    row = runner_on(database, wait=wait).run_or_watch(replay.id)
 
-    assert waits[0] == 1.0
-    assert row.done == 2
+    assert waits[0] == WATCH_SECONDS
+    assert row.done == 4
+    assert requested(database) == [number + 1 for number in before]
 
 
-def test_who_lives_is_not_waited_for_for_ever(database: Database) -> None:
-    """One that is at it in another terminal keeps it; the second is told so."""
+def test_the_service_runs_what_a_killed_command_left(database: Database) -> None:
+    """A replay whose command was killed is due as soon as its lease has ended."""
+    settled(database, 4)
+    replay = started(database, rate=1)
+    command, service = runner_on(database, wait=after(1, die)), runner_on(database)
+    with suppress(Died):
+        command.run_or_watch(replay.id)
+    end_leases(database)
+
+    due = service.find_due("webhooks")
+    row = service.run(replay.id)
+
+    assert due == replay.id
+    assert (row.done, row.finished_at is not None) == (4, True)
+
+
+def test_a_command_that_watches_ends_when_told(database: Database) -> None:
+    """Ctrl-C ends the watching; the replay is still another process's."""
     settled(database, 2)
-    replay = started(database, is_attended=True)
+    replay = started(database)
     with database.write() as session:
-        held = {"holder": "other", "until": database.now(3600)}
-        session.exec(database.insert(TaskLeaseRow).values(name=f"{TURN}{replay.id}", **held))
-    waits: list[float] = []
+        held = {"name": f"{LEASE_PREFIX}{replay.id}", "holder": "other", "until": database.now(3600)}
+        session.exec(database.insert(TaskLeaseRow).values(**held))
 
-    with pytest.raises(TakenError, match="Another process"):
-        player_on(database, wait=lambda seconds: bool(waits.append(seconds)), is_attended=True).play(replay.id)
-    assert LEASE_SECONDS < sum(waits) < 2 * LEASE_SECONDS
+    row = runner_on(database, wait=lambda _seconds: True).run_or_watch(replay.id)
+
+    assert (row.done, row.finished_at, row.stopped_at) == (0, None, None)
+    assert [lease.holder for lease in leases(database)] == ["other"]
 
 
 def test_a_broker_that_is_away_costs_nothing(database: Database) -> None:
@@ -303,9 +344,9 @@ def test_a_broker_that_is_away_costs_nothing(database: Database) -> None:
     def call(_ids: object) -> None:
         raise OutOfReachError
 
-    player = ReplayRunner(database=database, call=call, holder="h", wait=lambda _seconds: False, is_attended=False)
+    runner = ReplayRunner(database=database, notify_workers=call, holder="h", wait=lambda _seconds: False)
 
-    assert player.play(replay.id).done == 3
+    assert runner.run(replay.id).done == 3
 
 
 def test_the_oldest_that_waits_is_due(database: Database) -> None:
@@ -313,12 +354,12 @@ def test_the_oldest_that_waits_is_due(database: Database) -> None:
     subscribe(database)
     first, second = started(database).id, started(database).id
     events = started(database, "events", subscription="s1").id
-    player = player_on(database)
-    dues = [player.due("webhooks"), player.due("events")]
-    player.play(first)
+    runner = runner_on(database)
+    dues = [runner.find_due("webhooks"), runner.find_due("events")]
+    runner.run(first)
 
     assert dues == [first, events]
-    assert player.due("webhooks") == second
+    assert runner.find_due("webhooks") == second
 
 
 def test_what_comes_after_it_began_is_not_of_it(database: Database) -> None:
@@ -327,7 +368,7 @@ def test_what_comes_after_it_began_is_not_of_it(database: Database) -> None:
     replay = started(database)
     settled(database, 5)
 
-    row = player_on(database).play(replay.id)
+    row = runner_on(database).run(replay.id)
 
     assert (row.total, row.done) == (2, 2)
 
@@ -338,7 +379,7 @@ def test_a_replay_of_many_is_counted_and_walked_in_looks(database: Database) -> 
     emit(database, *(f"c{number:04}" for number in range(450)))
     replay = started(database, "events", subscription="s1")
 
-    row = player_on(database).play(replay.id)
+    row = runner_on(database).run(replay.id)
 
     again = [each.connection_id for each in deliveries(database) if each.replay_id == replay.id]
     assert (row.total, row.done) == (450, 450)
@@ -348,9 +389,9 @@ def test_a_replay_of_many_is_counted_and_walked_in_looks(database: Database) -> 
 def test_no_replay_is_left_with_a_lease_of_its_own(database: Database) -> None:
     """What is over leaves no lease behind, also where somebody looks at it once more."""
     replay = started(database)
-    player_on(database).play(replay.id)
+    runner_on(database).run(replay.id)
 
-    again = player_on(database).play(replay.id)
+    again = runner_on(database).run(replay.id)
 
     assert again.finished_at is not None
     assert leases(database) == []

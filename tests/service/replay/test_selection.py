@@ -10,13 +10,14 @@ from sqlalchemy import delete, insert
 from sqlmodel import SQLModel
 
 from runtime.database import Database
-from schemas.api_resources import state_of
+from schemas.api_resources import get_webhook_state
 from schemas.replays import EventFilter, WebhookFilter
 from schemas.tables import EventRow, WebhookRow
-from service.replay.selection import Selection, newest, of_events, of_webhooks, resent
+from service.replay.selection import ReplaySelection, get_newest, preview_resend, select_events, select_webhooks
 from tests.support import row_factory
+from tests.support.soak import rounds
 
-EXAMPLES = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 IDS = ("", "A", "a", "a ", "b", "é", "日本")
 TYPES = ("connection.status_changed", "connection.status_reason_changed")
 TIMES = [row_factory.TIME + timedelta(hours=hours) for hours in range(3)]
@@ -34,14 +35,14 @@ def fill(database: Database, table: type[SQLModel], made: Sequence[SQLModel]) ->
             session.connection().execute(insert(table), rows_)
 
 
-def selected(database: Database, selection: Selection, look: int) -> list[tuple[str, int]]:
+def selected(database: Database, selection: ReplaySelection, look: int) -> list[tuple[str, int]]:
     """Go through a selection, so many connections at a time."""
     found: list[tuple[str, int]] = []
     after = ""
     while True:
         with database.read() as session:
-            ahead = selection.ahead(session, after, look)
-        found += [(each.connection_id, each.amount) for each in ahead if each.amount]
+            ahead = selection.scan(session, after, look)
+        found += [(each.connection_id, each.matches) for each in ahead if each.matches]
         if len(ahead) < look:
             return found
         after = ahead[-1].connection_id
@@ -100,12 +101,12 @@ def test_webhooks_are_selected_as_one_by_one(
         and (row.id or 0) <= end
         and wish.connection in {None, row.connection_id}
         and wish.type in {None, row.type}
-        and wish.state in {None, state_of(row)}
+        and wish.state in {None, get_webhook_state(row)}
         and (wish.since is None or row.received_at >= wish.since)
         and (wish.until is None or row.received_at < wish.until)
     ]
 
-    found = selected(database, of_webhooks(wish, newest=end), look)
+    found = selected(database, select_webhooks(wish, newest=end), look)
 
     assert found == [(id_, 1) for id_ in count(fitting)]
 
@@ -155,11 +156,11 @@ def test_events_are_selected_as_one_by_one(
         and (wish.until is None or row.time < wish.until)
     ]
 
-    selection = of_events(wish, newest=end, types=types)
+    selection = select_events(wish, newest=end, types=types)
 
     assert selected(database, selection, look) == [*count([row.connection_id for row in fitting]).items()]
     with database.read() as session:
-        told = resent(session, selection, IDS)
+        told = preview_resend(session, selection, IDS)
     assert [(each.connection_id, each.type, each.events) for each in told] == [
         (*key, number) for key, number in sorted(count_pairs(fitting).items())
     ]
@@ -181,20 +182,20 @@ def test_one_webhook_is_selected_by_its_event_id(database: Database) -> None:
         database, row_factory.webhook("e1", connection_id="a"), row_factory.webhook("e2", connection_id="b")
     )
     with database.read() as session:
-        end = newest(session, "webhooks")
+        end = get_newest(session, "webhooks")
 
-    assert selected(database, of_webhooks(WebhookFilter(event_id="e2"), newest=end), 5) == [("b", 1)]
-    assert selected(database, of_webhooks(WebhookFilter(event_id="none"), newest=end), 5) == []
+    assert selected(database, select_webhooks(WebhookFilter(event_id="e2"), newest=end), 5) == [("b", 1)]
+    assert selected(database, select_webhooks(WebhookFilter(event_id="none"), newest=end), 5) == []
 
 
 def test_nothing_is_selected_of_nothing(database: Database) -> None:
     """Where nothing is stored yet nothing is found, and that is no error."""
     with database.read() as session:
-        ends = newest(session, "webhooks"), newest(session, "events")
-    empty = of_webhooks(WebhookFilter(), newest=ends[0]), of_events(EventFilter(), newest=ends[1], types=())
+        ends = get_newest(session, "webhooks"), get_newest(session, "events")
+    empty = select_webhooks(WebhookFilter(), newest=ends[0]), select_events(EventFilter(), newest=ends[1], types=())
 
     assert ends == (0, 0)
-    assert [list(each.chunks(database)) for each in empty] == [[[]], [[]]]
+    assert [list(each.batches(database)) for each in empty] == [[[]], [[]]]
 
 
 @pytest.mark.parametrize("size", [199, 200, 201])
@@ -202,8 +203,8 @@ def test_chunks_meet_where_they_should(database: Database, size: int) -> None:
     """Connections are neither missing nor doubled where one look ends and the next begins."""
     fill(database, WebhookRow, [row_factory.webhook(connection_id=f"c{number:04}") for number in range(size)])
     with database.read() as session:
-        selection = of_webhooks(WebhookFilter(), newest=newest(session, "webhooks"))
+        selection = select_webhooks(WebhookFilter(), newest=get_newest(session, "webhooks"))
 
-    found = [each.connection_id for chunk in selection.chunks(database) for each in chunk]
+    found = [each.connection_id for chunk in selection.batches(database) for each in chunk]
 
     assert found == [f"c{number:04}" for number in range(size)]

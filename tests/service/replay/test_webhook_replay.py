@@ -9,7 +9,7 @@ from runtime.database import Database
 from runtime.queues import circuit_breaker
 from schemas.tables import CircuitBreakerRow, ReadRequestRow
 from service.replay.step import ReplayStep
-from service.replay.webhook_replay import LOOK_SECONDS, MOST_DUE, reread
+from service.replay.webhook_replay import MAX_READY_READS, RECHECK_SECONDS, request_next_reads
 from tests.service.replay.replay_helpers import row_of, started
 from tests.support.scripted_meld import ScriptedReader, refresh_on
 from tests.support.webhook_factory import body, store
@@ -19,7 +19,7 @@ def step(database: Database, **wish: Any) -> ReplayStep:
     """Make the first step of a replay."""
     replay = started(database, **wish)
     with database.write() as session:
-        return reread(database, session, row_of(database, replay.id))
+        return request_next_reads(database, session, row_of(database, replay.id))
 
 
 def all_jobs(database: Database) -> list[ReadRequestRow]:
@@ -44,7 +44,7 @@ def settled(database: Database, count: int) -> None:
 
 def pause(database: Database, seconds: float) -> None:
     with database.write() as session:
-        circuit_breaker.close(database, session, reason="throttled", detail="Meld answered 429", seconds=60)
+        circuit_breaker.open_circuit(database, session, reason="throttled", detail="Meld answered 429", seconds=60)
         session.exec(update(CircuitBreakerRow).values(paused_until=datetime.now(UTC) + timedelta(seconds=seconds)))
 
 
@@ -56,8 +56,8 @@ def test_as_many_are_asked_for_as_belong_in_a_second(database: Database) -> None
 
     made = step(database, rate=3)
 
-    assert (made.count, made.after, made.rest, made.is_last) == (3, "c002", 1.0, False)
-    assert sorted(made.calls) == ["c000", "c001", "c002"]
+    assert (made.count, made.after, made.delay_seconds, made.is_last) == (3, "c002", 1.0, False)
+    assert sorted(made.connections_to_notify) == ["c000", "c001", "c002"]
     owed = [(job.connection_id, job.trigger) for job in all_jobs(database) if job.requested > job.completed]
     assert owed == [("c000", "replay"), ("c001", "replay"), ("c002", "replay")]
 
@@ -68,7 +68,7 @@ def test_a_low_rate_is_one_read_in_a_while(database: Database) -> None:
 
     made = step(database, rate=0.5)
 
-    assert (made.count, made.rest, made.is_last) == (1, 2.0, False)
+    assert (made.count, made.delay_seconds, made.is_last) == (1, 2.0, False)
 
 
 @pytest.mark.parametrize("rate", [4, 5])
@@ -88,23 +88,23 @@ def test_nothing_to_do_is_the_last_step(database: Database) -> None:
 
     made = step(database, state="failed")
 
-    assert (made.count, made.is_last, made.calls) == (0, True, ())
+    assert (made.count, made.is_last, made.connections_to_notify) == (0, True, ())
 
 
 def test_it_waits_while_much_is_due(database: Database) -> None:
     """It does not put itself before live webhooks: while many reads wait for a worker it asks for none."""
     settled(database, 1)
-    store(database, *(body(f"live-{number}") for number in range(MOST_DUE)))
+    store(database, *(body(f"live-{number}") for number in range(MAX_READY_READS)))
 
     made = step(database, connection="c000")
 
-    assert (made.count, made.rest, made.is_last) == (0, LOOK_SECONDS, False)
-    assert "Is a worker running?" in (made.waits or "")
+    assert (made.count, made.delay_seconds, made.is_last) == (0, RECHECK_SECONDS, False)
+    assert "Is a worker running?" in (made.waiting_for or "")
 
 
 def test_it_fills_up_what_is_due(database: Database) -> None:
     """Where little is due it asks for as many as make it much; what is being read does not count."""
-    settled(database, MOST_DUE + 20)
+    settled(database, MAX_READY_READS + 20)
     store(database, *(body(f"live-{number}") for number in range(30)))
     with database.write() as session:
         leased = update(ReadRequestRow).where(
@@ -112,7 +112,7 @@ def test_it_fills_up_what_is_due(database: Database) -> None:
         )
         session.exec(leased.values(lease_token="t", leased_until=datetime.now(UTC) + timedelta(seconds=30)))
 
-    assert step(database, rate=1000).count == MOST_DUE - 10
+    assert step(database, rate=1000).count == MAX_READY_READS - 10
 
 
 def test_it_heeds_the_pause(database: Database) -> None:
@@ -122,7 +122,7 @@ def test_it_heeds_the_pause(database: Database) -> None:
 
     made = step(database)
 
-    assert (made.count, made.waits) == (0, "Reads of Meld are paused: Meld answered 429.")
+    assert (made.count, made.waiting_for) == (0, "Reads of Meld are paused: Meld answered 429.")
 
 
 def test_it_ends_a_pause_that_nobody_else_would(database: Database) -> None:
@@ -134,7 +134,7 @@ def test_it_ends_a_pause_that_nobody_else_would(database: Database) -> None:
     second = step(database)
 
     assert (first.count, second.count) == (1, 0)
-    assert second.waits is not None
+    assert second.waiting_for is not None
 
 
 def test_whoever_waited_longer_is_read_first(database: Database) -> None:
@@ -163,5 +163,5 @@ def test_what_was_given_up_is_tried_anew(database: Database) -> None:
     made = step(database, connection="c000")
 
     (job,) = all_jobs(database)
-    assert made.calls == ("c000",)
+    assert made.connections_to_notify == ("c000",)
     assert (job.failed_at, job.attempts, job.due_at is not None) == (None, 0, True)

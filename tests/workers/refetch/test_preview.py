@@ -17,16 +17,17 @@ from schemas import tables
 from schemas.events import Event
 from schemas.meld.connection import Snapshot
 from schemas.meld.read_outcome import Absent, Found, ReadOutcome, Refused, Throttled, Unavailable, Unreadable
-from schemas.replays import Foreseen
+from schemas.replays import ReadPreview
 from schemas.tables import CircuitBreakerRow, ConnectionRow
 from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.soak import rounds
 from tests.support.table_snapshot import untouched
 from tests.support.webhook_factory import DELETED, body, store
-from tests.workers.history.random_past import Past, Read, histories, reads
+from tests.workers.history.random_past import Past, Read, random_reads, reads
 from workers.refetch.preview import PATIENCE_SECONDS, RefetchPreview
 from workers.refetch.retry_policy import OUTAGE_FAILURES
 
-EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def foresee_on(
@@ -38,7 +39,7 @@ def foresee_on(
     return RefetchPreview(database=database, reader=reader, clock=utcnow, rate=rate, wait=wait)
 
 
-def foreseen(database: Database, outcome: ReadOutcome, id_: str = "c1") -> Foreseen:
+def foreseen(database: Database, outcome: ReadOutcome, id_: str = "c1") -> ReadPreview:
     """Look ahead at one read with this outcome; nothing may be written by that."""
     reader = ScriptedReader()
     reader.answers[id_] = outcome
@@ -59,12 +60,12 @@ def mirror_of(database: Database, id_: str) -> ConnectionRow | None:
 
 
 @EXAMPLES
-@given(made=histories(), read=reads())
+@given(made=random_reads(), read=reads())
 def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read: Read) -> None:
     """Whatever was read before and is read now: what is foreseen is what the read itself changes and emits."""
     past = Past(database)
     past.clear()
-    past.live(*made)
+    past.make_reads(*made)
     snapshot = Snapshot.from_document(read.seen) if read.seen is not None else None
     outcome: ReadOutcome = Found(snapshot) if snapshot is not None else Absent()
     told, before = events_of(database), mirror_of(database, read.id)
@@ -72,7 +73,7 @@ def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read:
     one = foreseen(database, outcome, read.id)
 
     with database.write() as session:
-        jobs.raise_jobs(database, session, [read.id], "replay", replay_id="r1")
+        jobs.request_reads(database, session, [read.id], "replay", replay_id="r1")
     reader = ScriptedReader()
     reader.answers[read.id] = outcome
     # Later than all that was read, as a real read is.
@@ -83,8 +84,8 @@ def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read:
         (event.type, *(event.data.get(name) for name in names)) for event in new
     ]
     after = mirror_of(database, read.id)
-    assert one.changes == connection_diff.changes(before, after)
-    assert one.unshown_changes == connection_diff.unshown(before, after)
+    assert one.changes == connection_diff.diff_connections(before, after)
+    assert one.unshown_changes == connection_diff.list_hidden_changes(before, after)
     assert (one.failure is None) or before == after
     assert {event.data["cause"]["trigger"] for event in new} <= {"webhook", "replay"}
 
@@ -152,7 +153,7 @@ def test_a_deletion_that_was_told_is_believed(database: Database) -> None:
     ("outcome", "words"),
     [
         (Unavailable("Meld answered 500"), "Meld answered 500"),
-        (Unreadable("the answer is no JSON", "<html>"), "the answer is no JSON: <html>"),
+        (Unreadable("the response is no JSON", "<html>"), "the response is no JSON: <html>"),
     ],
 )
 def test_a_read_that_would_fail_is_told(database: Database, outcome: ReadOutcome, words: str) -> None:
@@ -209,11 +210,11 @@ def test_a_meld_that_is_away_ends_it(database: Database) -> None:
 
 def pause(database: Database, reason: str, seconds: float) -> None:
     with database.write() as session:
-        circuit_breaker.close(database, session, reason=reason, detail="Meld answered 429", seconds=60)
+        circuit_breaker.open_circuit(database, session, reason=reason, detail="Meld answered 429", seconds=60)
         until = datetime.now(UTC) + timedelta(seconds=seconds)
         session.exec(
             update(CircuitBreakerRow)
-            .where(col(CircuitBreakerRow.name) == circuit_breaker.NAME)
+            .where(col(CircuitBreakerRow.name) == circuit_breaker.BREAKER_NAME)
             .values(paused_until=until)
         )
 
@@ -237,7 +238,7 @@ def test_a_pause_that_is_over_is_found_out_quietly(database: Database) -> None:
 
     assert foreseen(database, found("c1")).failure is None
     with database.read() as session:
-        assert circuit_breaker.current(session) is not None
+        assert circuit_breaker.get_open_circuit(session) is not None
 
 
 def test_it_reads_at_its_rate(database: Database) -> None:

@@ -26,7 +26,7 @@ STEPS = ("pending", "processed", "ignored", "failed", "failed and processed")
 
 
 @dataclass
-class Estate:
+class StoredRows:
     """What is stored."""
 
     webhooks: list[dict[str, Any]]
@@ -177,7 +177,7 @@ class Estate:
                 yield from (n for n, _ in told)
 
 
-def prune_on(database: Database, retention: Settings | None = None, **wiring: Any) -> Prune:
+def make_prune(database: Database, retention: Settings | None = None, **wiring: Any) -> Prune:
     """Return what prunes, as a process would make it, but that it never rests."""
     usual: dict[str, Any] = {"holder": "me", "wait": lambda _seconds: False, "metrics": Metrics()}
     return Prune(database=database, settings=retention or Settings(), **{**usual, **wiring})
@@ -202,7 +202,7 @@ def _events(observations: int) -> st.SearchStrategy[list[dict[str, Any]]]:
 
 
 @st.composite
-def estates(draw: st.DrawFn) -> Estate:
+def stored_rows(draw: st.DrawFn) -> StoredRows:
     """Return rows of every table."""
     webhook = st.fixed_dictionaries(
         {
@@ -220,7 +220,7 @@ def estates(draw: st.DrawFn) -> Estate:
     )
     observations = draw(st.lists(observation, max_size=6))
     events = draw(_events(len(observations)))
-    return Estate(
+    return StoredRows(
         webhooks=draw(st.lists(webhook, max_size=10)),
         jobs=draw(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["idle", "owed", "dead"]))),
         mirror=draw(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["ACTIVE", "DELETED"]))),

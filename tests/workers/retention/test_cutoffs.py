@@ -3,14 +3,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from runtime.settings import Settings
-from workers.retention.cutoffs import bounds_of
+from workers.retention.cutoffs import compute_cutoffs
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 def days(**values: float) -> dict[str, float]:
     """Return how many days each bound lies back."""
-    bounds = bounds_of(Settings.model_validate(values), NOW)
+    bounds = compute_cutoffs(Settings.model_validate(values), NOW)
     return {name: (NOW - getattr(bounds, name)) / timedelta(days=1) for name in bounds.__slots__}
 
 

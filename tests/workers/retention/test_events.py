@@ -12,11 +12,12 @@ from runtime.settings import Settings
 from schemas.tables import ConnectionRow, DeliveryRow, EventBaselineRow, EventRow, ObservationRow
 from tests.support import row_factory
 from tests.support.scripted_meld import document
-from tests.workers.history.random_past import BEGAN, IDS, Past, Read, histories
-from workers.retention.cutoffs import bounds_of
-from workers.retention.events import MOST, droppable
+from tests.support.soak import rounds
+from tests.workers.history.random_past import BEGAN, IDS, Past, Read, random_reads
+from workers.retention.cutoffs import compute_cutoffs
+from workers.retention.events import MAX_EVENTS, count_removable_events
 
-EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 CUTS = st.one_of(st.none(), st.integers(0, 30))
 
 
@@ -27,7 +28,7 @@ def past(database: Database) -> Past:
 
 
 def statuses(past: Past, *made: str) -> None:
-    past.live(*(Read("a", document("a", status)) for status in made))
+    past.make_reads(*(Read("a", document("a", status)) for status in made))
 
 
 def sequences(past: Past) -> list[int]:
@@ -47,16 +48,18 @@ def cut(start: datetime, minutes: int | None) -> datetime | None:
 
 
 @EXAMPLES
-@given(st.lists(st.tuples(histories(), CUTS, CUTS), min_size=2, max_size=4), st.sets(st.sampled_from(IDS), min_size=1))
+@given(
+    st.lists(st.tuples(random_reads(), CUTS, CUTS), min_size=2, max_size=4), st.sets(st.sampled_from(IDS), min_size=1)
+)
 def test_the_fold_is_exact_without_the_oldest_events(past: Past, made: list, ids: set[str]) -> None:
     """However events and observations go, each by its own age: folding finds no difference, and the rest stays."""
     past.clear()
     start = past.tick()
     for reads, events, observations in made:
-        past.live(*reads)
+        past.make_reads(*reads)
         before = past.all()
-        past.drop(*ids, before=cut(start, events))
-        past.forget(*ids, before=cut(start, observations))
+        past.remove_events(*ids, before=cut(start, events))
+        past.remove_observations(*ids, before=cut(start, observations))
 
         assert past.check() == []
         assert before["mirror"] == past.all()["mirror"]
@@ -64,17 +67,17 @@ def test_the_fold_is_exact_without_the_oldest_events(past: Past, made: list, ids
 
 
 @EXAMPLES
-@given(st.tuples(histories(), histories()), CUTS, CUTS, st.data())
+@given(st.tuples(random_reads(), random_reads()), CUTS, CUTS, st.data())
 def test_damage_is_mended_without_the_oldest_events(
     past: Past, made: tuple[list[Read], ...], events: int | None, observations: int | None, data: st.DataObject
 ) -> None:
     """A lost mirror comes back with its number, and a lost event as it was; nothing that was removed is told again."""
     past.clear()
     start = past.tick()
-    past.live(*made[0])
-    past.drop(*IDS, before=cut(start, events))
-    past.live(*made[1])
-    past.forget(*IDS, before=cut(start, observations))
+    past.make_reads(*made[0])
+    past.remove_events(*IDS, before=cut(start, events))
+    past.make_reads(*made[1])
+    past.remove_observations(*IDS, before=cut(start, observations))
     before = past.all()
     told = [row["id"] for row in before["event"]]
     lost = data.draw(st.sampled_from(told)) if told else ""
@@ -83,7 +86,7 @@ def test_damage_is_mended_without_the_oldest_events(
         session.connection().execute(text("DELETE FROM connection"))
         session.connection().execute(text("DELETE FROM event WHERE id = :lost"), {"lost": lost})
 
-    mended = past.apply()
+    mended = past.repair()
 
     assert covered == []
     assert all(each.is_mended for each in mended)
@@ -100,10 +103,10 @@ def test_what_goes_is_noted(past: Past) -> None:
     """Where the rest begins, and the number that it goes on from; nothing is written where nothing goes."""
     statuses(past, "A", "B", "C", "D")
 
-    some = past.drop("a", before=BEGAN + timedelta(minutes=2))
+    some = past.remove_events("a", before=BEGAN + timedelta(minutes=2))
     left = sequences(past)
-    none = past.drop("a", "b", before=BEGAN)
-    rest = past.drop("a")
+    none = past.remove_events("a", "b", before=BEGAN)
+    rest = past.remove_events("a")
     statuses(past, "E")
 
     assert (some, left, none, rest) == (2, [3, 4], 0, 2)
@@ -116,16 +119,16 @@ def test_what_goes_is_noted(past: Past) -> None:
 def test_what_is_owed_stays_with_all_behind_it(past: Past) -> None:
     """Pending or given up: its event stays, as do later ones of its connection; those of others go."""
     statuses(past, "A", "B", "C", "D")
-    past.live(Read("b", document("b")))
+    past.make_reads(Read("b", document("b")))
     owe(past, 2, dead_at=utcnow())
 
-    kept = past.drop("a", "b")
+    kept = past.remove_events("a", "b")
     left = sequences(past)
     with past.database.write() as session:
         session.connection().execute(text("UPDATE delivery SET dead_at = NULL, delivered_at = created_at"))
 
     assert (kept, left) == (2, [2, 3, 4])
-    assert (past.drop("a"), sequences(past)) == (3, [])
+    assert (past.remove_events("a"), sequences(past)) == (3, [])
 
 
 def test_what_was_given_up_long_ago_holds_nothing(past: Past) -> None:
@@ -133,7 +136,7 @@ def test_what_was_given_up_long_ago_holds_nothing(past: Past) -> None:
     statuses(past, "A", "B")
     owe(past, 1, dead_at=utcnow() - timedelta(days=181))
 
-    assert past.drop("a") == 2
+    assert past.remove_events("a") == 2
 
 
 def test_what_a_rebuild_told_is_as_young_as_that(past: Past) -> None:
@@ -141,31 +144,31 @@ def test_what_a_rebuild_told_is_as_young_as_that(past: Past) -> None:
     statuses(past, "A", "B")
     with past.database.write() as session:
         session.connection().execute(text("DELETE FROM event WHERE sequence = 1"))
-    past.apply()
+    past.repair()
 
     assert sequences(past) == [2, 1]
-    assert past.drop("a") == 0
-    assert past.drop("a", before=utcnow() + timedelta(days=1)) == 2
+    assert past.remove_events("a") == 0
+    assert past.remove_events("a", before=utcnow() + timedelta(days=1)) == 2
 
 
 def test_events_of_one_read_go_together(past: Past) -> None:
     """Where one of them is owed the other stays, too."""
-    past.live(Read("a", document("a")), Read("a", document("a", "B", activeDuplicateConnectionId="b")))
+    past.make_reads(Read("a", document("a")), Read("a", document("a", "B", activeDuplicateConnectionId="b")))
     owe(past, 3)
 
     assert [row["observation_id"] for row in past.rows(EventRow, col(EventRow.position))] == [1, 2, 2]
-    assert (past.drop("a"), sequences(past)) == (1, [2, 3])
+    assert (past.remove_events("a"), sequences(past)) == (1, [2, 3])
 
 
 def test_a_long_history_goes_in_parts(past: Past) -> None:
     """No commit removes more than so many events, and all together as many as were foretold."""
-    statuses(past, *(f"STATUS_{number}" for number in range(MOST + 3)))
-    bounds = bounds_of(Settings(retain_events_days=0), utcnow())
+    statuses(past, *(f"STATUS_{number}" for number in range(MAX_EVENTS + 3)))
+    bounds = compute_cutoffs(Settings(retain_events_days=0), utcnow())
     with past.database.read() as session:
-        foretold = droppable(session, "a", bounds)
+        foretold = count_removable_events(session, "a", bounds)
 
-    parts = [past.drop("a"), past.drop("a"), past.drop("a")]
+    parts = [past.remove_events("a"), past.remove_events("a"), past.remove_events("a")]
 
-    assert foretold == sum(parts) == MOST + 3
-    assert max(parts) <= MOST
+    assert foretold == sum(parts) == MAX_EVENTS + 3
+    assert max(parts) <= MAX_EVENTS
     assert past.check() == []

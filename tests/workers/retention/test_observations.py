@@ -9,9 +9,10 @@ from sqlmodel import col
 from runtime.database import Database
 from schemas.tables import BaselineRow, ConnectionRow, EventRow, ObservationRow
 from tests.support.scripted_meld import document
-from tests.workers.history.random_past import BEGAN, IDS, Past, Read, histories
+from tests.support.soak import rounds
+from tests.workers.history.random_past import BEGAN, IDS, Past, Read, random_reads
 
-EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -25,34 +26,34 @@ def ids_of(past: Past) -> list[int]:
 
 
 def statuses(past: Past, *made: str) -> None:
-    past.live(*(Read("a", document("a", status)) for status in made))
+    past.make_reads(*(Read("a", document("a", status)) for status in made))
 
 
 @EXAMPLES
-@given(st.lists(histories(), min_size=2, max_size=4), st.sets(st.sampled_from(IDS), min_size=1))
+@given(st.lists(random_reads(), min_size=2, max_size=4), st.sets(st.sampled_from(IDS), min_size=1))
 def test_the_fold_is_exact_behind_a_baseline(past: Past, made: list[list], ids: set[str]) -> None:
     """However often the oldest observations are removed in between, folding the others finds no difference."""
     past.clear()
     for reads in made:
-        past.live(*reads)
-        past.forget(*ids)
+        past.make_reads(*reads)
+        past.remove_observations(*ids)
 
     assert past.check() == []
 
 
 @EXAMPLES
-@given(histories(), histories())
+@given(random_reads(), random_reads())
 def test_damage_behind_a_baseline_is_mended_to_the_same(past: Past, made: list[Read], later: list[Read]) -> None:
     """What was lost after the baseline comes back just as it was, although what led there is gone."""
     past.clear()
-    past.live(*made)
-    past.forget(*IDS)
-    past.live(*later)
+    past.make_reads(*made)
+    past.remove_observations(*IDS)
+    past.make_reads(*later)
     before = past.all()
     with past.database.write() as session:
         session.connection().execute(text("UPDATE connection SET status = 'x', grouped_at = NULL, customer_id = 'x'"))
 
-    mended = past.apply()
+    mended = past.repair()
 
     assert all(each.is_mended for each in mended)
     assert past.check() == []
@@ -63,13 +64,13 @@ def test_the_newest_observation_and_what_is_young_stay(past: Past) -> None:
     """Only what had its answer before the time is taken in, and never the newest of a connection."""
     statuses(past, "A", "B", "C", "D")
 
-    some = past.forget("a", before=BEGAN + timedelta(minutes=2))
+    some = past.remove_observations("a", before=BEGAN + timedelta(minutes=2))
     left = ids_of(past)
-    rest = past.forget("a")
+    rest = past.remove_observations("a")
 
     assert (some, left) == (2, [3, 4])
     assert (rest, ids_of(past)) == (1, [4])
-    assert past.forget("a", "b") == 0
+    assert past.remove_observations("a", "b") == 0
     (baseline,) = past.rows(BaselineRow)
     assert (baseline["observation_id"], baseline["mirror"]["status"], baseline["mirror"]["sequence"]) == (3, "C", 3)
 
@@ -77,7 +78,7 @@ def test_the_newest_observation_and_what_is_young_stay(past: Past) -> None:
 def test_events_of_what_is_forgotten_may_go_or_stay(past: Past) -> None:
     """Neither their being there nor their absence is a difference; those of the rest are looked for."""
     statuses(past, "A", "B", "C")
-    past.forget("a")
+    past.remove_observations("a")
     kept = past.check()
     with past.database.write() as session:
         session.connection().execute(text("DELETE FROM event WHERE sequence < 3"))
@@ -86,7 +87,7 @@ def test_events_of_what_is_forgotten_may_go_or_stay(past: Past) -> None:
         session.connection().execute(text("DELETE FROM event"))
 
     lost = past.check()
-    past.apply()
+    past.repair()
 
     assert (kept, removed) == ([], [])
     assert [(each.kind, each.field, each.is_mendable) for each in lost] == [("event", "row", True)]
@@ -99,8 +100,8 @@ def test_events_of_what_is_forgotten_may_go_or_stay(past: Past) -> None:
 def test_the_number_of_events_is_known_although_they_are_gone(past: Past, dropped: int, forgotten: int) -> None:
     """Whichever went first, or further: the mirror of any time that is left has the number that it had."""
     statuses(past, "A", "B", "C", "D", "E")
-    past.drop("a", before=BEGAN + timedelta(minutes=dropped))
-    past.forget("a", before=BEGAN + timedelta(minutes=forgotten))
+    past.remove_events("a", before=BEGAN + timedelta(minutes=dropped))
+    past.remove_observations("a", before=BEGAN + timedelta(minutes=forgotten))
 
     (baseline,) = past.rows(BaselineRow)
     assert (baseline["observation_id"], baseline["mirror"]["sequence"]) == (forgotten, forgotten)
@@ -109,13 +110,13 @@ def test_the_number_of_events_is_known_although_they_are_gone(past: Past, droppe
 
 def test_a_mirror_that_is_lost_comes_back_from_the_baseline(past: Past) -> None:
     """All that is left of the past is enough for the whole row."""
-    past.live(Read("a", document("a", duplicateConnectionIds=["b"], institutionName="Bank")), Read("a", None))
+    past.make_reads(Read("a", document("a", duplicateConnectionIds=["b"], institutionName="Bank")), Read("a", None))
     before = past.all()["mirror"]
-    past.forget("a")
+    past.remove_observations("a")
     with past.database.write() as session:
         session.connection().execute(text("DELETE FROM connection"))
 
-    past.apply()
+    past.repair()
 
     assert before == past.rows(ConnectionRow)
     assert before[0]["institution_name"] == "Bank"

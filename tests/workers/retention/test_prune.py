@@ -22,15 +22,16 @@ from tests.support import row_factory
 from tests.support.scripted_consumer import subscribe
 from tests.support.scripted_meld import ScriptedReader, refresh_on
 from tests.support.scripted_meld import found as seen
+from tests.support.soak import rounds
 from tests.support.webhook_factory import body, store
-from tests.workers.history.random_past import Past, histories
-from tests.workers.retention.retention_oracle import Estate, estates, prune_on, retentions
+from tests.workers.history.random_past import Past, random_reads
+from tests.workers.retention.retention_oracle import StoredRows, make_prune, retentions, stored_rows
 from workers.retention.prune import PruneError
 from workers.retention.rules import KINDS
-from workers.retention.scan import WINDOW
+from workers.retention.scan import WINDOW_ROWS
 
 MINUTES = st.integers(-1, 30)
-EXAMPLES = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
@@ -56,19 +57,19 @@ def left(database: Database) -> dict[str, set[int]]:
 
 
 @EXAMPLES
-@given(estates(), retentions())
-def test_what_may_go_goes_and_nothing_else(database: Database, estate: Estate, retention: Settings) -> None:
+@given(stored_rows(), retentions())
+def test_what_may_go_goes_and_nothing_else(database: Database, estate: StoredRows, retention: Settings) -> None:
     """Whatever is stored, how old it is and what is set: by the rules, word for word; a second run finds nothing."""
     empty(database)
     row_factory.store(database, *estate.rows(utcnow()))
     gone = estate.may_go(retention)
     before, there = everything(database), left(database)
 
-    told = prune_on(database, retention).preview()
+    told = make_prune(database, retention).preview()
     unchanged = everything(database)
-    removed = prune_on(database, retention).run(who="me")
+    removed = make_prune(database, retention).run(who="me")
     after = left(database)
-    again = prune_on(database, retention).run(who="me")
+    again = make_prune(database, retention).run(who="me")
 
     assert before == unchanged
     assert after == {
@@ -84,24 +85,24 @@ def test_what_may_go_goes_and_nothing_else(database: Database, estate: Estate, r
     assert (told, removed, again) == (counts, counts, dict.fromkeys(KINDS, 0))
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(histories(), MINUTES, MINUTES), min_size=2, max_size=4))
+@settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(random_reads(), MINUTES, MINUTES), min_size=2, max_size=4))
 def test_the_fold_equals_the_live_tables_whatever_was_pruned(database: Database, made: list[Any]) -> None:
     """Random histories with prunes in between, each with bounds of its own: none finds anything to mend."""
     past = Past(database)
     past.clear()
     start = past.tick()
     for reads, events, observations in made:
-        past.live(*reads)
+        past.make_reads(*reads)
         mirror = past.rows(tables.ConnectionRow, col(tables.ConnectionRow.id))
         retention = {
             "retain_events_days": days_since(start + timedelta(minutes=events)),
             "retain_observations_days": days_since(start + timedelta(minutes=observations)),
             "retain_bodies_days": 0,
         }
-        prune_on(database, Settings.model_validate(retention)).run(who="me")
+        make_prune(database, Settings.model_validate(retention)).run(who="me")
 
-        assert past.check() == past.apply() == []
+        assert past.check() == past.repair() == []
         assert mirror == past.rows(tables.ConnectionRow, col(tables.ConnectionRow.id))
 
 
@@ -122,7 +123,7 @@ def test_a_repeat_is_known_without_its_body(database: Database) -> None:
         session.exec(update(tables.WebhookRow).values(**steps))
         session.exec(update(tables.ReadRequestRow).values(completed=1))
 
-    removed = prune_on(database, NOTHING_KEPT).run(who="me")
+    removed = make_prune(database, NOTHING_KEPT).run(who="me")
     calls = store(database, sent)
 
     assert (removed["webhooks"], removed["bodies"], calls) == (0, 1, [])
@@ -139,7 +140,7 @@ def test_a_repeat_keeps_an_old_event_id(database: Database) -> None:
     old, young = utcnow() - timedelta(days=300), utcnow() - timedelta(days=1)
     row_factory.store(database, row_factory.webhook(received_at=old, processed_at=old, delivered_at=young))
 
-    assert prune_on(database).run(who="me")["webhooks"] == 0
+    assert make_prune(database).run(who="me")["webhooks"] == 0
 
 
 def test_many_rows_go_window_by_window_in_small_commits(database: Database) -> None:
@@ -155,7 +156,7 @@ def test_many_rows_go_window_by_window_in_small_commits(database: Database) -> N
         return False
 
     counts: list[int] = []
-    removed = prune_on(database, wait=wait, most=100).run(counts.append, who="me")
+    removed = make_prune(database, wait=wait, most=100).run(counts.append, who="me")
 
     assert removed["webhooks"] == 1_203
     assert max(before - after for before, after in pairwise(rests)) <= 100
@@ -167,19 +168,19 @@ def test_many_rows_go_window_by_window_in_small_commits(database: Database) -> N
 def test_it_ends_behind_what_is_young(database: Database) -> None:
     """Rows come in the order of their keys: where a whole window is young, what lies behind is not looked at."""
     old = utcnow() - timedelta(days=100)
-    young = [row_factory.webhook(processed_at=old, received_at=utcnow()) for _ in range(WINDOW)]
+    young = [row_factory.webhook(processed_at=old, received_at=utcnow()) for _ in range(WINDOW_ROWS)]
     row_factory.store(
         database, *young, row_factory.webhook("strange", received_at=old, delivered_at=old, processed_at=old)
     )
 
-    assert prune_on(database).preview()["webhooks"] == 0
+    assert make_prune(database).preview()["webhooks"] == 0
 
 
 def test_one_runs_at_a_time(database: Database) -> None:
     """Another is refused, and a dry run is not; after it has ended the other one may."""
     old = utcnow() - timedelta(days=100)
     row_factory.store(database, row_factory.webhook(received_at=old, delivered_at=old, processed_at=old))
-    other = prune_on(database, holder="you")
+    other = make_prune(database, holder="you")
     refused: list[str] = []
 
     def wait(_seconds: float) -> bool:
@@ -188,7 +189,7 @@ def test_one_runs_at_a_time(database: Database) -> None:
         refused.append(str(other.preview()["webhooks"]))
         return False
 
-    removed = prune_on(database, wait=wait).run(who="me")
+    removed = make_prune(database, wait=wait).run(who="me")
 
     assert removed["webhooks"] == 1
     assert refused[0] == "1"
@@ -203,11 +204,11 @@ def test_one_that_was_told_to_end_is_due_again(database: Database) -> None:
         database, *(row_factory.webhook(received_at=old, delivered_at=old, processed_at=old) for _ in range(9))
     )
     waits = iter([False, False, False, False, True])
-    first = prune_on(database)
+    first = make_prune(database)
     never = first.is_due(86400)
 
     with pytest.raises(PruneError, match="told to end"):
-        prune_on(database, wait=lambda _seconds: next(waits), most=3).run(who="clock")
+        make_prune(database, wait=lambda _seconds: next(waits), most=3).run(who="clock")
     left = acts(database)[0].details["webhooks"]
 
     assert 0 < left < 9
@@ -230,7 +231,7 @@ def test_what_was_removed_is_noted_and_counted(database: Database) -> None:
     row_factory.store(database, row_factory.webhook(received_at=old, delivered_at=old, ignored_at=old))
     metrics = Metrics()
 
-    prune_on(database, metrics=metrics).run(who="clock")
+    make_prune(database, metrics=metrics).run(who="clock")
 
     (act,) = acts(database)
     assert (act.who, act.act, act.details) == ("clock", "rows.pruned", {**dict.fromkeys(KINDS, 0), "webhooks": 1})
@@ -253,8 +254,8 @@ def test_a_row_that_changes_meanwhile_is_looked_at_again(database: Database) -> 
             session.exec(update(tables.ReadRequestRow).values(failed_at=None))
         return False
 
-    assert prune_on(database).preview()["failures"] == 2
-    assert prune_on(database, wait=wait).run(who="me")["failures"] == 0
+    assert make_prune(database).preview()["failures"] == 2
+    assert make_prune(database, wait=wait).run(who="me")["failures"] == 0
 
 
 def test_what_somebody_has_locked_is_passed_over(postgres_url: str) -> None:
@@ -266,10 +267,10 @@ def test_what_somebody_has_locked_is_passed_over(postgres_url: str) -> None:
     )
     with database.write() as session:
         session.exec(select(tables.WebhookRow).limit(1).with_for_update()).one()
-        removed = prune_on(database).run(who="me")
+        removed = make_prune(database).run(who="me")
 
     assert removed["webhooks"] == 2
-    assert prune_on(database).run(who="me")["webhooks"] == 1
+    assert make_prune(database).run(who="me")["webhooks"] == 1
     database.close()
 
 
@@ -288,14 +289,14 @@ def test_a_prune_beside_everybody_loses_nothing(database: Database, reader: Scri
         refresh.refresh(id_)
 
     beside = (
-        lambda: prune_on(database, NOTHING_KEPT, most=7).run(who="me"),
+        lambda: make_prune(database, NOTHING_KEPT, most=7).run(who="me"),
         lambda: found.extend(past.check()),
-        lambda: found.extend(past.apply()),
+        lambda: found.extend(past.repair()),
     )
     with again_and_again(*beside):
         for number in range(60):
             work(number)
-    prune_on(database, NOTHING_KEPT).run(who="me")
+    make_prune(database, NOTHING_KEPT).run(who="me")
 
     assert found == past.check() == []
     webhooks = past.rows(tables.WebhookRow, col(tables.WebhookRow.id))

@@ -11,7 +11,7 @@ from runtime.database import Database
 from schemas import tables
 from tests.support import query_plans, row_factory
 from tests.support.scripted_meld import document
-from tests.workers.retention.retention_oracle import prune_on
+from tests.workers.retention.retention_oracle import make_prune
 from workers.retention.rules import KINDS
 
 LARGE = "webhook|delivery|rejection|observation|event|job|connection"
@@ -63,7 +63,7 @@ def test_every_row_is_found_by_a_key(database: Database) -> None:
     row_factory.store(database, *old_rows())
 
     with query_plans.recording(database) as sent:
-        removed = prune_on(database).run(who="me")
+        removed = make_prune(database).run(who="me")
     asked = dict(each for each in sent if re.search(rf'(FROM|INTO|UPDATE) "?({LARGE})\b', each[0]))
     plans = dict(zip(asked, query_plans.plans_of(database, asked.items()), strict=True))
 
@@ -86,6 +86,6 @@ def test_what_tells_of_a_deletion_stays_until_the_mirror_does(
     if mirror is not None:
         row_factory.store(database, row_factory.connection(status=mirror))
 
-    removed = prune_on(database).run(who="me")
+    removed = make_prune(database).run(who="me")
 
     assert removed["webhooks"] == (2 if mirror == "DELETED" else 1)
