@@ -1,6 +1,6 @@
 """How much randomness a run of the tests buys: a little in ``make test``, a lot in ``make soak``.
 
-``MELDWATCH_SOAK`` says how many times as many random rounds are done. ``make soak`` runs the tests of the modules that use
+``MELDWATCH_SOAK`` multiplies the random rounds. ``make soak`` runs the tests of the modules that use
 ``rounds``; ``conftest`` marks them ``random``.
 """
 
