@@ -87,7 +87,7 @@ ROWS = {
         "is_likely": "true",
     },
     "audit": {"at": "CURRENT_TIMESTAMP", "who": "'w'", "act": "'a'", "connection_id": OWNER, "details": "'{}'"},
-    "job": {
+    "read_request": {
         "connection_id": "'c' || n",
         "trigger": "'webhook'",
         "requested_at": "CURRENT_TIMESTAMP",

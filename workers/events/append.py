@@ -35,4 +35,4 @@ def _take_places(database: Database) -> Executable:
         .where(col(FeedCounterRow.name) == "feed")
         .values(value=FeedCounterRow.value + bindparam("count"))
     )
-    return taken.returning(col(FeedCounterRow.value), database.notification(FEED_CHANNEL))
+    return taken.returning(col(FeedCounterRow.value), database.notify_expression(FEED_CHANNEL))

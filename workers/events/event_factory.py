@@ -28,7 +28,9 @@ def events_of(
 
 def _event(mirror: ConnectionRow, change: Change, cause: events.Cause, time: datetime) -> EventRow:
     mirror.sequence += 1
-    data = events.DATA[change.type](**dict(change), connection=api_resources.Connection.from_row(mirror), cause=cause)
+    data = events.DATA_MODELS[change.type](
+        **dict(change), connection=api_resources.Connection.from_row(mirror), cause=cause
+    )
     key = f"{mirror.id}\n{mirror.observed_at.isoformat()}\n{mirror.digest}\n{change.type}"
     return EventRow(
         position=0,  # the place is taken when the event is written

@@ -10,7 +10,7 @@ from sqlalchemy import insert
 from sqlmodel import Session, select
 
 from runtime.database import Database
-from runtime.queues.deliveries import raise_lanes
+from runtime.queues.deliveries import mark_queues_due
 from schemas.tables import DeliveryRow, SubscriptionRow
 
 _WANTS = select(SubscriptionRow.id, SubscriptionRow.types)
@@ -38,6 +38,6 @@ def owe(database: Database, session: Session, events: Sequence[Mapping[str, Any]
     if not rows:
         return ()
     pairs = {(row["subscription_id"], row["connection_id"]) for row in rows}
-    raise_lanes(database, session, pairs)
+    mark_queues_due(database, session, pairs)
     session.connection().execute(insert(DeliveryRow).values(created_at=database.now(), attempts=0), rows)
     return tuple(sorted({row["subscription_id"] for row in rows}))

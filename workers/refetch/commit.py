@@ -13,15 +13,15 @@ from sqlmodel import Session, col, select
 
 from runtime.database import Database
 from runtime.queues import circuit_breaker, reads
-from schemas.meld.connection import TERMINAL
+from schemas.meld.connection import TERMINAL_STATUSES
 from schemas.meld.webhook import DELETED
 from schemas.tables import ConnectionRow, ReadRequestRow, WebhookRow
 from workers.refetch.decision import decide, named
-from workers.refetch.follow_up_reads import SETTLE_SECONDS, Behind, follow
+from workers.refetch.follow_up_reads import SETTLE_SECONDS, follow
 from workers.refetch.lease import ReadLease, mark_processed
 from workers.refetch.mirror_row import Reading, mirror_of, state_of
 from workers.refetch.observe import AppendedEvents, Observed, record_observations
-from workers.refetch.recent_webhooks import news_of, passed_over
+from workers.refetch.recent_webhooks import recent_webhooks
 
 
 class LeaseLostError(Exception):
@@ -55,29 +55,40 @@ def apply(database: Database, session: Session, claim: ReadLease, reading: Readi
     account_id = account_of(session, claim.connection_id, row, reading)
     mirror = mirror_of(claim.connection_id, account_id, row, reading)
     is_doubted = False
-    if row is not None and _is_end(row, reading) and mirror.status not in TERMINAL:
+    if row is not None and _is_end(row, reading) and mirror.status not in TERMINAL_STATUSES:
         # Nothing comes back at Meld, so the answer is older than the end. Where it stays so, it is believed later.
         mirror, is_doubted = row, True
     after = state_of(mirror)
     others = named(before, after)
     if others:
-        reads.lock(database, session, {claim.connection_id, *others})
+        reads.lock_requests(database, session, {claim.connection_id, *others})
     is_owed = _complete(database, session, claim)
-    took = (reading.ended_at - reading.began_at).total_seconds()
-    news = news_of(database, session, claim, took=max(took, 0))
+    webhooks = recent_webhooks(
+        database,
+        session,
+        claim,
+        seconds=max((reading.ended_at - reading.began_at).total_seconds(), 0),
+        previous_read_at=row.checked_at if row is not None else reading.began_at,
+    )
     siblings = _siblings(session, others)
     group = {sibling.id: state_of(sibling) for sibling in siblings}
-    decision = decide(before, after, group, news.hint, gone_lately=_gone_lately(siblings, reading))
+    decision = decide(before, after, group, webhooks.hint, gone_lately=_gone_lately(siblings, reading))
     if is_doubted:
         decision = replace(decision, is_contradicted=True)
     is_new = row is None or row.digest != mirror.digest
     told = AppendedEvents()
     # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
-    circuit_breaker.open_(session)
+    circuit_breaker.close_circuit(session)
     mark_processed(database, session, claim)
-    unlike = news.unlike(before, after) if siblings and not decision.is_contradicted else ()
-    behind = _behind(siblings, passed_over(database, session, claim.connection_id, unlike))
-    calls = follow(database, session, claim, decision, is_owed=is_owed, is_early=news.is_early, behind=behind)
+    calls = follow(
+        database,
+        session,
+        claim,
+        decision,
+        is_owed=is_owed,
+        is_early=webhooks.needs_confirming_read(after),
+        unread=_unread_since(siblings, webhooks.undone_at(before, after)),
+    )
     if is_new:
         told = record_observations(database, session, [Observed(claim, reading, mirror, decision)])
         _write(session, row, mirror)
@@ -93,7 +104,7 @@ def dismiss(database: Database, session: Session, claim: ReadLease) -> None:
         OutrunError: Where the claim is no longer the newest.
     """
     _complete(database, session, claim)
-    circuit_breaker.open_(session)
+    circuit_breaker.close_circuit(session)
 
 
 def is_only_listed(session: Session, claim: ReadLease) -> bool:
@@ -162,19 +173,18 @@ def _gone_lately(siblings: Iterable[ConnectionRow], reading: Reading) -> frozens
 
 
 def _is_end(row: ConnectionRow, reading: Reading) -> bool:
-    return row.status in TERMINAL and row.observed_at > reading.began_at - timedelta(seconds=SETTLE_SECONDS)
+    return row.status in TERMINAL_STATUSES and row.observed_at > reading.began_at - timedelta(seconds=SETTLE_SECONDS)
 
 
-def _behind(siblings: Iterable[ConnectionRow], since: datetime | None) -> Behind | None:
-    """Return who of the siblings was not read since the connection's own reads have passed over what it went through.
+def _unread_since(siblings: Iterable[ConnectionRow], undone_at: datetime | None) -> frozenset[str]:
+    """Return the siblings that no read has shown since a change of the connection that was undone between two reads.
 
-    What that was may have changed them too, and been undone without a trace here: a primary that moved and came back.
+    The change may have changed them too, and its undoing may have left that: a primary that moved and came back.
     """
-    if since is None:
-        return None
-    settled_at = since + timedelta(seconds=SETTLE_SECONDS)
-    ids = frozenset(row.id for row in siblings if row.status not in TERMINAL and row.checked_at < settled_at)
-    return Behind(ids, settled_at) if ids else None
+    if undone_at is None:
+        return frozenset()
+    settled_at = undone_at + timedelta(seconds=SETTLE_SECONDS)
+    return frozenset(row.id for row in siblings if row.status not in TERMINAL_STATUSES and row.checked_at < settled_at)
 
 
 def _siblings(session: Session, others: frozenset[str]) -> list[ConnectionRow]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schemas.connection_changes import Change, PrimaryDuplicateMoved, Role, Status, StatusChanged, StatusReasonChanged
-from schemas.meld.connection import TERMINAL
+from schemas.meld.connection import TERMINAL_STATUSES
 from schemas.meld.webhook import DELETED
 
 
@@ -38,7 +38,7 @@ class MirrorState:
     @property
     def is_terminal(self) -> bool:
         """Whether Meld will never change it again."""
-        return self.status in TERMINAL
+        return self.status in TERMINAL_STATUSES
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,6 @@ each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 2 +
 costs at most R * sum of (R * (n - 1)) ** depth reads for depth 0 to MAX_DEPTH; usually one for each member.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
-
 from sqlalchemy import and_, not_, or_, update
 from sqlmodel import Session, col, select
 
@@ -40,19 +37,6 @@ read. Nor can the newest of two that name different ones: what it names may be h
 old. A read that comes sooner than this is followed by one that does not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
-    """Members of a group that may have changed since they were last read, though nothing shows it.
-
-    Attributes:
-        ids: The members.
-        settled_at: From when on a read of theirs will show it.
-    """
-
-    ids: frozenset[str]
-    settled_at: datetime
-
-
 def follow(
     database: Database,
     session: Session,
@@ -61,7 +45,7 @@ def follow(
     *,
     is_owed: bool,
     is_early: bool = False,
-    behind: Behind | None = None,
+    unread: frozenset[str] = frozenset(),
 ) -> list[str]:
     """Raise what a read leads to, and return the connections whose workers should be called after the commit.
 
@@ -71,18 +55,17 @@ def follow(
         claim: The claim of the read; its job is completed already.
         decision: What the read means.
         is_owed: Whether the connection's next read is owed already.
-        is_early: Whether the read may have missed what webhooks speak of, though it does not contradict the newest.
-        behind: Members of the group to be looked at.
+        is_early: Whether the read needs to be confirmed by a later one.
+        unread: Members of the group that must be read, although they agree with what was read.
     """
     calls: list[str] = []
     may_raise = decision.is_regrouped and claim.depth < MAX_DEPTH
     strangers = set(decision.strangers)
     siblings = _not_about_to_be_read(database, session, decision.siblings - strangers) | strangers
     if may_raise:
-        calls += reads.raise_jobs(database, session, siblings, "sibling", depth=claim.depth + 1)
-    idle, busy = _idle_and_busy(session, behind) if behind is not None else (set(), set())
-    if claim.depth < MAX_DEPTH:
-        reads.raise_jobs(database, session, idle, "sibling", due_in=SETTLE_SECONDS, depth=claim.depth + 1)
+        calls += reads.request_reads(database, session, siblings, "sibling", depth=claim.depth + 1)
+    # Each webhook leads to one such read of a member. At the deepest level it has nobody else read.
+    calls += reads.request_reads(database, session, _not_waiting(database, session, unread), "sibling", depth=MAX_DEPTH)
     # Who names it looks at it when read. Of the others nothing may come back, should they be read too early.
     unsettled = strangers if may_raise else siblings
     if is_owed:
@@ -95,30 +78,28 @@ def follow(
             .values(woken_at=database.now())
         )
         return [*calls, claim.connection_id]
-    if decision.is_contradicted or unsettled or busy:
+    if decision.is_contradicted or unsettled:
         _recheck(database, session, claim, unsettled)
     elif is_early:
         # At the deepest level, for a job that waits keeps its depth: reads that siblings wish for meanwhile would share
         # it, and begin at the top each time.
-        reads.raise_jobs(database, session, [claim.connection_id], "recheck", due_in=SETTLE_SECONDS, depth=MAX_DEPTH)
+        reads.request_reads(database, session, [claim.connection_id], "recheck", due_in=SETTLE_SECONDS, depth=MAX_DEPTH)
     return calls
 
 
-def _idle_and_busy(session: Session, behind: Behind) -> tuple[set[str], set[str]]:
-    """Return those whose next read may be put off, and those that are owed one already, which may come too early.
+def _not_waiting(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
+    """Leave out connections whose read is due and has not begun, and those that were given up.
 
-    Whoever has wished for that is still told as its cause; whether it was enough is looked at later. Those that were
-    given up stay so, for all to see, until something is heard of them.
+    A read that has begun may be too early. A connection that was given up stays so until something is heard of it.
     """
-    is_in_time = and_(col(ReadRequestRow.lease_token).is_(None), col(ReadRequestRow.due_at) >= behind.settled_at)
-    is_busy = and_(col(ReadRequestRow.requested) > col(ReadRequestRow.completed), not_(is_in_time))
-    alive = select(ReadRequestRow.connection_id, is_busy).where(
-        col(ReadRequestRow.connection_id).in_(behind.ids),
+    if not ids:
+        return set()
+    left = select(ReadRequestRow.connection_id).where(
+        col(ReadRequestRow.connection_id).in_(ids),
         col(ReadRequestRow.failed_at).is_(None),
-        or_(is_busy, col(ReadRequestRow.requested) == col(ReadRequestRow.completed)),
+        not_(reads.is_ready(database)),
     )
-    found = dict(session.exec(alive).all())
-    return {id_ for id_ in found if not found[id_]}, {id_ for id_ in found if found[id_]}
+    return set(session.exec(left).all())
 
 
 def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
@@ -128,7 +109,7 @@ def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[s
     """
     if not ids:
         return set()
-    is_leased = and_(col(ReadRequestRow.lease_token).is_not(None), col(ReadRequestRow.leased_until) >= database.now())
+    is_leased = not_(reads.is_free(database))
     is_last = and_(col(ReadRequestRow.trigger) == "recheck", col(ReadRequestRow.rechecks) >= len(RECHECK_SECONDS))
     is_next = and_(
         col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
@@ -161,7 +142,7 @@ def _recheck(database: Database, session: Session, claim: ReadLease, unsettled: 
     ).one()
     due_in = RECHECK_SECONDS[min(rechecks, len(RECHECK_SECONDS) - 1)]
     depth = min(claim.depth + 1, MAX_DEPTH) if unsettled else claim.depth
-    reads.raise_jobs(database, session, ids, "recheck", due_in=due_in, depth=depth)
+    reads.request_reads(database, session, ids, "recheck", due_in=due_in, depth=depth)
     session.exec(
         update(ReadRequestRow)
         .where(col(ReadRequestRow.connection_id).in_(ids))

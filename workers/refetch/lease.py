@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Executable, Update, bindparam, case, or_, update
+from sqlalchemy import Executable, Update, bindparam, case, update
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
@@ -86,8 +86,8 @@ def take(
     row = database.run(session, _lease, lease_seconds, connection=connection_id, token=token).one_or_none()
     if row is None:
         return None
-    entry = circuit_breaker.enter(database, session, probe_seconds=lease_seconds)
-    if entry == "closed":
+    state = circuit_breaker.acquire_permission(database, session, probe_seconds=lease_seconds)
+    if state == "open":
         _defer(session, connection_id)
         return None
     requested, attempts, failed_at, trigger, depth, error, replay_id = row
@@ -98,7 +98,7 @@ def take(
         generation=requested,
         attempts=attempts,
         is_dead=failed_at is not None,
-        is_probe=entry == "probe",
+        is_probe=state == "half-open",
         trigger=trigger,
         depth=depth,
         error=error,
@@ -125,12 +125,8 @@ def _chunks(claim: ReadLease) -> Iterator[list[int]]:
 
 
 def _lease(database: Database, seconds: float) -> Executable:
-    is_free = or_(col(ReadRequestRow.leased_until).is_(None), col(ReadRequestRow.leased_until) < database.now())
     lease = update(ReadRequestRow).where(
-        col(ReadRequestRow.connection_id) == bindparam("connection"),
-        col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
-        col(ReadRequestRow.due_at) <= database.now(),
-        is_free,
+        col(ReadRequestRow.connection_id) == bindparam("connection"), reads.is_ready(database)
     )
     lease = lease.values(
         lease_token=bindparam("token"),
@@ -173,7 +169,7 @@ def _in_order() -> Update:
 
 def release(session: Session, tokens: list[str]) -> None:
     """Give claims back whose reads will not be waited for; they cost no attempt, and the clock calls at once."""
-    held = reads.in_order(col(ReadRequestRow.lease_token).in_(tokens))
+    held = reads.lock_in_id_order(col(ReadRequestRow.lease_token).in_(tokens))
     session.exec(update(ReadRequestRow).where(col(ReadRequestRow.connection_id).in_(held)).values(_given_back()))
 
 

@@ -19,7 +19,7 @@ from runtime.errors import OutOfReachError
 from runtime.queues import circuit_breaker
 from schemas.connection_changes import Change
 from schemas.meld.read_outcome import Absent, Found, ReadOutcome, Refused, Throttled, Unavailable
-from schemas.replays import Foreseen, ForeseenEvent
+from schemas.replays import ReadPreview, EventPreview
 from schemas.tables import ConnectionRow
 from schemas.tables.column_types import Document
 from workers.refetch.commit import account_of, believes_absence
@@ -56,7 +56,7 @@ class RefetchPreview:
         self._failures = 0
         self._is_let_in = False
 
-    def look(self, connection_ids: Iterable[str]) -> Iterator[Foreseen]:
+    def look(self, connection_ids: Iterable[str]) -> Iterator[ReadPreview]:
         """Yield what a read of each connection would change.
 
         Raises:
@@ -68,7 +68,7 @@ class RefetchPreview:
             if self._wait(max(1 / self._rate - (monotonic() - began), 0)):
                 return
 
-    def _foresee(self, connection_id: str) -> Foreseen:
+    def _foresee(self, connection_id: str) -> ReadPreview:
         self._wait_for_gate()
         began_at = self._clock()
         outcome = self._read(connection_id)
@@ -81,7 +81,7 @@ class RefetchPreview:
         waited = 0.0
         while True:
             with self._database.read() as session:
-                pause = circuit_breaker.current(session)
+                pause = circuit_breaker.get_open_circuit(session)
                 now = session.exec(select(self._database.now())).one()
             if pause is None or pause.until <= now:
                 return
@@ -119,25 +119,25 @@ class RefetchPreview:
 
 def foresee(
     session: Session, connection_id: str, outcome: ReadOutcome, began_at: datetime, ended_at: datetime
-) -> Foreseen:
+) -> ReadPreview:
     """Return what a read with this outcome would change of the mirror as it is."""
     snapshot = outcome.snapshot if isinstance(outcome, Found) else None
     if not isinstance(outcome, Found) and not (
         isinstance(outcome, Absent) and believes_absence(session, connection_id)
     ):
-        return Foreseen(connection_id=connection_id, failure=_words(outcome))
+        return ReadPreview(connection_id=connection_id, failure=_words(outcome))
     row = session.get(ConnectionRow, connection_id)
     reading = Reading(snapshot, began_at, ended_at)
     mirror = mirror_of(connection_id, account_of(session, connection_id, row, reading), row, reading)
     if row is not None and row.digest == mirror.digest:
-        return Foreseen(connection_id=connection_id)
+        return ReadPreview(connection_id=connection_id)
     _write_as_stored(session, mirror)
     before, after = state_of(row) if row is not None else None, state_of(mirror)
     decision = decide(before, after, _group(session, before, after), None)
-    return Foreseen(
+    return ReadPreview(
         connection_id=connection_id,
-        changes=connection_diff.changes(row, mirror),
-        unshown_changes=connection_diff.unshown(row, mirror),
+        changes=connection_diff.diff_connections(row, mirror),
+        unshown_changes=connection_diff.list_hidden_changes(row, mirror),
         events=list(map(_event, decision.changes)),
         siblings=sorted(decision.siblings) if decision.is_regrouped else [],
     )
@@ -150,9 +150,9 @@ def _write_as_stored(session: Session, mirror: ConnectionRow) -> None:
     mirror.service_provider_details, mirror.document = stored
 
 
-def _event(change: Change) -> ForeseenEvent:
+def _event(change: Change) -> EventPreview:
     told = change.model_dump(include={"previous", "current", "role"})
-    return ForeseenEvent.model_validate({"type": change.type, **told})
+    return EventPreview.model_validate({"type": change.type, **told})
 
 
 def _words(failure: Failure) -> str:

@@ -1,125 +1,114 @@
-"""News: what webhooks have lately said of a connection, and what a read may have missed of it.
+"""Recent webhooks of a connection: the newest status hint, and whether a read may have been too early for one of them.
 
-The newest that names a status is held against the read. The others tell of what came before, which the read need not
-show: where something changed there and back, nothing else does.
+A webhook is *settled* by the first read that begins ``SETTLE_SECONDS`` or more after the webhook was received: Meld's
+API lags behind Meld's webhooks, but not for longer than that.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Executable, and_, bindparam, func, or_, select
+from sqlalchemy import Executable, bindparam, func, or_, select
 from sqlmodel import Session, col
 
 from runtime.database import Database
-from schemas.tables import ObservationRow, WebhookRow
+from schemas.tables import WebhookRow
+from sqlmodel.sql.sqltypes import UTCDateTime
 from workers.refetch.decision import Announced, MirrorState
 from workers.refetch.follow_up_reads import RECHECK_SECONDS, SETTLE_SECONDS
 from workers.refetch.lease import ReadLease
 
 HINT_SECONDS = sum(RECHECK_SECONDS) + 180
-"""How long a hint is held against reads: as long as its rechecks take, with some room."""
+"""How long reads are compared with a hint: as long as its rechecks take, with some room."""
 
-MOST_SAID = 500
-"""Webhooks that are looked at, the newest ones of the connection: many more than come in that time."""
-
-MOST_SHOWN = 20
-"""Observations that are searched for a status, the newest ones. Meld's connections change a few times a day."""
+MAX_WEBHOOKS = 500
+"""How many of the connection's newest webhooks are searched: many more than it receives between two reads."""
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """What one or more webhooks say.
+class WebhookGroup:
+    """The webhooks that name the same status, among those that no earlier read has settled.
 
     Attributes:
-        announced: The status that they name; None where they name none.
-        occurred_at: When the last of what they are about happened, as Meld says.
-        received_at: When the last of them came.
-        is_late: Whether that was so lately that the read may not have seen its cause.
+        announced: The status and reason that they name; None for webhooks that name none.
+        received_at: When the last of them was received.
+        is_settled: Whether the read began late enough after that to show what the webhooks are about.
     """
 
     announced: Announced | None
-    occurred_at: datetime
     received_at: datetime
-    is_late: bool
+    is_settled: bool
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """What was lately said of a connection.
+class RecentWebhooks:
+    """What the recent webhooks of a connection say.
 
     Attributes:
-        hint: What the newest hint announced, if it is recent or one that the read covers. Newest by when Meld says that
-            it happened: an old hint that comes late says nothing about now.
-        words: Everything that was said since rechecks of it may be owed, or that the read is owed to.
+        hint: The status that the newest webhook names, if that webhook is recent or belongs to the read. Newest by the
+            time at which Meld says it happened: an old webhook that arrives late says nothing about the present.
+        groups: The webhooks that no earlier read has settled, grouped by the status that they name.
     """
 
     hint: Announced | None
-    words: tuple[Word, ...]
+    groups: tuple[WebhookGroup, ...]
 
-    @property
-    def is_early(self) -> bool:
-        """Whether the read may have missed what webhooks speak of, though it does not contradict the newest.
+    def needs_confirming_read(self, after: MirrorState) -> bool:
+        """Return whether the read came soon after a webhook and cannot be checked against what the webhooks say.
 
-        They name no status, or different ones: what the newest names may be how it was before all of them.
+        It can be checked if all webhooks of that time name one status. If they name several, an answer that shows the
+        last one may be older than all of them; if one names no status, nothing can be compared.
+
+        Args:
+            after: The connection as read.
         """
-        late = [word for word in self.words if word.is_late]
-        return len(late) > 1 or any(word.announced is None for word in late)
+        named = [group.announced for group in self.groups if not group.is_settled]
+        return len(named) > 1 or any(one is None or one.contradicts(after) for one in named)
 
-    def unlike(self, before: MirrorState | None, after: MirrorState) -> tuple[Word, ...]:
-        """Return what names another status than both; nothing at first sight, which its group is looked at for anyway.
+    def undone_at(self, before: MirrorState | None, after: MirrorState) -> datetime | None:
+        """Return when the last settled webhook was received whose status shows neither before nor after the read.
+
+        The change that it announced was undone between two reads. At first sight nothing is compared.
 
         Args:
             before: The connection as stored; None at first sight.
             after: The connection as read.
         """
         if before is None:
-            return ()
-        return tuple(word for word in self.words if _is_unlike(word.announced, before, after))
+            return None
+        undone = (
+            group.received_at
+            for group in self.groups
+            if group.is_settled
+            and group.announced is not None
+            and group.announced.contradicts(before)
+            and group.announced.contradicts(after)
+        )
+        return max(undone, default=None)
 
 
-def news_of(database: Database, session: Session, claim: ReadLease, *, took: float) -> News:
-    """Return what was lately said of a connection.
-
-    Args:
-        database: The database.
-        session: An open transaction, in which the claim's webhooks are not marked yet.
-        claim: The claim of the read.
-        took: The seconds from the read's beginning to its answer, which may be as old as that.
-    """
-    newest = database.run(session, _newest, connection=claim.connection_id).first()
-    # In whole seconds, so that few statements are kept, and downwards: the read that settles this one is not early.
-    rows = database.run(session, _said, int(took), connection=claim.connection_id).all()
-    words = (Word(_announced(status, reason), *rest) for status, reason, *rest in rows)
-    return News(_hint(newest, claim) if newest is not None else None, tuple(words))
-
-
-def passed_over(database: Database, session: Session, connection_id: str, words: Collection[Word]) -> datetime | None:
-    """Return when the last webhook came that names a status which no observation has shown; None where there is none.
-
-    One that was made before what the webhook is about does not count.
+def recent_webhooks(
+    database: Database, session: Session, claim: ReadLease, *, seconds: float, previous_read_at: datetime
+) -> RecentWebhooks:
+    """Return what the recent webhooks of a connection say.
 
     Args:
         database: The database.
-        session: An open transaction.
-        connection_id: The connection.
-        words: What its mirror and its latest read do not show.
+        session: An open transaction, in which the webhooks of the lease are not marked as processed yet.
+        claim: The lease of the read.
+        seconds: How long the read took. Its answer may be as old as its beginning.
+        previous_read_at: When the read before this one began.
     """
-    if not words:
-        return None
-    seen = database.run(session, _shown, connection=connection_id).all()
-    return max((word.received_at for word in words if not any(_is_in(word, *each) for each in seen)), default=None)
-
-
-def _is_unlike(announced: Announced | None, before: MirrorState, after: MirrorState) -> bool:
-    return announced is not None and announced.contradicts(before) and announced.contradicts(after)
-
-
-def _is_in(word: Word, began_at: datetime, status: str | None, reason: str | None) -> bool:
-    """Return whether an observation shows what was announced."""
-    if word.announced is None or status is None or began_at < word.occurred_at:
-        return False
-    return word.announced.fits(status, reason)
+    newest = database.run(session, _newest_hint, connection=claim.connection_id).first()
+    # Whole seconds, so that the database keeps few statements; rounded down, so that a confirming read settles.
+    rows = database.run(
+        session,
+        _unsettled,
+        int(seconds),
+        connection=claim.connection_id,
+        since=previous_read_at - timedelta(seconds=SETTLE_SECONDS),
+    ).all()
+    groups = (WebhookGroup(_announced(status, reason), *rest) for status, reason, *rest in rows)
+    return RecentWebhooks(_hint(newest, claim) if newest is not None else None, tuple(groups))
 
 
 def _hint(newest: tuple[int, str, str | None, bool], claim: ReadLease) -> Announced | None:
@@ -132,7 +121,7 @@ def _announced(status: str | None, reason: str | None) -> Announced | None:
     return Announced(status, reason) if status is not None else None
 
 
-def _newest(database: Database) -> Executable:
+def _newest_hint(database: Database) -> Executable:
     is_recent = col(WebhookRow.received_at) > database.now(-HINT_SECONDS)
     hints = select(col(WebhookRow.id), col(WebhookRow.hint_status), col(WebhookRow.hint_reason), is_recent).where(
         col(WebhookRow.connection_id) == bindparam("connection"), col(WebhookRow.hint_status).is_not(None)
@@ -140,27 +129,12 @@ def _newest(database: Database) -> Executable:
     return hints.order_by(col(WebhookRow.occurred_at).desc().nulls_last(), col(WebhookRow.id).desc()).limit(1)
 
 
-def _said(database: Database, took: int) -> Executable:
-    # The connection's newest, and of those the ones of that time: asked for the time, a database would look at
-    # everybody's.
-    columns = map(col, (WebhookRow.hint_status, WebhookRow.hint_reason, WebhookRow.occurred_at, WebhookRow.received_at))
-    is_pending = and_(col(WebhookRow.processed_at).is_(None), col(WebhookRow.ignored_at).is_(None))
-    newest = select(*columns, is_pending.label("is_pending")).where(
-        col(WebhookRow.connection_id) == bindparam("connection")
-    )
-    said = newest.order_by(col(WebhookRow.id).desc()).limit(MOST_SAID).subquery().c
-    happened, last = func.max(func.coalesce(said.occurred_at, said.received_at)), func.max(said.received_at)
-    is_late = last > database.now(-SETTLE_SECONDS - took)
-    words = select(said.hint_status, said.hint_reason, happened, last, is_late).where(
-        or_(said.is_pending, said.received_at > database.now(-HINT_SECONDS))
-    )
-    return words.group_by(said.hint_status, said.hint_reason)
-
-
-def _shown(_database: Database) -> Executable:
-    document = col(ObservationRow.document)
-    status, reason = document["status"].as_string(), document["statusReason"].as_string()
-    shown = select(col(ObservationRow.began_at), status, reason).where(
-        col(ObservationRow.connection_id) == bindparam("connection"), col(ObservationRow.found)
-    )
-    return shown.order_by(col(ObservationRow.id).desc()).limit(MOST_SHOWN)
+def _unsettled(database: Database, seconds: int) -> Executable:
+    # A query by time alone would scan the webhooks of all connections; so take the connection's newest ones first.
+    columns = map(col, (WebhookRow.hint_status, WebhookRow.hint_reason, WebhookRow.received_at))
+    newest = select(*columns).where(col(WebhookRow.connection_id) == bindparam("connection"))
+    webhook = newest.order_by(col(WebhookRow.id).desc()).limit(MAX_WEBHOOKS).subquery().c
+    last, settled = func.max(webhook.received_at), database.now(-SETTLE_SECONDS - seconds)
+    is_since = or_(webhook.received_at > bindparam("since", type_=UTCDateTime()), webhook.received_at > settled)
+    groups = select(webhook.hint_status, webhook.hint_reason, last, last <= settled).where(is_since)
+    return groups.group_by(webhook.hint_status, webhook.hint_reason)

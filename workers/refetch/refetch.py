@@ -23,7 +23,7 @@ from workers.refetch.mirror_row import Reading
 from workers.refetch.reschedule import postpone
 from workers.refetch.retry_policy import MAX_ATTEMPTS, Failure
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 
 class MeldReader(Protocol):
@@ -92,13 +92,13 @@ class Refetch:
         try:
             self._work(claim)
         except LeaseLostError:
-            self._metrics.outrun.inc()
+            self._metrics.discarded_reads.inc()
             log.info("outrun", connection_id=connection_id)
         finally:
             with self._lock:
                 self._under_way.discard(token)
 
-    def give_back(self) -> None:
+    def release_leases(self) -> None:
         """Give back the claims whose reads are under way: the process ends and will not wait for them."""
         with self._lock:
             tokens = sorted(self._under_way)
@@ -167,4 +167,4 @@ class Refetch:
         try:
             call(ids)
         except OutOfReachError:
-            self._metrics.calls_lost.inc(len(ids))
+            self._metrics.failed_notifications.inc(len(ids))

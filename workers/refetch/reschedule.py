@@ -24,12 +24,12 @@ def postpone(
     """
     is_raised = _fence(session, claim)
     # Reads that were under way when somebody else's failure began the pause say nothing new about Meld.
-    pause = circuit_breaker.current(session)
+    pause = circuit_breaker.get_open_circuit(session)
     is_news = claim.is_probe or pause is None
     # Its refusal before closed the gate, and only another connection's good answer can have opened it since.
     is_own = isinstance(failure, Refused) and pause is None and claim.error == failure.detail
-    speaks_of_meld = isinstance(failure, Throttled | Refused) and not is_own
-    failures = circuit_breaker.count(session, claim.connection_id, speaks_of_meld=speaks_of_meld) if is_news else 0
+    is_systemic = isinstance(failure, Throttled | Refused) and not is_own
+    failures = circuit_breaker.record_failure(session, claim.connection_id, is_systemic=is_systemic) if is_news else 0
     verdict = judge(
         failure,
         attempts=0 if is_raised else claim.attempts,
@@ -50,12 +50,16 @@ def _steer_gate(
     database: Database, session: Session, claim: ReadLease, failure: Failure, verdict: RetryDecision
 ) -> None:
     if verdict.pause is not None:
-        circuit_breaker.close(database, session, reason=verdict.reason, detail=verdict.detail, seconds=verdict.pause)
+        circuit_breaker.open_circuit(
+            database, session, reason=verdict.reason, detail=verdict.detail, seconds=verdict.pause
+        )
     elif isinstance(failure, Absent | Unreadable):
         # Of no use for this connection, but Meld takes reads.
-        circuit_breaker.open_(session)
+        circuit_breaker.close_circuit(session)
     elif claim.is_probe:
-        circuit_breaker.close(database, session, reason="unavailable", detail=verdict.detail, seconds=PAUSE_SECONDS)
+        circuit_breaker.open_circuit(
+            database, session, reason="unavailable", detail=verdict.detail, seconds=PAUSE_SECONDS
+        )
 
 
 def _fence(session: Session, claim: ReadLease) -> bool:

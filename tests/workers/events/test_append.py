@@ -21,7 +21,7 @@ def database(postgres_url: str) -> Iterator[Database]:
 @contextmanager
 def listener(database: Database) -> Iterator[psycopg.Connection[object]]:
     """Listen as a process with readers of the feed does."""
-    with closing(database.connect_apart()) as connection:
+    with closing(database.connect_unpooled()) as connection:
         connection.execute(f"LISTEN {FEED_CHANNEL}")
         yield connection
 

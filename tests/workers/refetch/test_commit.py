@@ -21,7 +21,7 @@ from runtime.database import Database
 from runtime.metrics import Metrics
 from runtime.net.meld_client import MeldClient
 from runtime.queues import circuit_breaker, reads
-from schemas.events import DATA
+from schemas.events import DATA_MODELS
 from schemas.events import Event as CloudEvent
 from schemas.meld.connection import Snapshot
 from schemas.meld.read_outcome import Found
@@ -71,7 +71,7 @@ def refresher(database: Database, reader: MeldReader, token: Callable[[], str]) 
 
 def wish(database: Database, *ids: str) -> None:
     with database.write() as session:
-        reads.raise_jobs(database, session, ids, "operator")
+        reads.request_reads(database, session, ids, "operator")
 
 
 def applied(database: Database, snapshot: Snapshot | None, began_at: datetime = BEGAN, id_: str = "c1") -> Applied:
@@ -236,7 +236,7 @@ def test_events_have_the_shape_that_is_promised(database: Database) -> None:
 
     shown = [CloudEvent.from_row(row) for row in events(database)]
     for event in shown:
-        data = DATA[event.type].model_validate(event.data)
+        data = DATA_MODELS[event.type].model_validate(event.data)
         assert (data.connection.id, f"{data.connection.sequence:08d}") == (event.subject, event.sequence)
         assert event.source == "urn:meld:account:acct"
     assert [event.type.removeprefix("connection.") for event in shown] == [
@@ -483,7 +483,7 @@ def test_a_page_of_the_list_does_not_hold_up_a_read(postgres_url: str) -> None:
     wish(database, "read")
     page = [found("first").snapshot, found("second").snapshot]
     with database.write() as session:
-        reads.lock(database, session, ["first", "second"])
+        reads.lock_requests(database, session, ["first", "second"])
 
     def take_page() -> None:
         adopt = BulkImport(database=database)
@@ -493,7 +493,7 @@ def test_a_page_of_the_list_does_not_hold_up_a_read(postgres_url: str) -> None:
     def read_one() -> None:
         eventually(lambda: waiting(postgres_url) == 1)
         with database.write() as session:
-            circuit_breaker.count(session, "another", speaks_of_meld=True)
+            circuit_breaker.record_failure(session, "another", is_systemic=True)
         refresher(database, ScriptedReader(), lambda: "token").refresh("read")
         holder.rollback()
 

@@ -7,7 +7,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from schemas.connection_changes import PrimaryDuplicateMoved, Status, StatusChanged, StatusReasonChanged
-from schemas.meld.connection import TERMINAL
+from schemas.meld.connection import TERMINAL_STATUSES
 from tests.workers.refetch import event_oracle
 from tests.workers.refetch.group_model import Group, Mirror, view
 from workers.refetch.decision import Announced, MirrorState, decide, named
@@ -116,7 +116,7 @@ def test_a_primary_is_told_if_and_only_if_it_moved(before: MirrorState, after: M
     """From the primary that was stored to the one that was read, with the role of this connection in it."""
     event_oracle = moves_of(before, after)
 
-    has_moved = before.primary != after.primary and after.status not in TERMINAL
+    has_moved = before.primary != after.primary and after.status not in TERMINAL_STATUSES
     assert len(event_oracle) == has_moved
     for move in event_oracle:
         role = "became_primary" if after.primary == "a" else "lost_primary" if before.primary == "a" else "followed"
@@ -124,7 +124,7 @@ def test_a_primary_is_told_if_and_only_if_it_moved(before: MirrorState, after: M
         assert move.duplicate_ids == list(after.duplicates)
 
 
-@given(befores, states("a").filter(lambda state: state.status in TERMINAL), groups)
+@given(befores, states("a").filter(lambda state: state.status in TERMINAL_STATUSES), groups)
 def test_what_is_terminal_says_nothing_of_primaries(
     before: MirrorState | None, after: MirrorState, group: dict[str, MirrorState]
 ) -> None:

@@ -10,8 +10,8 @@ from sqlmodel import col
 from runtime.database import Database
 from runtime.queues import reads as jobs
 from schemas.meld.read_outcome import Absent, ReadOutcome
-from schemas.tables import ConnectionRow, ObservationRow, ReadRequestRow, WebhookRow
-from tests.support.row_lookups import all_rows, events_of, job_of, make_due, mirror_of
+from schemas.tables import ConnectionRow, ReadRequestRow, WebhookRow
+from tests.support.row_lookups import all_rows, events_of, make_due, mirror_of, read_request_of
 from tests.support.scripted_meld import ScriptedReader, found, refresh_on
 from tests.support.webhook_factory import DELETED, body, store
 from workers.refetch.follow_up_reads import MAX_DEPTH, RECHECK_SECONDS, SETTLE_SECONDS
@@ -19,7 +19,7 @@ from workers.refetch.refetch import Refetch
 
 
 def is_owed(database: Database, connection_id: str) -> bool:
-    job = job_of(database, connection_id)
+    job = read_request_of(database, connection_id)
     return job.requested > job.completed
 
 
@@ -93,7 +93,7 @@ def test_a_read_that_contradicts_its_hint_is_checked_again(
     delays = []
     for _ in range(len(RECHECK_SECONDS) + 1):
         refresh.refresh("c1")
-        due_at = job_of(database, "c1").due_at
+        due_at = read_request_of(database, "c1").due_at
         delays.append(round((due_at - datetime.now(UTC)).total_seconds()) if due_at else None)
         make_due(database)
 
@@ -101,7 +101,7 @@ def test_a_read_that_contradicts_its_hint_is_checked_again(
     assert reader.reads["c1"] == 5
     store(database, body("c1", newStatus="RECONNECT_REQUIRED"))
     refresh.refresh("c1")
-    assert job_of(database, "c1").rechecks == 1
+    assert read_request_of(database, "c1").rechecks == 1
 
 
 def test_an_old_hint_that_comes_late_is_not_held_against_a_read(
@@ -115,8 +115,11 @@ def test_an_old_hint_that_comes_late_is_not_held_against_a_read(
 
     store(database, old)
     refresh.refresh("c1")
+    make_due(database)
+    refresh.refresh("c1")
 
-    assert job_of(database, "c1").due_at is None
+    request = read_request_of(database, "c1")
+    assert (request.due_at, request.rechecks) == (None, 0)
 
 
 def test_a_member_read_too_early_is_read_again(
@@ -212,7 +215,7 @@ def test_a_listed_member_that_meld_does_not_have_is_no_failure(
         settle(database, refresh, calls)
 
     assert reader.reads["gone"] == 1
-    assert job_of(database, "gone").failed_at is None
+    assert read_request_of(database, "gone").failed_at is None
 
 
 def test_a_move_in_a_group_of_five_costs_a_read_for_each(
@@ -284,7 +287,7 @@ def test_many_that_disagree_with_one_cost_it_one_recheck(
     reader.answers["a"] = found("a")
 
     with database.write() as session:
-        jobs.raise_jobs(database, session, ["b", "c", "d"], "operator")
+        jobs.request_reads(database, session, ["b", "c", "d"], "operator")
     for id_ in "bcd":
         refresh.refresh(id_)
     refresh.refresh("a")
@@ -292,7 +295,7 @@ def test_many_that_disagree_with_one_cost_it_one_recheck(
         make_due(database)
         refresh.refresh(id_)
 
-    assert job_of(database, "a").rechecks <= 1
+    assert read_request_of(database, "a").rechecks <= 1
 
 
 def test_a_member_that_rested_has_its_rechecks_anew(
@@ -337,10 +340,10 @@ def test_a_member_that_is_read_too_early_is_looked_at_again(
     early = reader.answers["b"]
     damaged = found("b", "RECONNECT_REQUIRED", activeDuplicateConnectionId="a", duplicateConnectionIds=["a"])
     with database.write() as session:
-        jobs.raise_jobs(database, session, ["b"], "replay", replay_id="r1")
+        jobs.request_reads(database, session, ["b"], "replay", replay_id="r1")
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
     refresh.refresh(calls.pop())
-    wish = job_of(database, "b")
+    wish = read_request_of(database, "b")
     reader.answers["b"] = early
     refresh.refresh("b")
     with database.write() as session:
@@ -354,38 +357,39 @@ def test_a_member_that_is_read_too_early_is_looked_at_again(
     assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
 
 
-def test_a_member_that_will_be_read_late_enough_is_waited_for(
+def test_a_member_whose_read_is_due_keeps_its_request(
     database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """Another read of the connection meanwhile asks for it no more, and is no reason to recheck the connection."""
+    """A read of the member that is due but has not begun is late enough: it is not requested again."""
     mirrored("a", "ab")
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
     refresh.refresh(calls.pop())
-    first = job_of(database, "b")
     with database.write() as session:
-        jobs.raise_jobs(database, session, ["a"], "operator")
+        jobs.request_reads(database, session, ["b"], "replay", replay_id="r1")
+    make_due(database)
+    waiting = read_request_of(database, "b")
     refresh.refresh("a")
 
-    assert first.requested > first.completed
-    assert job_of(database, "b") == first
-    assert job_of(database, "a").rechecks == 0
+    assert read_request_of(database, "b") == waiting
 
 
-def test_a_member_that_was_given_up_stays_so(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+def test_a_member_whose_reads_were_given_up_is_not_requested_again(
+    database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """What was passed over has nobody read who cannot be read."""
+    """A change of another connection that was undone does not revive reads that keep failing."""
     mirrored("a", "ab")
     with database.write() as session:
-        jobs.raise_jobs(database, session, ["b"], "operator")
+        jobs.request_reads(database, session, ["b"], "operator")
         session.exec(
             update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == "b").values(failed_at=datetime.now(UTC))
         )
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
     refresh.refresh(calls.pop())
+    make_due(database)
+    refresh.refresh("a")
 
-    job = job_of(database, "b")
-    assert (job.trigger, job.failed_at is not None) == ("operator", True)
+    request = read_request_of(database, "b")
+    assert (request.trigger, request.failed_at is not None) == ("operator", True)
 
 
 def test_moves_that_follow_close_upon_each_other_cost_a_read_for_each(
@@ -403,36 +407,6 @@ def test_moves_that_follow_close_upon_each_other_cost_a_read_for_each(
 
     assert Counter(reader.reads) - before == dict.fromkeys("abc", 4)
     assert all(job.trigger == "recheck" for job in all_rows(database, ReadRequestRow) if job.requested > job.completed)
-
-
-@pytest.mark.parametrize("is_older", [False, True], ids=["seen", "seen before"])
-def test_what_was_seen_was_not_passed_over(
-    database: Database,
-    refresh: Refetch,
-    reader: ScriptedReader,
-    calls: list[str],
-    mirrored: Callable[..., None],
-    *,
-    is_older: bool,
-) -> None:
-    """A status that an observation has shown has nobody else read; unless that was made before the webhook's cause."""
-    mirrored("a", "ab")
-    steady = reader.answers["a"]
-    degraded = found("a", "DEGRADED", activeDuplicateConnectionId="a", duplicateConnectionIds=["b"])
-    for status, answer in (("DEGRADED", degraded), ("ACTIVE", steady)):
-        reader.answers["a"] = answer
-        calls += store(database, body("a", newStatus=status))
-        refresh.refresh(calls.pop())
-    if is_older:
-        with database.write() as session:
-            session.exec(update(ObservationRow).values(began_at=datetime.now(UTC) - timedelta(days=1)))
-        calls += store(database, body("a", newStatus="DEGRADED"), body("a", newStatus="ACTIVE"))
-
-    with database.write() as session:
-        jobs.raise_jobs(database, session, ["a"], "operator")
-    refresh.refresh("a")
-
-    assert is_owed(database, "b") == is_older
 
 
 def test_what_may_still_be_seen_was_not_passed_over(
@@ -478,7 +452,7 @@ def test_a_late_webhook_has_the_others_read_once(
 
     for _ in range(3):
         with database.write() as session:
-            calls += jobs.raise_jobs(database, session, ["a"], "operator")
+            calls += jobs.request_reads(database, session, ["a"], "operator")
         settle(database, refresh, calls)
 
     assert reads["b"] - before == 1
@@ -495,7 +469,7 @@ def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database
 
     refresh_on(database, reader, clock=lambda: next(times)).refresh("c1")
 
-    job = job_of(database, "c1")
+    job = read_request_of(database, "c1")
     assert (job.requested > job.completed, job.trigger) == (True, "recheck")
 
 
@@ -510,10 +484,10 @@ def test_a_change_there_and_back_is_settled(
     store(database, body("c1", newStatus=between), body("c1", newStatus="ACTIVE"))
 
     refresh.refresh("c1")
-    job = job_of(database, "c1")
+    job = read_request_of(database, "c1")
     make_due(database)
     refresh.refresh("c1")
-    settled = job_of(database, "c1")
+    settled = read_request_of(database, "c1")
 
     assert (job.requested > job.completed, job.trigger) == (is_owed, "recheck" if is_owed else "webhook")
     assert settled.requested == settled.completed
@@ -532,7 +506,7 @@ def test_a_deletion_seen_by_a_read_that_settles_reaches_the_others(
 
     reader.answers["a"] = gone
     with database.write() as session:
-        jobs.raise_jobs(database, session, ["a"], "recheck", depth=MAX_DEPTH)
+        jobs.request_reads(database, session, ["a"], "recheck", depth=MAX_DEPTH)
     refresh.refresh("a")
     reader.answers["a"] = Absent()
     settle(database, refresh, calls)

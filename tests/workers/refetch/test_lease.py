@@ -40,7 +40,7 @@ def claim_of(database: Database, token: str = "t", connection_id: str = "c1") ->
 
 def wish(database: Database, trigger: Trigger = "operator", connection_id: str = "c1") -> None:
     with database.write() as session:
-        reads.raise_jobs(database, session, [connection_id], trigger)
+        reads.request_reads(database, session, [connection_id], trigger)
 
 
 def job_of(database: Database, connection_id: str = "c1") -> ReadRequestRow:
@@ -78,7 +78,7 @@ def test_one_of_many_claimers_gets_the_claim(database: Database) -> None:
 def ask_again(database: Database, connection_id: str = "c1") -> None:
     """Ask for a read as a replay does."""
     with database.write() as session:
-        reads.raise_jobs(database, session, [connection_id], "replay", replay_id="r1")
+        reads.request_reads(database, session, [connection_id], "replay", replay_id="r1")
 
 
 def fail_webhooks(database: Database) -> None:
@@ -218,7 +218,7 @@ def test_nothing_is_claimed_during_a_pause(timed: Database, hand: HandClock) -> 
     for number in range(3):
         wish(timed, connection_id=f"c{number}")
     with timed.write() as session:
-        circuit_breaker.close(timed, session, reason="throttled", detail="x", seconds=10)
+        circuit_breaker.open_circuit(timed, session, reason="throttled", detail="x", seconds=10)
 
     during = claim_of(timed, "a", "c0")
     paused = job_of(timed, "c0")

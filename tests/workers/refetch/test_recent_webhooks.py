@@ -9,49 +9,50 @@ from runtime.database import Database
 from tests.support import query_plans
 from workers.refetch.decision import Announced, MirrorState
 from workers.refetch.lease import ReadLease
-from workers.refetch.recent_webhooks import News, Word, news_of, passed_over
+from workers.refetch.recent_webhooks import RecentWebhooks, WebhookGroup, recent_webhooks
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ACTIVE, BROKEN, OTHER = Announced("ACTIVE", ""), Announced("RECONNECT_REQUIRED", "OTHER"), Announced("DEGRADED", None)
-SILENT = None
+NO_STATUS = None
 
-announcements = st.sampled_from([ACTIVE, BROKEN, OTHER, SILENT])
 times = st.integers(0, 900).map(lambda seconds: NOW - timedelta(seconds=seconds))
-words = st.builds(Word, announcements, times, times, st.booleans())
+groups = st.builds(WebhookGroup, st.sampled_from([ACTIVE, BROKEN, OTHER, NO_STATUS]), times, st.booleans())
 states = st.sampled_from(["ACTIVE", "RECONNECT_REQUIRED", "DEGRADED"]).map(
     lambda status: MirrorState("a", status, "OTHER" if status == "RECONNECT_REQUIRED" else None, "a", ())
 )
+SHOWN = MirrorState("a", "ACTIVE", None, "a", ())
 
 
-def late(*announced: Announced | None) -> News:
-    return News(None, tuple(Word(each, NOW, NOW, is_late=True) for each in announced))
+def group(announced: Announced | None, *, is_settled: bool = False) -> WebhookGroup:
+    return WebhookGroup(announced, NOW, is_settled)
 
 
 @pytest.mark.parametrize(
-    ("news", "is_early"),
+    ("groups", "is_needed"),
     [
-        (late(), False),
-        (late(ACTIVE), False),
-        (late(SILENT), True),
-        (late(ACTIVE, BROKEN), True),
-        (News(ACTIVE, (Word(SILENT, NOW, NOW, is_late=False), Word(ACTIVE, NOW, NOW, is_late=True))), False),
+        ([], False),
+        ([group(ACTIVE)], False),
+        ([group(BROKEN)], True),
+        ([group(NO_STATUS)], True),
+        ([group(ACTIVE), group(BROKEN)], True),
+        ([group(NO_STATUS, is_settled=True), group(ACTIVE)], False),
     ],
 )
-def test_what_a_read_may_have_missed(news: News, *, is_early: bool) -> None:
-    """A status that is named can be held against it; none cannot, nor can the last of several."""
-    assert news.is_early == is_early
+def test_which_reads_need_a_confirming_one(groups: list[WebhookGroup], *, is_needed: bool) -> None:
+    """All soon after a webhook, unless the webhooks of that time name one status and the read shows it."""
+    assert RecentWebhooks(None, tuple(groups)).needs_confirming_read(SHOWN) == is_needed
 
 
-@given(st.lists(words, max_size=5), st.none() | states, states)
-def test_what_is_unlike_fits_neither_state(said: list[Word], before: MirrorState | None, after: MirrorState) -> None:
-    """Neither the state before the read nor the one after it is what was announced."""
-    unlike = News(None, tuple(said)).unlike(before, after)
+@given(st.lists(groups, max_size=5), st.none() | states, states)
+def test_which_changes_were_undone(said: list[WebhookGroup], before: MirrorState | None, after: MirrorState) -> None:
+    """A change was undone if a settled webhook names a status that shows neither before nor after the read."""
+    undone_at = RecentWebhooks(None, tuple(said)).undone_at(before, after)
 
-    if before is None:
-        assert unlike == ()
-        return
-    shown = {before.status, after.status}
-    assert unlike == tuple(word for word in said if word.announced and word.announced.status not in shown)
+    shown = {before.status, after.status} if before is not None else {"ACTIVE", "RECONNECT_REQUIRED", "DEGRADED"}
+    received = [
+        one.received_at for one in said if one.is_settled and one.announced and one.announced.status not in shown
+    ]
+    assert undone_at == max(received, default=None)
 
 
 CLAIM = ReadLease(
@@ -60,21 +61,20 @@ CLAIM = ReadLease(
 )  # fmt: skip
 
 
-def test_news_of_one_go_through_nobody_elses(database: Database) -> None:
-    """Every statement goes by the connection: of the time that is looked at, others have far more webhooks."""
+def test_a_connections_webhooks_are_found_by_its_index(database: Database) -> None:
+    """No statement goes by time alone: all connections together have far more recent webhooks than one."""
     query_plans.fill(database)
     if database.is_postgres:
         with database.write() as session:
-            # As they come over months: then few are as new as is asked for, and their index looks good.
+            # As they arrive over months: few are as new as is asked for, so the index on the time looks good.
             session.connection().execute(
                 text("UPDATE webhook SET received_at = now() - (40000 - id) * interval '190 s'")
             )
             session.connection().execute(text("ANALYZE"))
 
     with query_plans.recording(database) as sent, database.read() as session:
-        news_of(database, session, CLAIM, took=0)
-        passed_over(database, session, "c1", [Word(ACTIVE, NOW, NOW, is_late=True)])
+        recent_webhooks(database, session, CLAIM, seconds=0, previous_read_at=NOW)
     plans = query_plans.plans_of(database, [each for each in sent if each[0].startswith("SELECT")])
 
-    assert len(plans) == 3
+    assert len(plans) == 2
     assert [plan for plan in plans if "connection_id" not in plan or "ix_webhook_received_at" in plan] == []

@@ -11,7 +11,7 @@ from runtime.queues import circuit_breaker
 from runtime.queues import reads as jobs
 from schemas.meld.read_outcome import Absent, ReadOutcome, Refused, Throttled, Unavailable, Unreadable
 from schemas.tables import ConnectionRow, ObservationRow, ReadRequestRow
-from tests.support.row_lookups import all_rows, events_of, job_of, make_due, mirror_of, states_of
+from tests.support.row_lookups import all_rows, events_of, make_due, mirror_of, read_request_of, states_of
 from tests.support.scripted_meld import ScriptedReader, found, refresh_on
 from tests.support.webhook_factory import DELETED, body, store
 from workers.refetch.follow_up_reads import SETTLE_SECONDS
@@ -43,7 +43,7 @@ def test_what_a_replay_changes_bears_its_id(database: Database, refresh: Refetch
     refresh.refresh("c1")
     reader.answers["c1"] = found("c1", "DEGRADED")
     with database.write() as session:
-        jobs.raise_jobs(database, session, ["c1"], "replay", replay_id="r1")
+        jobs.request_reads(database, session, ["c1"], "replay", replay_id="r1")
     refresh.refresh("c1")
 
     first, second = (event.data["cause"] for event in events_of(database))
@@ -185,7 +185,7 @@ def test_one_read_at_a_time(database: Database, make_refresh: Callable[[], Refet
 
 
 @pytest.mark.parametrize(
-    "failure", [Absent(), Unavailable("Meld answered 500"), Unreadable("the answer is not JSON")], ids=repr
+    "failure", [Absent(), Unavailable("Meld answered 500"), Unreadable("the response is not JSON")], ids=repr
 )
 def test_a_connection_is_given_up_after_twelve_attempts(
     database: Database, refresh: Refetch, reader: ScriptedReader, failure: ReadOutcome
@@ -198,7 +198,7 @@ def test_a_connection_is_given_up_after_twelve_attempts(
         make_due(database)
         refresh.refresh("c1")
 
-    job = job_of(database, "c1")
+    job = read_request_of(database, "c1")
     assert reader.reads["c1"] == MAX_ATTEMPTS
     assert job.failed_at is not None
     assert job.error
@@ -222,7 +222,7 @@ def test_a_new_webhook_revives_a_connection_that_was_given_up(
 
     assert called == ["c1"]
     assert states_of(database) == ["processed", "processed"]
-    assert job_of(database, "c1").failed_at is None
+    assert read_request_of(database, "c1").failed_at is None
 
 
 @pytest.mark.parametrize("failure", [Throttled(None), Throttled(7), Refused("Meld answered 401")], ids=repr)
@@ -239,13 +239,13 @@ def test_what_speaks_of_meld_pauses_all_reads_and_costs_no_attempt(
 
     refresh.refresh("c2")
     assert reader.reads["c2"] == 0
-    assert job_of(database, "c1").attempts == 0
+    assert read_request_of(database, "c1").attempts == 0
     make_due(database)
     refresh.refresh("c1")
     refresh.refresh("c2")
 
     with database.read() as session:
-        assert circuit_breaker.current(session) is None
+        assert circuit_breaker.get_open_circuit(session) is None
     assert states_of(database) == ["processed", "processed"]
 
 
@@ -296,7 +296,7 @@ def test_an_end_is_not_taken_back_by_an_answer_that_is_older(database: Database,
         store(database, body("c1", hint))
         reader.answers["c1"] = answer
         refresh.refresh("c1")
-        statuses.append((mirror_of(database, "c1").status, job_of(database, "c1").trigger))
+        statuses.append((mirror_of(database, "c1").status, read_request_of(database, "c1").trigger))
     now += timedelta(seconds=SETTLE_SECONDS + 1)
     make_due(database)
     refresh.refresh("c1")
@@ -327,7 +327,7 @@ def test_claims_are_given_back_when_a_process_ends(
     """A read that will not be waited for leaves its job free, and its late answer is thrown away."""
 
     def interrupted() -> ReadOutcome:
-        refresh.give_back()
+        refresh.release_leases()
         return found("c1")
 
     store(database, body("c1"))
@@ -335,7 +335,7 @@ def test_claims_are_given_back_when_a_process_ends(
 
     refresh.refresh("c1")
 
-    job = job_of(database, "c1")
+    job = read_request_of(database, "c1")
     assert (job.lease_token, job.attempts, job.completed, job.requested) == (None, 0, 0, 1)
     assert all_rows(database, ConnectionRow) == []
 
@@ -360,7 +360,7 @@ def test_raising_during_a_lease_is_never_lost(database: Database, refresh: Refet
     def asked() -> ReadOutcome:
         reader.answers["c1"] = found("c1")
         with database.write() as session:
-            jobs.raise_jobs(database, session, ["c1"], "operator")
+            jobs.request_reads(database, session, ["c1"], "operator")
         return found("c1")
 
     store(database, body("c1"))
@@ -372,7 +372,7 @@ def test_raising_during_a_lease_is_never_lost(database: Database, refresh: Refet
     assert reader.reads["c1"] == 2
 
 
-@pytest.mark.parametrize("answer", [Absent(), Unreadable("the answer is not JSON")], ids=repr)
+@pytest.mark.parametrize("answer", [Absent(), Unreadable("the response is not JSON")], ids=repr)
 def test_a_probe_that_meld_answers_ends_the_pause(
     database: Database, refresh: Refetch, reader: ScriptedReader, answer: ReadOutcome
 ) -> None:
@@ -399,7 +399,7 @@ def test_an_outage_that_only_one_connection_meets_is_caught_up_with(
         make_due(database)
         refresh.refresh("c1")
 
-    job = job_of(database, "c1")
+    job = read_request_of(database, "c1")
     assert job.due_at is not None
     assert (job.due_at - datetime.now(UTC)).total_seconds() <= 30
     reader.answers["c1"] = found("c1")
@@ -419,13 +419,13 @@ def test_one_connection_that_is_refused_alone_holds_up_nobody(
         make_due(database)
         refresh.refresh("bad")
         with database.read() as session:
-            paused += circuit_breaker.current(session) is not None
+            paused += circuit_breaker.get_open_circuit(session) is not None
         store(database, body(f"c{number}"))
         make_due(database)
         refresh.refresh(f"c{number}")
 
     assert paused == 1
-    assert job_of(database, "bad").failed_at is not None
+    assert read_request_of(database, "bad").failed_at is not None
     assert states_of(database).count("processed") == MAX_ATTEMPTS + 2
 
 
@@ -440,7 +440,7 @@ def test_an_answer_that_cannot_be_stored_is_that_connections_failure(
 
     refresh.refresh("c1")
 
-    job = job_of(database, "c1")
+    job = read_request_of(database, "c1")
     assert (job.lease_token, "cannot be stored" in (job.error or "")) == (None, True)
 
 

@@ -7,7 +7,7 @@ from sqlmodel import Session, col, select
 
 from runtime.database import Database
 from runtime.queues import circuit_breaker, reads
-from schemas.api_resources import state_of
+from schemas.api_resources import get_webhook_state
 from schemas.meld.read_outcome import Absent, ReadOutcome, Refused, Throttled, Unavailable, Unreadable
 from schemas.tables import CircuitBreakerRow, ConnectionRow, EventRow, ObservationRow, ReadRequestRow, WebhookRow
 from tests.support.scripted_meld import ScriptedReader, found
@@ -19,7 +19,7 @@ from workers.refetch.reschedule import postpone
 from workers.refetch.retry_policy import MAX_ATTEMPTS, OUTAGE_FAILURES, Failure, RetryDecision
 
 DOWN = Unavailable("Meld answered 500")
-FAILURES = [Absent(), DOWN, Throttled(7), Refused("Meld answered 401"), Unreadable("the answer is not JSON")]
+FAILURES = [Absent(), DOWN, Throttled(7), Refused("Meld answered 401"), Unreadable("the response is not JSON")]
 
 
 def claim_of(database: Database, connection_id: str = "c1", token: str = "t") -> ReadLease:
@@ -50,7 +50,7 @@ def seconds_until(moment: datetime | None) -> float | None:
 
 def webhook_states(database: Database) -> list[str]:
     with database.read() as session:
-        return [state_of(row) for row in session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all()]
+        return [get_webhook_state(row) for row in session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all()]
 
 
 def gate_of(session: Session) -> CircuitBreakerRow:
@@ -169,7 +169,7 @@ def test_an_answer_in_between_is_no_outage(
     assert (look().failures, look().paused_until) == (1, None)
 
 
-@pytest.mark.parametrize("failure", [Absent(), Unreadable("the answer is not JSON")], ids=repr)
+@pytest.mark.parametrize("failure", [Absent(), Unreadable("the response is not JSON")], ids=repr)
 def test_the_last_attempt_fails_the_webhooks_that_it_covers(database: Database, failure: Failure) -> None:
     """They are failed visibly, with the reason; those that came later are not."""
     store(database, body("c1"), body("c1"), body("c2"))
@@ -213,7 +213,7 @@ def test_a_webhook_that_comes_during_a_read_that_fails_is_followed_by_a_read(
     assert (job.failed_at, job.attempts) == (None, 0)
     change(database, due_at=datetime.now(UTC) - timedelta(seconds=1))
     with database.write() as session:
-        circuit_breaker.open_(session)
+        circuit_breaker.close_circuit(session)
     make_refresh().refresh("c1")
     assert webhook_states(database) == ["processed", "processed"]
 
@@ -225,7 +225,7 @@ def test_a_wish_that_comes_during_the_last_attempt_is_followed_by_a_read(
 
     def fails() -> ReadOutcome:
         with database.write() as session:
-            reads.raise_jobs(database, session, ["c1"], "operator")
+            reads.request_reads(database, session, ["c1"], "operator")
         return Absent()
 
     store(database, body("c1"))

@@ -29,7 +29,7 @@ attempts = st.integers(0, 1_000)
 failures = st.integers(0, 1_000_000)
 few = st.integers(0, OUTAGE_FAILURES - 1)
 jitters = st.floats(0, 1)
-HOPELESS = [Absent(), Unreadable("the answer is not JSON")]
+HOPELESS = [Absent(), Unreadable("the response is not JSON")]
 
 
 def verdict(
@@ -191,8 +191,8 @@ def test_jitter_spreads_over_half_a_delay(*, failure: Failure, attempts: int, fa
         (Unavailable("Meld answered 503"), "Meld answered 503"),
         (Refused("Meld answered 401"), "Meld answered 401"),
         (Throttled(3), "Meld answered 429"),
-        (Unreadable("the answer is not JSON"), "the answer is not JSON"),
-        (Unreadable("the answer is not JSON", "<html>"), "the answer is not JSON: <html>"),
+        (Unreadable("the response is not JSON"), "the response is not JSON"),
+        (Unreadable("the response is not JSON", "<html>"), "the response is not JSON: <html>"),
     ],
 )
 def test_an_operator_is_told_what_went_wrong(failure: Failure, detail: str) -> None:
