@@ -1,4 +1,4 @@
-"""Audit: an operator's act is noted in the transaction that does it, so that there is none without the other."""
+"""Audit log: append an entry for an operator action, in the transaction of the action itself."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,16 +19,16 @@ def append_entry(
     connection_id: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> AuditRow:
-    """Write down what an operator does; return the row, for an act whose details are known only by and by.
+    """Append an audit entry; return its row, so that details that become known later can be added.
 
     Args:
         database: The database.
-        session: The transaction of the act.
+        session: The transaction of the action.
         who: The name of a token, or of a user of this machine.
-        act: What is done: a noun and a verb, as ``subscription.rotated``.
-        subject: To what, by its id or its name.
-        connection_id: The connection, where it is one; then it stands in that connection's timeline.
-        details: What else there is to say of it; never a secret.
+        act: The action, a noun and a verb, such as ``subscription.rotated``.
+        subject: The id or name of the object of the action.
+        connection_id: The connection that the action concerns, if any; the entry appears in its timeline.
+        details: Further details, without secrets.
     """
     at = session.exec(select(database.now())).one()
     row = AuditRow(at=at, who=who, act=act, subject=subject, connection_id=connection_id, details=dict(details or {}))

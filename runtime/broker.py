@@ -1,6 +1,7 @@
-"""The message broker: only ever a faster way to call a worker. Whatever it loses, the clock finds on the rows.
+"""Message broker (in memory, Redis/Valkey, RabbitMQ): connect, enqueue a message that notifies a worker, ping.
 
-So messages carry ids only, and nothing is retried, delayed or kept here but by the rows.
+Messages only speed up the work. The database rows are the queue: the scheduler finds the work of lost messages there.
+Therefore messages carry ids only, and the broker need not retry, delay or persist anything.
 """
 
 from collections import defaultdict
@@ -24,39 +25,39 @@ from schemas.message_names import REFETCH_ACTOR
 
 Broker = dramatiq.Broker
 
-# Pika's handshake that takes too long is none of its AMQPErrors.
-_AWAY = (DramatiqError, redis.RedisError, AMQPError, AMQPConnectorException, OSError)
+# Pika's error for a handshake that times out is not an AMQPError.
+_UNAVAILABLE_ERRORS = (DramatiqError, redis.RedisError, AMQPError, AMQPConnectorException, OSError)
 
 
 def connect(url: str) -> Broker:
-    """Return the broker that ``url`` names. Nothing is sent yet: a broker that is away is noticed on use.
+    """Return a client of the broker. It connects on first use.
 
     Args:
         url: ``memory://``, ``redis://``, ``rediss://``, ``amqp://`` or ``amqps://``.
     """
-    # A worker that meets a database that is away tries again soon; after three times the clock takes over.
+    # If the database is unavailable, the worker retries three times; after that the scheduler sends a new message.
     middleware: list[Middleware] = [Retries(max_retries=3, min_backoff=1_000, max_backoff=10_000)]
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         return MemoryBroker(middleware=middleware)
     if scheme in {"redis", "rediss"}:
-        # Dramatiq builds a client without timeouts and retries of its own; and its default chance to notice a dead
-        # worker's messages is one in a thousand commands.
+        # Dramatiq's own client has neither timeouts nor health checks, and requeues the messages of dead workers in
+        # only one of a thousand commands.
         client = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=3, health_check_interval=30)
         return RedisBroker(  # type: ignore[no-untyped-call]
             client=client, middleware=middleware, namespace="meldwatch", maintenance_chance=100_000
         )
     separator = "&" if urlsplit(url).query else "?"
     timeouts = "heartbeat=60&blocked_connection_timeout=10&connection_attempts=1&socket_timeout=5&stack_timeout=5"
-    # Without confirmation a message for a queue that is gone would vanish silently.
+    # Without publisher confirms, a message to a missing queue would be lost silently.
     return RabbitmqBroker(url=f"{url}{separator}{timeouts}", middleware=middleware, confirm_delivery=True)
 
 
 def enqueue(broker: Broker, ids: Iterable[str], actor: str = REFETCH_ACTOR) -> None:
-    """Call a worker for each id: of a connection, or of what else the actor is for.
+    """Enqueue a message to an actor for each id, to notify a worker.
 
     Raises:
-        OutOfReachError: Where the broker does not answer; the clock will call.
+        OutOfReachError: If the broker does not answer. The scheduler will send the messages.
     """
     for id_ in ids:
         message: dramatiq.Message[None] = dramatiq.Message(
@@ -64,34 +65,34 @@ def enqueue(broker: Broker, ids: Iterable[str], actor: str = REFETCH_ACTOR) -> N
         )
         try:
             broker.enqueue(message)
-        except _AWAY as error:
+        except _UNAVAILABLE_ERRORS as error:
             raise OutOfReachError("The broker does not answer. Is it running, and is BROKER_URL right?") from error
 
 
 def ping(broker: Broker) -> None:
-    """Ask the broker for a sign of life.
+    """Check that the broker answers.
 
     Raises:
-        OutOfReachError: Where it gives none.
+        OutOfReachError: If it does not.
     """
     try:
         if isinstance(broker, RedisBroker):
             broker.client.ping()
         elif isinstance(broker, RabbitmqBroker):
-            # Dramatiq keeps a connection per thread; this one would be left behind with whichever thread asked.
+            # Dramatiq keeps a connection for each thread; one for the calling thread would never be closed.
             pika.BlockingConnection(broker.parameters).close()
-    except _AWAY as error:
+    except _UNAVAILABLE_ERRORS as error:
         raise OutOfReachError(f"The broker does not answer ({type(error).__name__}).") from error
 
 
 class MemoryBroker(StubBroker):
-    """Dramatiq's in-process broker, for good: it keeps no dead letters, which would pile up in memory for ever."""
+    """Dramatiq's in-process broker without its dead letters, which would fill the memory."""
 
     def __init__(self, middleware: list[Middleware]) -> None:
         super().__init__(middleware=middleware)
-        self.dead_letters_by_queue = defaultdict(_Nothing)
+        self.dead_letters_by_queue = defaultdict(_DiscardingList)
 
 
-class _Nothing(list[MessageProxy]):
+class _DiscardingList(list[MessageProxy]):
     def append(self, _item: MessageProxy) -> None:
-        """Forget the dead letter: the rows remember the work."""
+        """Discard the dead letter: the work is still in the database."""

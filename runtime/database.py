@@ -11,9 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -40,36 +39,39 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from runtime.clock import Clock, utcnow
 from runtime.errors import OutOfReachError
 
+if TYPE_CHECKING:
+    import psycopg
+
 SQLITE_BUSY_TIMEOUT_SECONDS = 8
-"""How long SQLite waits for its write lock: far longer than any transaction here takes."""
+"""How long SQLite waits for its write lock; transactions here are far shorter."""
 
 SQLITE_BUSY_POLL_SECONDS = 0.02
-"""How often is looked where SQLite itself does not wait."""
+"""The interval of retries where SQLite itself does not wait."""
 
 STATEMENT_TIMEOUT_SECONDS = 8
-"""How long PostgreSQL may take over one statement: a webhook must be answered within Meld's 10 s."""
+"""PostgreSQL's timeout for one statement: a webhook must be answered within Meld's 10 s."""
 
 Insert = postgresql.Insert | sqlite.Insert
 
 
 class Database:
-    """The way to the rows. One per process; threads share it.
+    """The database connection of a process. Threads share it.
 
     Args:
         url: ``sqlite:///...`` or ``postgresql://...``.
-        pool_size: How many connections to PostgreSQL may be open at once.
-        clock: Given, all times are taken from it; by default PostgreSQL's own clock serves all processes, so that
-            no machine's skew matters, and SQLite, which lives on one machine, is served by that machine's.
+        pool_size: The maximum number of open connections.
+        clock: The source of all times. By default, PostgreSQL's own clock is used, so that clock skew between
+            machines does not matter, and for SQLite the clock of this machine.
     """
 
     def __init__(self, url: str, *, pool_size: int = 10, clock: Clock | None = None) -> None:
         parsed = make_url(url)
         self.is_postgres = parsed.get_backend_name() == "postgresql"
-        self._is_timed = clock is None and self.is_postgres
+        self._has_server_clock = clock is None and self.is_postgres
         self.clock = clock or utcnow
         self._statements: dict[tuple[Callable[..., Executable], tuple[object, ...]], Executable] = {}
-        # SQLite has one writer at a time, and who waits for it sleeps and tries again; threads queue up better here.
-        self._turn: AbstractContextManager[object] = nullcontext() if self.is_postgres else threading.Lock()
+        # SQLite has one writer at a time, and a waiting connection polls. Threads wait more efficiently for a lock.
+        self._write_lock: AbstractContextManager[object] = nullcontext() if self.is_postgres else threading.Lock()
         if self.is_postgres:
             self._writer = _postgres_engine(parsed, pool_size)
             self._reader = self._writer
@@ -79,17 +81,17 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """The engine that writes; for migrations and for the inbox, which speaks to the driver itself."""
+        """The engine for writing, for migrations and for the webhook inbox, which uses the driver directly."""
         return self._writer
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Open a transaction that writes. It commits at the end, or rolls back and raises.
+        """Open a transaction that writes. It commits at the end, or rolls back after an exception.
 
         Raises:
-            OutOfReachError: Where the database does not answer.
+            OutOfReachError: If the database does not answer.
         """
-        with self._turn, self._session(self._writer) as session, session.begin():
+        with self._write_lock, self._session(self._writer) as session, session.begin():
             yield session
 
     @contextmanager
@@ -97,57 +99,57 @@ class Database:
         """Open a transaction that only reads.
 
         Raises:
-            OutOfReachError: Where the database does not answer.
+            OutOfReachError: If the database does not answer.
         """
         with self._session(self._reader) as session:
             yield session
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
-        """Open a transaction that only reads, and sees all rows as they were when it first looked.
+        """Open a transaction that only reads, and sees all rows as they were at its first statement.
 
-        Short, even so: as long as it is open, the database keeps what others overwrite.
+        Keep it short: as long as it is open, the database keeps all rows that others overwrite.
 
         Raises:
-            OutOfReachError: Where the database does not answer.
+            OutOfReachError: If the database does not answer.
         """
         with self._session(self._reader) as session:
-            if self.is_postgres:  # SQLite's transactions are so anyway
+            if self.is_postgres:  # SQLite's transactions always are
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             yield session
 
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
         try:
-            # Rows that are loaded are not looked at again after a statement changed them in the database; to find out
-            # which of them to update costs as much as the statement.
+            # Do not refresh loaded rows after a bulk statement: to find out which ones changed costs as much as the
+            # statement itself.
             options = {"synchronize_session": False}
             with Session(engine, expire_on_commit=False, execution_options=options) as session:
                 yield session
         except DBAPIError as error:
             raise translate_error(error) from error
         except PoolTimeoutError as error:
-            raise OutOfReachError("All connections to the database are in use, and none came free.") from error
+            raise OutOfReachError("All connections to the database are in use, and none became free.") from error
 
     def now(self, seconds: float = 0) -> ColumnElement[datetime]:
-        """Return the present, or the time ``seconds`` from it, for use inside a statement."""
-        if self._is_timed:
+        """Return an SQL expression for the present time, plus ``seconds``."""
+        if self._has_server_clock:
             return _postgres_now(seconds)
-        # The clock is asked when the statement runs, which may have been built long before; by its name one parameter
-        # stands for all mentions of one moment.
+        # The clock is read when the statement runs, which may have been built long before. Equal offsets share one
+        # parameter name, hence one time.
         moment = timedelta(seconds=seconds)
         return bindparam(f"now{seconds:+g}", type_=UTCDateTime(), callable_=lambda: self.clock() + moment)
 
     def run(
         self, session: Session, make: Callable[..., Executable], *fixed: object, **values: object
     ) -> CursorResult[*tuple[Any, ...]]:
-        """Run a statement that is built once and kept: to build one costs several times what sending it does.
+        """Run a statement that is built once and cached: to build it costs several times as much as to send it.
 
         Args:
             session: An open transaction.
-            make: Builds the statement from this database and what is fixed.
-            fixed: What is the same each time, or nearly so: one statement is kept for each.
-            values: The statement's parameters. Of one that changes rows, none may be named as a column.
+            make: Builds the statement from this database and ``fixed``.
+            fixed: Arguments with few different values: one statement is cached for each combination.
+            values: The statement's parameters. In an ``UPDATE`` or ``INSERT``, none may have the name of a column.
         """
         statement = self._statements.get((make, fixed))
         if statement is None:
@@ -155,36 +157,38 @@ class Database:
         return session.connection().execute(statement, values)
 
     def insert(self, table: type[SQLModel]) -> Insert:
-        """Return the dialect's ``INSERT``, which knows ``on_conflict_do_...``."""
+        """Return an ``INSERT`` statement of the dialect, which supports upserts (``on_conflict_do_...``)."""
         return postgresql.insert(table) if self.is_postgres else sqlite.insert(table)
 
-    def each(self, name: str) -> TableValuedAlias:
-        """Return a list of texts that is a statement's parameter as rows, in its order: one column, ``value``."""
+    def unnest(self, name: str) -> TableValuedAlias:
+        """Return the rows of a parameter that is a list of texts, in its order, with one column ``value``."""
         if self.is_postgres:
             return func.unnest(bindparam(name, type_=ARRAY(String))).table_valued("value").render_derived()
         return func.json_each(bindparam(name, type_=JSON)).table_valued("value")
 
     def notify_expression(self, channel: str) -> ColumnElement[Any]:
-        """Return what, selected by a statement, tells those who listen to a channel, with the commit and not before.
+        """Return an SQL expression that, when selected, notifies the listeners of a channel on commit (``NOTIFY``).
 
-        SQLite has nobody who listens: there it is nothing.
+        On SQLite, which has no listeners, it is null.
         """
         return func.pg_notify(channel, "") if self.is_postgres else null()
 
-    def connect_unpooled(self) -> psycopg.Connection[Any]:
-        """Return a connection to PostgreSQL that is none of the pool's, in autocommit; the caller closes it.
+    def connect_unpooled(self) -> "psycopg.Connection[Any]":
+        """Return a connection to PostgreSQL outside of the pool, in autocommit mode; the caller closes it.
 
         Raises:
-            OutOfReachError: Where the database does not answer.
+            OutOfReachError: If the database does not answer.
         """
         try:
             pooled = self._writer.connect()
         except DBAPIError as error:
             raise translate_error(error) from error
         except PoolTimeoutError as error:
-            raise OutOfReachError("All connections to the database are in use, and none came free.") from error
+            raise OutOfReachError("All connections to the database are in use, and none became free.") from error
         connection = pooled.connection.driver_connection
         pooled.detach()
+        import psycopg  # noqa: PLC0415 - slow to import, and SQLite does not need it
+
         assert isinstance(connection, psycopg.Connection)
         connection.autocommit = True
         return connection
@@ -202,13 +206,13 @@ def _postgres_now(seconds: float) -> ColumnElement[datetime]:
 
 
 def translate_error(error: DBAPIError) -> DBAPIError | OutOfReachError:
-    """Return what to raise: the error where the statement is wrong, ``OutOfReachError`` where the database is away."""
+    """Return the exception to raise: ``OutOfReachError`` if the database does not answer, else the error."""
     code = getattr(error.orig, "sqlite_errorcode", None)
-    # To SQLite a wrong statement is an OperationalError, too; it bears this code and no other does. To PostgreSQL so is
-    # what exceeds a limit of its own, as a value that is too long for an index.
+    # SQLite raises an OperationalError also for a wrong statement, with this code. PostgreSQL raises one also if a
+    # limit is exceeded (class 54), for example by a value that is too long for an index.
     is_wrong = code == sqlite3.SQLITE_ERROR or (getattr(error.orig, "sqlstate", None) or "").startswith("54")
-    is_away = (isinstance(error, OperationalError) and not is_wrong) or error.connection_invalidated
-    if is_away or code == sqlite3.SQLITE_NOTADB:
+    is_unavailable = (isinstance(error, OperationalError) and not is_wrong) or error.connection_invalidated
+    if is_unavailable or code == sqlite3.SQLITE_NOTADB:
         return OutOfReachError("The database does not answer. Is it running, and is DATABASE_URL right?")
     return error
 
@@ -218,7 +222,7 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         url.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=0,
-        hide_parameters=True,  # see below
+        hide_parameters=True,  # see _sqlite_engine
         pool_timeout=STATEMENT_TIMEOUT_SECONDS,
         pool_pre_ping=True,
         pool_recycle=1800,
@@ -226,7 +230,7 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
             "connect_timeout": 5,
             "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s -c timezone=UTC",
             "application_name": "meldwatch",
-            # A machine that vanished must not hold a thread for the kernel's two hours.
+            # If the server's machine vanishes, a thread must not wait for the kernel's default of two hours.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -237,23 +241,23 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
 
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
     if url.database is not None:
-        # Made here, if it is new, for its owner alone: SQLite would leave that to the umask.
-        with suppress(OSError):  # SQLite says it better
+        # Create a new file readable by its owner only; SQLite would apply the umask.
+        with suppress(OSError):  # SQLite reports the error
             Path(url.database).touch(mode=0o600)
     engine = create_engine(
         url,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
         pool_size=pool_size,
         max_overflow=0,
-        # What is bound to a statement is other people's data, and errors are logged.
+        # Parameters are personal data, and errors are logged.
         hide_parameters=True,
     )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _entry: ConnectionPoolEntry) -> None:  # noqa: ANN401 - sqlite3's, untyped here
         connection.isolation_level = None
-        _write_ahead(connection)
-        # NORMAL may lose commits that were already answered with 200 when the power fails.
+        _enable_wal(connection)
+        # With NORMAL, a power failure may lose commits of webhooks that were answered with 200.
         connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "begin")
@@ -263,8 +267,8 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> Engine:
     return engine
 
 
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Have a file written ahead. Where another process is just making the file, SQLite does not wait, but refuses."""
+def _enable_wal(connection: sqlite3.Connection) -> None:
+    """Turn on write-ahead logging. If another process is creating the file, SQLite refuses without waiting."""
     deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Compare: where two documents differ, field by field. Pure."""
+"""Field-by-field diff of two JSON documents. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class FieldDifference:
-    """A field that two documents have otherwise.
+    """A field that differs between two documents.
 
     Attributes:
-        field: Its name; of one inside another, both, with a dot between.
-        before: What the one says; None also where it has no such field.
-        after: What the other says.
+        field: Its name; for a nested field, the path with dots.
+        before: The value in the first document; None also if the field is missing.
+        after: The value in the second document.
     """
 
     field: str
@@ -21,7 +21,7 @@ class FieldDifference:
 
 
 def diff_documents(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[FieldDifference]:
-    """Yield where documents differ, in the order of their fields. A field that is absent is as one that is null."""
+    """Yield the differences in the order of the fields. A missing field equals a null field."""
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name), after.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -1,19 +1,19 @@
-"""The errors that a person or a caller acts on.
+"""Exceptions that a person or a caller acts on, with the exit code of the command line.
 
     MeldwatchError
-    ├── SettingsError      stop, and say which setting to mend (exit code 2)
-    ├── UsageError         stop, and say what to ask for instead (exit code 2)
-    ├── UnsafeUrlError        a URL may not be pushed to; give another (exit code 2)
-    ├── EncryptionError         no key, or none that fits; set the keys (exit code 2)
-    ├── HandlerError       a function cannot be a handler; mend its module (exit code 2)
+    ├── SettingsError      stop, and name the setting to correct (exit code 2)
+    ├── UsageError         stop, and say what to do instead (exit code 2)
+    ├── UnsafeUrlError     the SSRF guard refuses a URL; use another (exit code 2)
+    ├── EncryptionError    no key, or no key that fits; set the keys (exit code 2)
+    ├── HandlerError       a function cannot be a handler; correct its module (exit code 2)
     └── OutOfReachError    a dependency does not answer; try again later (exit code 3)
 
-HTTP statuses are given in one place at the door, ``service/http/problem_details.py``.
+``service/http/problem_details.py`` maps them to HTTP statuses.
 """
 
 
 class MeldwatchError(Exception):
-    """Something that a person can act on; its text is the whole message, without any secret."""
+    """An error that a person can act on. Its text is the whole message, without secrets."""
 
 
 class SettingsError(MeldwatchError):
@@ -21,11 +21,11 @@ class SettingsError(MeldwatchError):
 
 
 class UsageError(MeldwatchError):
-    """A command was asked for something that it cannot do."""
+    """A command cannot do what its arguments say."""
 
 
 class UnsafeUrlError(MeldwatchError):
-    """A URL may not be pushed to, or not now. The message says why."""
+    """Events may not be pushed to a URL, or not now. The message says why."""
 
 
 class EncryptionError(MeldwatchError):
@@ -33,7 +33,7 @@ class EncryptionError(MeldwatchError):
 
 
 class HandlerError(MeldwatchError):
-    """A function cannot be a handler, or a module has none that can. The message says what is wrong with which."""
+    """A function cannot be a handler, or a module has no handler. The message names it and says what is wrong."""
 
 
 class OutOfReachError(MeldwatchError):

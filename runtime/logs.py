@@ -1,4 +1,4 @@
-"""Logs: one line per fact, as JSON or for a terminal, whichever library speaks."""
+"""Structured logging: JSON lines or console output for our code and all libraries, with redaction of credentials."""
 
 import logging
 import sys
@@ -9,25 +9,25 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from runtime.security.redaction import is_secret_name, redact
 
-_QUIET = {
+_LIBRARY_LEVELS = {
     "alembic": logging.WARNING,
     "dramatiq": logging.WARNING,
-    # Two workers on one broker, each with queues of its own, are meant: it warns of the second.
+    # It warns of a second worker on one broker; here there are two, each with its own queues.
     "dramatiq.broker": logging.ERROR,
     "httpcore2": logging.WARNING,
     "httpx2": logging.WARNING,
     "uvicorn": logging.WARNING,
-    # It logs the traceback of every connection that fails, and then raises as well.
+    # It logs a traceback for every failed connection, and raises the error as well.
     "pika": logging.CRITICAL,
 }
 
 
 def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
-    """Send every log through one formatter. Called once, by the process that starts.
+    """Send all logs through one formatter. A process calls this once, when it starts.
 
     Args:
         log_format: ``json``, ``console`` or ``auto`` (console on a terminal).
-        stream: Where the lines go.
+        stream: The stream that lines are written to.
     """
     is_console = log_format == "console" or (log_format == "auto" and stream.isatty())
     shared: list[Processor] = [
@@ -43,7 +43,7 @@ def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    # Locals of a traceback hold headers and bodies: they are never shown.
+    # Local variables contain headers and bodies: tracebacks never show them.
     traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     renderer: list[Processor] = (
         [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
@@ -60,7 +60,7 @@ def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    for name, level in _QUIET.items():
+    for name, level in _LIBRARY_LEVELS.items():
         logging.getLogger(name).setLevel(level)
 
 

@@ -1,4 +1,7 @@
-"""The settings that say how long rows are kept; a part of ``settings.py``. What is owed stays, whatever they are."""
+"""Retention settings: how long rows are kept before ``prune`` may delete them. A part of ``runtime/settings.py``.
+
+Rows with pending work are kept in any case.
+"""
 
 from typing import Annotated
 
@@ -8,28 +11,28 @@ Days = Annotated[float, Field(ge=0, le=36525)]
 
 
 class RetentionSettings(BaseModel):
-    """What ``prune`` may remove, by age in days; 0 is as soon as it is allowed to."""
+    """The age in days after which ``prune`` may delete rows; 0 means as soon as possible."""
 
     retain_webhooks_days: Days = Field(
         default=90,
-        description="How long webhooks are kept, counted from their last delivery, once the read that they are owed was"
-        " done; never shorter than 17 days, so that no late repeat is new again. See `prune`.",
+        description="How long webhooks are kept after they were last received and their read is done; at least 17 days,"
+        " so that a late repeat is recognized. See `prune`.",
     )
     retain_bodies_days: Days = Field(
-        default=30, description="How long their raw bodies and their signatures' headers are kept."
+        default=30, description="How long the raw bodies and signature headers of webhooks are kept."
     )
     retain_failures_days: Days = Field(
-        default=180, description="How long failed webhooks and dead deliveries are kept, counted from the failure."
+        default=180, description="How long failed webhooks and dead deliveries are kept after the failure."
     )
     retain_observations_days: Days = Field(
         default=365,
-        description="How long observations are kept: what a connection was in the past. The newest always stays, and"
-        " what the others amounted to.",
+        description="How long observations, the past states of connections, are kept. The newest one of each"
+        " connection, and a summary of the deleted ones, always stay.",
     )
     retain_events_days: Days = Field(
-        default=365, description="How long events stay in the feed. Those that are owed to a subscription stay."
+        default=365, description="How long events stay in the feed. Events with pending deliveries always stay."
     )
     retain_deliveries_days: Days = Field(
-        default=30, description="How long deliveries are kept, counted from when they were taken."
+        default=30, description="How long deliveries are kept after they were acknowledged."
     )
     retain_rejections_days: Days = Field(default=14, description="How long refused webhooks are kept.")

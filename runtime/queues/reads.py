@@ -166,7 +166,7 @@ def _insert(database: Database, **values: object) -> Insert:
     """Return an ``INSERT`` of a row for each of the parameter ``ids``, in their order; idle without ``values``."""
     idle = {"requested": 0, "completed": 0, "trigger": "webhook", "due_at": null(), "woken_at": null()}
     row = {**idle, "requested_at": database.now(), "attempts": 0, "depth": 0, "rechecks": 0, **values}
-    ids = database.each("ids")
+    ids = database.unnest("ids")
     # Without a WHERE, SQLite parses ON CONFLICT as a part of the SELECT.
     rows = select(ids.c.value, *map(_as_column, row.values())).where(true())
     return database.insert(ReadRequestRow).from_select(["connection_id", *row], rows)

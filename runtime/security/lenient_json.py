@@ -1,49 +1,49 @@
-"""JSON from outside, read so that nothing in it can hurt: not its numbers, its depth, nor its strange characters."""
+"""Lenient JSON parser for untrusted input: safe against huge numbers, deep nesting and unstorable characters."""
 
 import json
 import math
 from typing import Any
 
 MAX_NUMBER_DIGITS = 40
-"""Digits of a number that are kept; PostgreSQL and JSON clients cope with these, and no amount of money needs more."""
+"""A longer integer becomes null. PostgreSQL and JSON clients can handle these, and no amount of money is longer."""
 
-_NOT_TEXT = {"\x00": "\ufffd"} | {chr(code): "\ufffd" for code in range(0xD800, 0xE000)}
-_TABLE = str.maketrans(_NOT_TEXT)
+_REPLACEMENTS = {"\x00": "\ufffd"} | {chr(code): "\ufffd" for code in range(0xD800, 0xE000)}
+_CLEAN_TABLE = str.maketrans(_REPLACEMENTS)
 
 
 class ParseError(ValueError):
     """The bytes are not JSON; the message says what is wrong with them."""
 
 
-def _integer(digits: str) -> int | None:
+def _parse_integer(digits: str) -> int | None:
     return int(digits) if len(digits) <= MAX_NUMBER_DIGITS else None
 
 
-def _number(digits: str) -> float | None:
+def _parse_number(digits: str) -> float | None:
     number = float(digits)
     return number if math.isfinite(number) else None
 
 
-def _constant(_name: str) -> None:
+def _parse_constant(_name: str) -> None:
     return None
 
 
-# Made once: json.loads makes a new one each time that it is told how to read numbers.
-_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_constant)
+# Created once: with number hooks, json.loads creates a decoder for each call.
+_DECODER = json.JSONDecoder(parse_int=_parse_integer, parse_float=_parse_number, parse_constant=_parse_constant)
 
 
 def clean_text(text: str) -> str:
-    """Return ``text`` with what no database takes (NUL, lone surrogates) replaced by U+FFFD."""
-    return text if text.isascii() and "\x00" not in text else text.translate(_TABLE)
+    """Replace characters that no database stores (NUL, lone surrogates) by U+FFFD."""
+    return text if text.isascii() and "\x00" not in text else text.translate(_CLEAN_TABLE)
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """Read JSON leniently: numbers that are not finite or too long become None, bad UTF-8 becomes U+FFFD.
+    """Parse JSON leniently: numbers that are not finite or too long become None, invalid UTF-8 becomes U+FFFD.
 
-    Strings are returned as they are; pass the ones that are kept through ``clean_text``.
+    Strings are returned unchanged; use ``clean_text`` before storing one.
 
     Raises:
-        ParseError: Where the bytes are no JSON at all, or are nested deeper than the interpreter can follow.
+        ParseError: If the bytes are not JSON, or are nested deeper than the recursion limit.
     """
     text = body.decode("utf-8", errors="replace").removeprefix("\ufeff")
     try:

@@ -7,8 +7,8 @@ from runtime.database import Database
 from schemas.tables import AuditRow
 
 
-def test_an_act_is_noted_with_what_it_did(database: Database) -> None:
-    """Who, what, when, to what."""
+def test_an_entry_has_actor_action_and_details(database: Database) -> None:
+    """The entry records who did what, when, and to which object."""
     with database.write() as session:
         audit.append_entry(
             database, session, who="alice", act="connection.refreshed", connection_id="c1", details={"n": 1}
@@ -20,8 +20,8 @@ def test_an_act_is_noted_with_what_it_did(database: Database) -> None:
     assert row.at.tzinfo is not None
 
 
-def test_what_was_not_done_is_not_noted(database: Database) -> None:
-    """An act that fails takes its note back."""
+def test_a_failed_action_leaves_no_entry(database: Database) -> None:
+    """The entry is rolled back with the action."""
     with suppress(ZeroDivisionError), database.write() as session:
         audit.append_entry(database, session, who="alice", act="connection.refreshed")
         raise ZeroDivisionError

@@ -49,8 +49,8 @@ def complaint(use: Callable[[], None]) -> str:
     return str(caught.value)
 
 
-def test_a_call_reaches_a_worker(connected: broker.Broker) -> None:
-    """Each connection that is called arrives at the actor once, by its id."""
+def test_a_message_reaches_a_worker(connected: broker.Broker) -> None:
+    """Each enqueued id arrives at the actor once."""
     seen: list[str] = []
     with working(connected, seen.append):
         broker.enqueue(connected, ["c1", "c 2/é"])
@@ -58,8 +58,8 @@ def test_a_call_reaches_a_worker(connected: broker.Broker) -> None:
         eventually(lambda: sorted(seen) == ["c 2/é", "c1"])
 
 
-def test_a_call_waits_for_a_worker(connected: broker.Broker) -> None:
-    """A call that was made while no worker ran is taken up by the next one."""
+def test_a_message_waits_for_a_worker(connected: broker.Broker) -> None:
+    """A message that was enqueued while no worker ran is consumed by the next one."""
     seen: list[str] = []
     dramatiq.actor(seen.append, broker=connected, actor_name=REFETCH_ACTOR, queue_name=REFETCH_ACTOR)
     broker.enqueue(connected, ["c1"])
@@ -71,8 +71,8 @@ def test_a_call_waits_for_a_worker(connected: broker.Broker) -> None:
     worker.stop()
 
 
-def test_work_that_fails_is_tried_again(connected: broker.Broker) -> None:
-    """A worker whose database is away for a moment does not lose the call."""
+def test_a_failed_message_is_retried(connected: broker.Broker) -> None:
+    """A worker whose database is unavailable for a moment does not lose the message."""
     seen: list[str] = []
 
     def stumble(connection_id: str) -> None:
@@ -86,13 +86,13 @@ def test_work_that_fails_is_tried_again(connected: broker.Broker) -> None:
         eventually(lambda: seen == ["c1", "c1"], seconds=30)
 
 
-def test_a_living_broker_answers_a_ping(connected: broker.Broker) -> None:
-    """A broker that is there is not called out of reach."""
+def test_a_running_broker_answers_a_ping(connected: broker.Broker) -> None:
+    """A ping of a running broker raises no error."""
     broker.ping(connected)
 
 
-def test_a_broker_that_is_away_is_told(scheme: str) -> None:
-    """Where nobody listens, a ping and a call say so soon, without the password."""
+def test_an_unreachable_broker_is_an_error(scheme: str) -> None:
+    """If no server listens, ping and enqueue raise an error soon, without the password."""
     made = broker.connect(f"{scheme}://user:hidden@127.0.0.1:{servers.free_ports(1)[0]}/0")
 
     complaints = [complaint(lambda: broker.ping(made)), complaint(lambda: broker.enqueue(made, ["c1"]))]
@@ -101,8 +101,8 @@ def test_a_broker_that_is_away_is_told(scheme: str) -> None:
     made.close()
 
 
-def test_a_broker_that_hangs_is_told(scheme: str) -> None:
-    """Where somebody listens but never answers, a call ends within its time."""
+def test_enqueue_to_a_hanging_broker_times_out(scheme: str) -> None:
+    """If a server listens but never answers, enqueue ends within its timeout."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         made = broker.connect(f"{scheme}://user:hidden@127.0.0.1:{silent.getsockname()[1]}/0")
 
@@ -110,8 +110,8 @@ def test_a_broker_that_hangs_is_told(scheme: str) -> None:
         made.close()
 
 
-def test_a_ping_of_a_broker_that_hangs_is_told(scheme: str) -> None:
-    """Where somebody listens but never answers, a ping ends within its time."""
+def test_a_ping_of_a_hanging_broker_times_out(scheme: str) -> None:
+    """If a server listens but never answers, a ping ends within its timeout."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         made = broker.connect(f"{scheme}://user:hidden@127.0.0.1:{silent.getsockname()[1]}/0")
 
@@ -119,8 +119,8 @@ def test_a_ping_of_a_broker_that_hangs_is_told(scheme: str) -> None:
         made.close()
 
 
-def test_a_broker_that_comes_back_is_used_again(test_run: servers.Run) -> None:
-    """A broker that dies between two calls costs the calls in between, and nothing after."""
+def test_a_restarted_broker_is_used_again(test_run: servers.Run) -> None:
+    """If the broker dies, only the messages enqueued meanwhile fail."""
     server = servers.start_valkey(test_run, "mortal")
     port = int(server.url.rsplit(":", 1)[1].removesuffix("/0"))
     made = broker.connect(server.url)
@@ -137,7 +137,7 @@ def test_a_broker_that_comes_back_is_used_again(test_run: servers.Run) -> None:
 
 
 def test_dead_letters_are_not_kept_in_memory() -> None:
-    """The broker inside the process forgets what failed for good: the rows remember it."""
+    """The in-memory broker discards failed messages: the work is still in the database."""
     made: Any = broker.connect("memory://")
     made.declare_queue(REFETCH_ACTOR)
     message: dramatiq.Message[None] = dramatiq.Message(REFETCH_ACTOR, REFETCH_ACTOR, ("c1",), {}, {})

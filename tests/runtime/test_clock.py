@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 from runtime.clock import utcnow
 
 
-def test_the_present_is_aware() -> None:
-    """The present is UTC, and lies between two looks at another clock."""
+def test_the_present_is_aware_utc() -> None:
+    """The present is UTC, and lies between two readings of another clock."""
     before = datetime.now(UTC)
 
     now = utcnow()

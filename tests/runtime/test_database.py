@@ -57,24 +57,24 @@ def shown(session: Session, name: str) -> object:
     return session.connection().exec_driver_sql(f"SHOW {name}").scalar_one()
 
 
-def test_what_is_written_stays(database: Database) -> None:
-    """A transaction that ends well is there for everybody."""
+def test_a_transaction_commits(database: Database) -> None:
+    """A transaction without an exception is visible to others."""
     with database.write() as session:
         set_value(session, 7)
 
     assert value(database) == 7
 
 
-def test_what_fails_is_taken_back(database: Database) -> None:
-    """A transaction that raises leaves nothing, and raises what it raised."""
+def test_a_failed_transaction_rolls_back(database: Database) -> None:
+    """A transaction that raises leaves nothing, and the exception is passed on."""
     with pytest.raises(LookupError), database.write() as session:
         fail(session)
 
     assert value(database) == 0
 
 
-def test_a_write_that_failed_stands_in_nobodys_way(database: Database) -> None:
-    """After a transaction that raised, the next one writes."""
+def test_a_failed_write_blocks_no_other(database: Database) -> None:
+    """After a transaction that raised, the next one can write."""
     with pytest.raises(LookupError), database.write() as session:
         fail(session)
 
@@ -84,30 +84,30 @@ def test_a_write_that_failed_stands_in_nobodys_way(database: Database) -> None:
     assert value(database) == 8
 
 
-def test_what_is_open_is_seen_by_nobody(database: Database) -> None:
-    """A reader goes on beside a writer, and sees what was committed."""
+def test_uncommitted_changes_are_invisible(database: Database) -> None:
+    """A reader is not blocked by a writer, and sees only committed rows."""
     with database.write() as session:
         set_value(session, 7)
 
         assert value(database) == 0
 
 
-def test_objects_outlive_their_transaction(database: Database) -> None:
-    """A row that was read can be looked at when its transaction is over."""
+def test_loaded_rows_outlive_their_transaction(database: Database) -> None:
+    """A loaded row can be used after the end of its transaction."""
     with database.read() as session:
         row = session.exec(select(FeedCounterRow)).one()
 
     assert (row.name, row.value) == ("feed", 0)
 
 
-def test_a_wrong_statement_is_told_as_such(database: Database) -> None:
-    """A statement that is wrong is not taken for a database that is away."""
+def test_a_wrong_statement_is_not_out_of_reach(database: Database) -> None:
+    """An invalid statement is not mistaken for an unavailable database."""
     with pytest.raises(DBAPIError, match="no_such_table"), database.read() as session:
         session.exec(text("SELECT * FROM no_such_table"))
 
 
-def test_writers_take_turns(database: Database) -> None:
-    """Threads that read and write in one transaction lose none of their writes, given a lock on the row."""
+def test_writers_wait_for_each_other(database: Database) -> None:
+    """Threads that read and write in one transaction lose no update, given a lock on the row."""
 
     def count() -> None:
         for _ in range(10):
@@ -124,8 +124,8 @@ def test_writers_take_turns(database: Database) -> None:
     assert value(database) == 80
 
 
-def test_an_insert_may_meet_what_is_there(database: Database) -> None:
-    """Both dialects know how to do nothing where a row is there already."""
+def test_an_insert_may_ignore_a_conflict(database: Database) -> None:
+    """Both dialects can do nothing if the row exists."""
     insert = database.insert(FeedCounterRow).values(name="feed", value=9)
     with database.write() as session:
         session.exec(insert.on_conflict_do_nothing(index_elements=["name"]))
@@ -133,8 +133,8 @@ def test_an_insert_may_meet_what_is_there(database: Database) -> None:
     assert value(database) == 0
 
 
-def test_the_clock_that_was_given_tells_the_time(database_url: str) -> None:
-    """With a clock, all times are that clock's, to the microsecond, on both databases."""
+def test_a_given_clock_is_the_source_of_all_times(database_url: str) -> None:
+    """With a clock, all times are the clock's, to the microsecond, on both databases."""
     database = Database(database_url, clock=lambda: NOON)
     with database.read() as session:
         times = session.exec(select(database.now(), database.now(1.5), database.now(-90))).one()
@@ -143,8 +143,8 @@ def test_the_clock_that_was_given_tells_the_time(database_url: str) -> None:
     assert times == (NOON, NOON + timedelta(seconds=1.5), NOON - timedelta(seconds=90))
 
 
-def test_without_a_clock_the_time_is_the_present(database: Database) -> None:
-    """Without a clock, times are the present, aware, and move on within a transaction."""
+def test_without_a_clock_times_are_the_present(database: Database) -> None:
+    """Without a clock, times are the present, timezone-aware, and advance within a transaction."""
     with database.read() as session:
         before = datetime.now(UTC) - timedelta(seconds=1)
         first, later = session.exec(select(database.now(), database.now(60))).one()
@@ -155,8 +155,8 @@ def test_without_a_clock_the_time_is_the_present(database: Database) -> None:
     assert timedelta(seconds=59) < later - first < timedelta(seconds=61)
 
 
-def test_postgres_tells_the_time_itself(postgres: Database) -> None:
-    """On PostgreSQL one statement has one time, and it is the server's: no machine's skew matters."""
+def test_postgres_uses_the_time_of_the_server(postgres: Database) -> None:
+    """On PostgreSQL a statement has one time, which is the server's: clock skew of machines does not matter."""
     with postgres.read() as session:
         statement = select(postgres.now() == text("statement_timestamp()"), postgres.now(60) - postgres.now())
         is_servers, between = session.exec(statement).one()
@@ -165,15 +165,15 @@ def test_postgres_tells_the_time_itself(postgres: Database) -> None:
     assert between == timedelta(seconds=60)
 
 
-def test_sqlite_is_set_so_that_nothing_answered_is_lost(sqlite: Database) -> None:
-    """Both ways to the file have a log that is written through to the disk before a commit returns."""
+def test_sqlite_is_configured_for_durability(sqlite: Database) -> None:
+    """Both engines use write-ahead logging, and sync to the disk before a commit returns."""
     for transaction in (sqlite.write, sqlite.read):
         with transaction() as session:
             assert (pragma(session, "journal_mode"), pragma(session, "synchronous")) == ("wal", 2)
 
 
-def test_a_writer_on_sqlite_has_the_lock_from_the_beginning(sqlite: Database, sqlite_url: str) -> None:
-    """A transaction that will write cannot be overtaken between its reading and its writing."""
+def test_a_sqlite_writer_has_the_lock_from_the_beginning(sqlite: Database, sqlite_url: str) -> None:
+    """No other transaction can write between the reads and the writes of a writing transaction."""
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), timeout=0)) as other:
         with sqlite.write() as session:
             session.exec(select(FeedCounterRow)).all()
@@ -186,8 +186,8 @@ def test_a_writer_on_sqlite_has_the_lock_from_the_beginning(sqlite: Database, sq
             other.execute("BEGIN IMMEDIATE")
 
 
-def test_another_process_on_sqlite_is_waited_for(sqlite: Database, sqlite_url: str) -> None:
-    """A writer that finds the file locked by somebody else waits, and then writes."""
+def test_a_sqlite_writer_waits_for_another_process(sqlite: Database, sqlite_url: str) -> None:
+    """A writer waits while another process has locked the file, and then writes."""
     path = sqlite_url.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -208,8 +208,8 @@ def test_another_process_on_sqlite_is_waited_for(sqlite: Database, sqlite_url: s
     assert value(sqlite) == 7
 
 
-def test_who_just_makes_the_file_is_waited_for(tmp_path: Path) -> None:
-    """Two processes that begin at once on a new file: SQLite refuses the one, and does not wait by itself."""
+def test_concurrent_creation_of_a_sqlite_file_waits(tmp_path: Path) -> None:
+    """If two processes create the file at once, SQLite refuses one without waiting, so the code retries."""
     path = tmp_path / "new.db"
     with (
         closing(sqlite3.connect(path, isolation_level=None)) as other,
@@ -230,7 +230,7 @@ def tables_of(database: Database) -> list[str]:
         return list(session.connection().execute(text("SELECT name FROM sqlite_master")).scalars())
 
 
-def test_postgres_is_set_so_that_nothing_hangs(postgres: Database) -> None:
+def test_postgres_is_configured_with_timeouts(postgres: Database) -> None:
     """A statement ends within the time in which a webhook must be answered, and times are UTC."""
     with postgres.read() as session:
         assert shown(session, "statement_timeout") == f"{STATEMENT_TIMEOUT_SECONDS}s"
@@ -239,7 +239,7 @@ def test_postgres_is_set_so_that_nothing_hangs(postgres: Database) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_out_of_reach(tmp_path: Path) -> None:
-    """A SQLite file in a folder that is not there is told as such."""
+    """A SQLite file in a missing folder raises the error for an unavailable database."""
     database = Database(f"sqlite:///{tmp_path}/no/such/folder/meld.db")
     with pytest.raises(OutOfReachError), database.write() as session:
         session.exec(select(FeedCounterRow)).all()
@@ -247,7 +247,7 @@ def test_a_file_that_cannot_be_opened_is_out_of_reach(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_database_is_out_of_reach(tmp_path: Path) -> None:
-    """A file that holds something else is told, not overwritten."""
+    """A file with other content raises an error, and is not overwritten."""
     path = tmp_path / "letter.txt"
     path.write_text("Dear reader, " * 1_000)
     database = Database(f"sqlite:///{path}")
@@ -258,8 +258,8 @@ def test_a_file_that_is_no_database_is_out_of_reach(tmp_path: Path) -> None:
     assert path.read_text() == "Dear reader, " * 1_000
 
 
-def test_a_server_that_is_away_is_out_of_reach() -> None:
-    """Where no server listens, the message says what to look at, without the password."""
+def test_an_unreachable_server_is_out_of_reach() -> None:
+    """If no server listens, the message says what to check, without the password."""
     database = Database(f"postgresql://me:hidden@127.0.0.1:{servers.free_ports(1)[0]}/name")
 
     with pytest.raises(OutOfReachError) as caught, database.write() as session:
@@ -269,8 +269,8 @@ def test_a_server_that_is_away_is_out_of_reach() -> None:
     database.close()
 
 
-def test_a_server_that_comes_back_is_used_again(test_run: servers.Run) -> None:
-    """A server that dies under an open transaction costs that one; when it is back, the next one succeeds."""
+def test_a_restarted_server_is_used_again(test_run: servers.Run) -> None:
+    """If the server dies, the open transaction fails; after its restart, the next one succeeds."""
     server = servers.start_postgres(test_run, "mortal")
     port = int(server.url.split(":")[2].split("/")[0])
     database = Database(server.url)
@@ -294,7 +294,7 @@ def test_a_server_that_comes_back_is_used_again(test_run: servers.Run) -> None:
 
 
 def test_threads_wait_for_a_connection(postgres_url: str) -> None:
-    """Of more threads than connections, each gets its turn."""
+    """If there are more threads than connections, each waits for one."""
     database = Database(postgres_url, pool_size=1)
     values: list[int] = []
     threads = [threading.Thread(target=lambda: values.append(value(database))) for _ in range(4)]
@@ -310,8 +310,8 @@ def test_threads_wait_for_a_connection(postgres_url: str) -> None:
     database.close()
 
 
-def test_a_snapshot_sees_one_moment(database: Database) -> None:
-    """What others commit after its first look stays unseen until it ends."""
+def test_a_snapshot_sees_one_point_in_time(database: Database) -> None:
+    """Commits of others after its first statement are invisible until it ends."""
     with database.snapshot() as session:
         before = session.exec(select(FeedCounterRow.value)).one()
         with database.write() as other:
@@ -323,8 +323,8 @@ def test_a_snapshot_sees_one_moment(database: Database) -> None:
     assert (still, after) == (before, before + 1)
 
 
-def test_a_notification_comes_with_the_commit(postgres: Database) -> None:
-    """Not before, and not at all where the transaction is given up."""
+def test_a_notification_is_sent_on_commit(postgres: Database) -> None:
+    """It is sent not earlier, and not at all after a rollback."""
     with closing(postgres.connect_unpooled()) as listener:
         listener.execute("LISTEN news")
         with suppress(ZeroDivisionError), postgres.write() as session:
@@ -338,21 +338,21 @@ def test_a_notification_comes_with_the_commit(postgres: Database) -> None:
     assert (before, after) == ([], ["news"])
 
 
-def test_a_notification_is_nothing_on_sqlite(sqlite: Database) -> None:
-    """The same statement runs there, and tells nobody."""
+def test_a_notification_has_no_effect_on_sqlite(sqlite: Database) -> None:
+    """The same statement runs there without an effect."""
     with sqlite.read() as session:
         assert session.exec(select(sqlite.notify_expression("news"))).one() is None
 
 
-def test_a_connection_apart_is_none_of_the_pool(postgres_url: str) -> None:
-    """It is kept as long as it is wanted, and a pool of one has its one all the same."""
+def test_an_unpooled_connection_does_not_count_for_the_pool(postgres_url: str) -> None:
+    """It stays open as long as it is used, and a pool of one connection still has one."""
     small = Database(postgres_url, pool_size=1)
     with closing(small.connect_unpooled()) as apart, small.read() as session:
         assert [session.exec(select(1)).one(), apart.execute("SELECT 1").fetchone()] == [1, (1,)]
     small.close()
 
 
-def test_a_connection_apart_to_nowhere_is_out_of_reach() -> None:
-    """Said as everywhere else."""
+def test_an_unpooled_connection_to_no_server_is_out_of_reach() -> None:
+    """It raises the same error as the pool."""
     with pytest.raises(OutOfReachError):
         Database("postgresql://nobody@127.0.0.1:1/nothing").connect_unpooled()

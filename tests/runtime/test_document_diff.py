@@ -13,8 +13,8 @@ values = st.recursive(
 documents = st.dictionaries(st.text("abc", min_size=1, max_size=2), values)
 
 
-def test_fields_are_named_with_those_around_them() -> None:
-    """A field inside another bears both names; a list is compared as a whole."""
+def test_nested_fields_are_named_by_their_path() -> None:
+    """A nested field is named by its path; a list is compared as a whole."""
     before = {"a": 1, "b": {"c": {"d": 1, "e": 2}}, "l": [1], "gone": 1}
     after = {"a": 1, "b": {"c": {"d": 1, "e": 3}}, "l": [2], "new": 2}
 
@@ -28,13 +28,13 @@ def test_fields_are_named_with_those_around_them() -> None:
 
 @given(documents)
 def test_a_document_does_not_differ_from_itself(document: dict[str, Any]) -> None:
-    """Nothing differs where nothing does."""
+    """Equal documents have no differences."""
     assert list(diff_documents(document, document)) == []
 
 
 @given(documents, documents)
-def test_differences_are_the_same_from_both_sides(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """What differs from here differs from there, the other way round."""
+def test_differences_are_symmetric(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Swapping the documents swaps the values of each difference."""
     there = {(each.field, repr(each.before), repr(each.after)) for each in diff_documents(one, other)}
     back = {(each.field, repr(each.after), repr(each.before)) for each in diff_documents(other, one)}
 

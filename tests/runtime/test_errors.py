@@ -3,8 +3,8 @@ import inspect
 from runtime import errors
 
 
-def test_every_error_is_drawn_in_the_tree() -> None:
-    """The module's picture names each of its errors, and each is one that a person can act on."""
+def test_every_error_is_in_the_docstring() -> None:
+    """The tree in the docstring names each exception of the module, and each has the common base."""
     classes = [kind for kind in vars(errors).values() if inspect.isclass(kind)]
 
     assert all(issubclass(kind, errors.MeldwatchError) for kind in classes)

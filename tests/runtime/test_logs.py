@@ -23,7 +23,7 @@ def _as_before() -> Iterator[None]:
     """Leave the process's logging as it was found."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
-    levels = {name: logging.getLogger(name).level for name in logs._QUIET}
+    levels = {name: logging.getLogger(name).level for name in logs._LIBRARY_LEVELS}
     yield
     root.handlers = handlers
     root.setLevel(level)
@@ -44,7 +44,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_a_fact_is_one_line_of_json(stream: io.StringIO) -> None:
+def test_an_event_is_one_json_line(stream: io.StringIO) -> None:
     """An event and its values are one JSON object, with time, level and logger."""
     logs.get_logger("service.ingest.inbox").info("stored", count=3, text="two\nlines")
 
@@ -59,8 +59,8 @@ def test_a_fact_is_one_line_of_json(stream: io.StringIO) -> None:
     }
 
 
-def test_libraries_speak_the_same_way(stream: io.StringIO) -> None:
-    """What a library logs is a line of the same form, its extra values included."""
+def test_library_logs_have_the_same_format(stream: io.StringIO) -> None:
+    """A log record of a library becomes a line of the same form, with its extra values."""
     logging.getLogger("some.library").warning("%s is odd", "this", extra={"where": "here", "color_message": "no"})
 
     (line,) = lines(stream)
@@ -70,7 +70,7 @@ def test_libraries_speak_the_same_way(stream: io.StringIO) -> None:
 
 @pytest.mark.parametrize("name", ["authorization", "api_key", "access_token", "webhook_secret", "meld_signature"])
 def test_secrets_are_not_logged(stream: io.StringIO, name: str) -> None:
-    """A value whose name says that it is a credential is not shown, whoever logs it."""
+    """A value whose name marks it as a credential is hidden, whoever logs it."""
     logs.get_logger("ours").info("ours", **{name: "hidden"})
     logging.getLogger("theirs").warning("theirs", extra={name: "hidden"})
 
@@ -79,7 +79,7 @@ def test_secrets_are_not_logged(stream: io.StringIO, name: str) -> None:
 
 
 def test_secrets_inside_values_are_not_logged(stream: io.StringIO) -> None:
-    """A credential inside a value that is an object or a list is gone."""
+    """A credential inside an object or a list is removed."""
     logs.get_logger("ours").info(
         "asked", headers={"Authorization": "hidden", "a": [{"accessToken": "hidden"}]}, ids=("c1",)
     )
@@ -90,7 +90,7 @@ def test_secrets_inside_values_are_not_logged(stream: io.StringIO) -> None:
 
 
 def test_values_bound_to_the_context_are_in_every_line(stream: io.StringIO) -> None:
-    """What a piece of work has bound stands in the lines that it logs, without its secrets."""
+    """Values bound to the context are in each line, without secrets."""
     with structlog.contextvars.bound_contextvars(connection_id="c1", token="hidden"):
         logs.get_logger("ours").info("read")
 
@@ -99,7 +99,7 @@ def test_values_bound_to_the_context_are_in_every_line(stream: io.StringIO) -> N
 
 
 def test_tracebacks_show_no_values(stream: io.StringIO) -> None:
-    """An exception is logged with where it came from, and without what its variables held."""
+    """An exception is logged with its traceback, and without the values of variables."""
     hidden_value = "hidden" + "-value"
     try:
         int("x" * len(hidden_value))
@@ -112,23 +112,23 @@ def test_tracebacks_show_no_values(stream: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize("name", ["uvicorn.asgi", "dramatiq.worker", "httpcore2.connection", "alembic.runtime"])
-def test_chatter_is_left_out(stream: io.StringIO, name: str) -> None:
-    """Libraries that tell every step are heard only when something is wrong."""
+def test_verbose_libraries_log_warnings_only(stream: io.StringIO, name: str) -> None:
+    """Libraries that log each step are limited to warnings."""
     logging.getLogger(name).info("GET /webhooks/meld")
     logging.getLogger(name).error("wrong")
 
     assert [line["event"] for line in lines(stream)] == ["wrong"]
 
 
-def test_details_are_left_out(stream: io.StringIO) -> None:
-    """Debug lines are for nobody."""
+def test_debug_lines_are_not_logged(stream: io.StringIO) -> None:
+    """Debug lines are dropped."""
     logs.get_logger("ours").debug("detail")
 
     assert stream.getvalue() == ""
 
 
-def test_a_terminal_gets_words() -> None:
-    """On a terminal, lines are for people, tracebacks included."""
+def test_a_terminal_gets_console_output() -> None:
+    """On a terminal, lines are readable for people, tracebacks included."""
     terminal = Terminal()
     logs.configure("auto", stream=terminal)
 
@@ -145,8 +145,8 @@ def test_a_terminal_gets_words() -> None:
 
 
 @pytest.mark.parametrize(("log_format", "is_json"), [("auto", True), ("json", True), ("console", False)])
-def test_a_pipe_gets_what_was_chosen(log_format: str, *, is_json: bool) -> None:
-    """Where nobody watches, ``auto`` is JSON; what was chosen is heeded."""
+def test_a_pipe_gets_the_configured_format(log_format: str, *, is_json: bool) -> None:
+    """Without a terminal ``auto`` means JSON; an explicit format is respected."""
     stream = io.StringIO()
     logs.configure(log_format, stream=stream)
 
@@ -155,8 +155,8 @@ def test_a_pipe_gets_what_was_chosen(log_format: str, *, is_json: bool) -> None:
     assert stream.getvalue().startswith("{") is is_json
 
 
-def test_json_is_chosen_on_a_terminal_too() -> None:
-    """``json`` is JSON, whoever watches."""
+def test_json_is_respected_on_a_terminal() -> None:
+    """``json`` means JSON, also on a terminal."""
     terminal = Terminal()
     logs.configure("json", stream=terminal)
 
@@ -166,7 +166,7 @@ def test_json_is_chosen_on_a_terminal_too() -> None:
 
 
 def test_a_second_configuration_replaces_the_first(stream: io.StringIO) -> None:
-    """A line is never written twice."""
+    """No line is written twice."""
     second = io.StringIO()
     logs.configure("json", stream=second)
 

@@ -12,7 +12,7 @@ from runtime.settings import PREFIX, Settings, find_unknown_variables, load_sett
 
 ROOT = Path(__file__).parent.parent.parent
 SECRETS = ["meld_api_key", "meld_authorization", "webhook_secrets", "read_tokens", "admin_tokens"]
-# No part of a message that would be written without any value.
+# Texts that no message contains by itself.
 secret_texts = st.text("QXZJ0123456789", min_size=8, max_size=40).map(lambda text: "Q" + text)
 
 
@@ -25,7 +25,7 @@ def loaded(tmp_path: Path | None = None, env_file: str | None = None, **given: s
     return load_settings(environ, path)
 
 
-def complaint(**given: str) -> str:
+def error_message(**given: str) -> str:
     with pytest.raises(SettingsError) as caught:
         loaded(**given)
     message = str(caught.value)
@@ -37,8 +37,8 @@ def revealed(value: Any) -> Any:
     return tuple(each.get_secret_value() for each in value) if isinstance(value, tuple) else value.get_secret_value()
 
 
-def test_nothing_must_be_set() -> None:
-    """Without any setting there is a database and a broker inside the process, and an API that stays closed."""
+def test_every_setting_has_a_default() -> None:
+    """Without any setting the database is SQLite, the broker is in memory, and the API is closed."""
     settings = loaded()
 
     assert settings == Settings()
@@ -46,40 +46,40 @@ def test_nothing_must_be_set() -> None:
     assert (settings.read_tokens, settings.admin_tokens, settings.authorization) == ((), (), None)
 
 
-def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
-    """A value of the environment wins over the file's, and the file's over the default."""
+def test_the_environment_takes_precedence_over_the_file(tmp_path: Path) -> None:
+    """A value in the environment overrides the file's, and the file's overrides the default."""
     settings = loaded(tmp_path, "MELDWATCH_PORT=1\nMELDWATCH_HOST=file\n", port="2")
 
     assert (settings.port, settings.host) == (2, "file")
 
 
-def test_a_missing_file_is_no_file(tmp_path: Path) -> None:
-    """Where there is no ``.env`` the environment stands alone."""
+def test_a_missing_file_is_ignored(tmp_path: Path) -> None:
+    """Without a ``.env`` file only the environment is used."""
     assert load_settings({}, tmp_path / "none") == Settings()
 
 
-def test_an_empty_value_is_no_value(tmp_path: Path) -> None:
-    """An empty variable leaves the default, as a line without a value does."""
+def test_an_empty_value_counts_as_not_set(tmp_path: Path) -> None:
+    """An empty variable leaves the default, and so does a line without a value."""
     settings = loaded(tmp_path, "MELDWATCH_PORT=\nMELDWATCH_HOST\n", meld_api_key="", webhook_secrets="")
 
     assert settings == Settings()
 
 
-def test_the_file_is_taken_word_for_word(tmp_path: Path) -> None:
-    """A secret with a dollar sign in it is not taken for a reference to another variable."""
+def test_the_file_is_not_interpolated(tmp_path: Path) -> None:
+    """A dollar sign in a secret is not a reference to another variable."""
     settings = loaded(tmp_path, "MELDWATCH_MELD_API_KEY='a$b${HOME}'\n")
 
     assert settings.meld_api_key == SecretStr("a$b${HOME}")
 
 
-def test_other_variables_do_no_harm() -> None:
-    """What does not bear the prefix, or is no setting, changes nothing."""
+def test_other_variables_are_ignored() -> None:
+    """Variables without the prefix, and unknown ones, change nothing."""
     assert load_settings({"PORT": "1", "MELDWATCH_NONSENSE": "1"}, None) == Settings()
 
 
 @pytest.mark.parametrize("field", list(Settings.model_fields))
-def test_every_setting_can_stand_in_a_file(field: str, tmp_path: Path) -> None:
-    """Each setting has a form that names a file; the line's end is no part of the value."""
+def test_every_setting_can_be_in_a_file(field: str, tmp_path: Path) -> None:
+    """Each setting has a form that names a file; the line end is not part of the value."""
     values = {
         "broker_url": "redis://h",
         "database_url": "sqlite:///x.db",
@@ -96,22 +96,22 @@ def test_every_setting_can_stand_in_a_file(field: str, tmp_path: Path) -> None:
     assert loaded(**{field: value}) != Settings()
 
 
-def test_a_value_and_a_file_contradict(tmp_path: Path) -> None:
-    """A setting that is given in both forms is refused by name."""
-    message = complaint(meld_api_key="hidden", meld_api_key_file=str(tmp_path))
+def test_a_value_and_a_file_are_refused(tmp_path: Path) -> None:
+    """A setting in both forms is refused by name."""
+    message = error_message(meld_api_key="hidden", meld_api_key_file=str(tmp_path))
 
     assert message.startswith("MELDWATCH_MELD_API_KEY and MELDWATCH_MELD_API_KEY_FILE are both set")
     assert "hidden" not in message
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_named_by_its_setting(content: bytes | None, tmp_path: Path) -> None:
-    """A file that is missing, or holds no text, is told by the setting's name."""
+def test_an_unreadable_file_is_reported_by_its_setting(content: bytes | None, tmp_path: Path) -> None:
+    """A missing file, or one that is not text, is reported by the name of the setting."""
     path = tmp_path / "value"
     if content is not None:
         path.write_bytes(content)
 
-    assert complaint(meld_api_key_file=str(path)).startswith("MELDWATCH_MELD_API_KEY_FILE names a file")
+    assert error_message(meld_api_key_file=str(path)).startswith("MELDWATCH_MELD_API_KEY_FILE names a file")
 
 
 @pytest.mark.parametrize(
@@ -125,15 +125,15 @@ def test_a_file_that_cannot_be_read_is_named_by_its_setting(content: bytes | Non
         ("[]", ()),
     ],
 )
-def test_several_values(text: str, values: tuple[str, ...]) -> None:
-    """A list is comma separated, or JSON where a value has a comma in it."""
+def test_lists_are_comma_separated_or_json(text: str, values: tuple[str, ...]) -> None:
+    """A list is comma separated, or JSON if a value contains a comma."""
     assert revealed(loaded(webhook_secrets=text).webhook_secrets) == values
 
 
 @pytest.mark.parametrize("text", ['["a"', '["a", 5]', '["a", null]', '[["a"]]', '["a", ""]'])
-def test_a_broken_list_is_told(text: str) -> None:
-    """A list that is no list of texts is refused by the setting's name."""
-    assert complaint(webhook_secrets=text).startswith("MELDWATCH_WEBHOOK_SECRETS ")
+def test_an_invalid_list_is_refused(text: str) -> None:
+    """A JSON list of anything but texts is refused by the name of the setting."""
+    assert error_message(webhook_secrets=text).startswith("MELDWATCH_WEBHOOK_SECRETS ")
 
 
 @pytest.mark.parametrize(
@@ -171,38 +171,38 @@ def test_a_broken_list_is_told(text: str) -> None:
         ("push_allowed_networks", "10.0.0.0/8,fd00::/129"),
     ],
 )
-def test_what_cannot_be_used_is_refused(name: str, value: str) -> None:
-    """An unusable value stops the start with one line that names the setting and shows no password."""
-    message = complaint(**{name: value})
+def test_invalid_values_are_refused(name: str, value: str) -> None:
+    """An invalid value stops the start with one line that names the setting and contains no password."""
+    message = error_message(**{name: value})
 
     assert message.startswith(f"{PREFIX}{name.upper()} ")
     assert "word@" not in message
 
 
-def test_all_problems_are_told_at_once() -> None:
-    """Who has two settings to mend is told of both."""
-    message = complaint(port="http", log_format="yaml")
+def test_all_problems_are_reported_at_once() -> None:
+    """The message names all invalid settings."""
+    message = error_message(port="http", log_format="yaml")
 
     assert "MELDWATCH_PORT" in message
     assert "MELDWATCH_LOG_FORMAT" in message
 
 
 @given(secret_texts)
-def test_no_message_holds_a_secret(secret: str) -> None:
-    """Whatever is wrong with a setting, what was given for it does not appear in the message."""
+def test_no_message_contains_a_secret(secret: str) -> None:
+    """Whatever is wrong with a setting, its value is not in the message."""
     wrong = {name: json.dumps([secret, ""]) for name in SECRETS if name.endswith("s")}
     anything_goes = {*SECRETS, "host", "meld_version", "handlers"}
     wrong |= {name: secret for name in Settings.model_fields if name not in anything_goes}
 
-    message = complaint(**wrong)
+    message = error_message(**wrong)
 
     assert secret not in message
     assert [name for name in wrong if name.upper() not in message] == []
 
 
 @given(secret_texts)
-def test_no_secret_is_shown(secret: str) -> None:
-    """Neither the settings nor what is derived from them show a secret when they are printed."""
+def test_no_secret_is_printed(secret: str) -> None:
+    """Neither the settings nor values derived from them show a secret when they are printed."""
     given_ = dict.fromkeys(SECRETS, secret)
     settings = loaded(**given_, database_url=f"postgresql://me:{secret}@h/d", broker_url=f"redis://:{secret}@h")
 
@@ -210,8 +210,8 @@ def test_no_secret_is_shown(secret: str) -> None:
     assert [revealed(getattr(settings, name)) in {secret, (secret,)} for name in SECRETS] == [True] * len(SECRETS)
 
 
-def test_the_key_is_sent_as_meld_says() -> None:
-    """The API key makes a header; an exact header goes before it."""
+def test_the_key_becomes_the_authorization_header() -> None:
+    """The API key makes a header; an exact header takes precedence."""
     by_key, by_header = loaded(meld_api_key="k"), loaded(meld_api_key="k", meld_authorization="Bearer b")
 
     assert by_key.authorization == SecretStr("BASIC k")
@@ -220,63 +220,63 @@ def test_the_key_is_sent_as_meld_says() -> None:
 
 @pytest.mark.parametrize("name", ["meld_api_key", "meld_authorization", "meld_version"])
 @given(before=secret_texts, odd=st.characters(exclude_categories=["Cs"]).filter(lambda each: not " " <= each <= "~"))
-def test_what_no_header_takes_is_refused(name: str, before: str, odd: str) -> None:
-    """A key that was pasted with a line's end or a typographic character in it is refused at the start."""
-    message = complaint(**{name: before + odd + "x"})
+def test_invalid_header_characters_are_refused(name: str, before: str, odd: str) -> None:
+    """A key that was pasted with a line end or a typographic character is refused at the start."""
+    message = error_message(**{name: before + odd + "x"})
 
-    assert message.startswith(f"{PREFIX}{name.upper()} has a character in it")
+    assert message.startswith(f"{PREFIX}{name.upper()} contains a character")
     assert before not in message
 
 
-def test_the_short_scheme_of_hosters_is_understood() -> None:
-    """``postgres://``, as hosters write it, means PostgreSQL."""
+def test_the_short_postgres_scheme_is_accepted() -> None:
+    """``postgres://``, as hosting providers write it, means PostgreSQL."""
     settings = loaded(database_url="postgres://me:pw@h/d")
 
     assert settings.database_url == SecretStr("postgresql://me:pw@h/d")
     assert not settings.is_sqlite
 
 
-def test_a_slash_at_the_end_of_melds_address_is_dropped() -> None:
-    """Paths are put behind the address without a double slash."""
+def test_trailing_slashes_of_melds_url_are_removed() -> None:
+    """Paths are appended without a double slash."""
     assert loaded(meld_api_url="https://api.meld.io//").meld_api_url == "https://api.meld.io"
 
 
-def test_a_lease_outlives_every_read() -> None:
-    """A claim lasts ten seconds longer than a read may."""
+def test_a_lease_is_longer_than_every_read() -> None:
+    """A lease lasts ten seconds longer than the timeout of a read."""
     assert loaded(meld_timeout_seconds="3.5").lease_seconds == pytest.approx(13.5)
 
 
-def test_settings_do_not_change() -> None:
-    """What was read at the start stays."""
+def test_settings_are_frozen() -> None:
+    """Settings cannot be changed after the start."""
     with pytest.raises(ValueError, match="frozen"):
         loaded().port = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("given_", [{}, {"meld_api_url": "https://h"}])
-def test_what_a_process_needs_is_asked_for_by_name(given_: dict[str, str]) -> None:
-    """A process that lacks a setting says which."""
+def test_a_missing_setting_is_reported_by_name(given_: dict[str, str]) -> None:
+    """A process that lacks a setting names it."""
     with pytest.raises(SettingsError, match="MELDWATCH_MELD_API_KEY is not set"):
         require_settings(loaded(**given_), "database_url", "meld_api_key", "webhook_secrets")
 
 
 @pytest.mark.parametrize("name", ["meld_api_key", "meld_authorization"])
-def test_either_form_of_credentials_will_do(name: str) -> None:
+def test_either_form_of_credentials_is_sufficient(name: str) -> None:
     """Credentials may be a key or a whole header."""
     require_settings(loaded(**{name: "value"}), "meld_api_key")
 
 
-def test_slips_are_told() -> None:
-    """A variable that is no setting is told, with the setting that was probably meant."""
+def test_unknown_variables_are_reported() -> None:
+    """Each unknown variable is reported, with the setting that was probably meant."""
     given_ = {"MELDWATCH_WEBHOOK_SECRET": "x", "MELDWATCH_PORT": "1", "MELDWATCH_QQQ": "x", "MELDWATCH_PORT_FILE": "x"}
 
     assert find_unknown_variables(given_, None) == [
-        "MELDWATCH_QQQ is no setting of this version",
-        "MELDWATCH_WEBHOOK_SECRET is no setting of this version; MELDWATCH_WEBHOOK_SECRETS is",
+        "MELDWATCH_QQQ is not a setting of this version",
+        "MELDWATCH_WEBHOOK_SECRET is not a setting of this version; did you mean MELDWATCH_WEBHOOK_SECRETS?",
     ]
 
 
-def test_the_example_is_usable() -> None:
-    """The example names only settings there are, and changes nothing until it is filled in."""
+def test_the_example_file_is_valid() -> None:
+    """The example contains only known settings, and changes nothing until it is filled in."""
     example = ROOT / ".env.example"
 
     assert find_unknown_variables({}, example) == []
@@ -284,5 +284,5 @@ def test_the_example_is_usable() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    """No setting is without the words that its documentation is made of."""
+    """Every setting has a description for the documentation."""
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []

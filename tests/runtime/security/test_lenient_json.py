@@ -21,61 +21,61 @@ any_text = st.text(st.characters(codec=None, categories=None) | st.characters(ca
 
 
 @given(values)
-def test_json_is_read_as_it_was_written(value: Any) -> None:
-    """What JSON can say comes out as it went in."""
+def test_valid_json_is_parsed_exactly(value: Any) -> None:
+    """Every JSON value survives serialization and parsing."""
     assert parse_json(json.dumps(value).encode()) == value
 
 
 @given(st.binary())
-def test_no_bytes_do_harm(body: bytes) -> None:
-    """Any bytes are JSON, or are said to be none."""
+def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
+    """Any bytes are parsed, or raise the error for invalid JSON."""
     with suppress(ParseError):
         parse_json(body)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 5_000, "-" + "9" * 5_000])
-def test_what_is_no_finite_number_is_none(number: str) -> None:
-    """Numbers that no database and no client could take become None, and cost no error and no time."""
+def test_numbers_that_cannot_be_stored_become_none(number: str) -> None:
+    """Numbers that no database and no client can handle become None, without an error and at once."""
     assert parse_json(f'{{"a": {number}, "b": 1}}'.encode()) == {"a": None, "b": 1}
 
 
 def test_large_numbers_stay_exact() -> None:
-    """An id beyond 64 bits is not rounded."""
+    """An integer beyond 64 bits is not rounded."""
     assert parse_json(b"[18446744073709551617, 1e308]") == [18446744073709551617, 1e308]
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000])
-def test_endless_nesting_is_told(body: bytes) -> None:
-    """A hundred thousand brackets end as an error that the caller knows."""
+def test_deep_nesting_is_an_error(body: bytes) -> None:
+    """A hundred thousand brackets raise the error that callers expect."""
     with pytest.raises(ParseError):
         parse_json(body)
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"{", b"[1,]", b"{'a': 1}", b"<html>", b"1 2", b"\xff\xfe[\x001\x00]\x00"])
-def test_what_is_no_json_is_told(body: bytes) -> None:
-    """Bytes that are no JSON end as an error that the caller knows."""
+def test_invalid_json_is_an_error(body: bytes) -> None:
+    """Bytes that are not JSON raise the error that callers expect."""
     with pytest.raises(ParseError, match="not JSON"):
         parse_json(body)
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
-    """JSON behind a byte order mark is JSON."""
+def test_a_byte_order_mark_is_ignored() -> None:
+    """JSON after a byte order mark is parsed."""
     assert parse_json(b"\xef\xbb\xbf[1]") == [1]
 
 
-def test_bytes_that_are_no_text_are_marked() -> None:
-    """A text with broken UTF-8 in it is kept, with a mark where it is broken."""
+def test_invalid_utf8_is_replaced() -> None:
+    """A text with invalid UTF-8 is kept, with a replacement character in its place."""
     assert parse_json(b'["a\xffb"]') == ["a\ufffdb"]
 
 
 def test_the_last_of_two_equal_names_counts() -> None:
-    """A name that comes twice has its last value."""
+    """A repeated name has its last value."""
     assert parse_json(b'{"a": 1, "a": 2}') == {"a": 2}
 
 
 @given(any_text)
-def test_clean_text_fits_everywhere(text: str) -> None:
-    """Cleaned text has no NUL, can be encoded, and is as long as before."""
+def test_clean_text_can_be_stored(text: str) -> None:
+    """Cleaned text has no NUL, can be encoded, and has the same length."""
     cleaned = clean_text(text)
 
     assert "\x00" not in cleaned
@@ -83,8 +83,8 @@ def test_clean_text_fits_everywhere(text: str) -> None:
 
 
 @given(any_text)
-def test_clean_text_stays(text: str) -> None:
-    """Cleaning twice is cleaning once, and fit text is left as it is."""
+def test_cleaning_is_idempotent(text: str) -> None:
+    """Text that can be stored is unchanged."""
     cleaned = clean_text(text)
 
     assert clean_text(cleaned) == cleaned
@@ -92,8 +92,8 @@ def test_clean_text_stays(text: str) -> None:
         assert cleaned == text
 
 
-def test_a_whole_pair_is_one_character() -> None:
-    """A character that JSON writes as two halves is not taken for two broken ones."""
+def test_a_surrogate_pair_is_one_character() -> None:
+    """A character that JSON writes as a surrogate pair is not replaced."""
     assert clean_text(parse_json(rb'"\ud83d\ude00 \ud83d"')) == "\U0001f600 \ufffd"
 
 

@@ -61,28 +61,28 @@ def wrapped(core: Any, path: list[str | None]) -> Any:
 
 
 @pytest.mark.parametrize("name", SECRET)
-def test_secrets_are_known_by_their_names(name: str) -> None:
-    """A field whose name says that it holds a credential is known for one, however it is written."""
+def test_secret_field_names_are_recognized(name: str) -> None:
+    """A field whose name marks a credential is recognized in any spelling."""
     assert is_secret_name(name)
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_is_no_secret_is_known(name: str) -> None:
-    """The fields that the mirror is made for are no secrets."""
+def test_other_field_names_are_not_secret(name: str) -> None:
+    """The fields that the mirror needs are not treated as credentials."""
     assert not is_secret_name(name)
 
 
 @given(paths, st.sampled_from(SECRET))
-def test_a_secret_is_gone_at_any_depth(path: list[str | None], name: str) -> None:
-    """A credential is removed with its name, wherever it stands, and what is beside it stays."""
+def test_a_secret_is_removed_at_any_depth(path: list[str | None], name: str) -> None:
+    """A credential is removed with its field, wherever it is, and the fields beside it stay."""
     document = wrapped({name: WORD, "itemId": "kept"}, path)
 
     assert redact(document) == wrapped({"itemId": "kept"}, path)
 
 
 @given(paths, st.sampled_from(SECRET), documents)
-def test_a_secret_is_gone_with_all_that_it_holds(path: list[str | None], name: str, inside: Any) -> None:
-    """A credential that is an object or a list goes as a whole."""
+def test_a_secret_is_removed_with_its_content(path: list[str | None], name: str, inside: Any) -> None:
+    """A credential that is an object or a list is removed as a whole."""
     assert WORD not in json.dumps(redact(wrapped({name: [inside, {"a": WORD}]}, path)))
 
 
@@ -98,7 +98,7 @@ def test_a_secret_is_gone_with_all_that_it_holds(path: list[str | None], name: s
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.",
     ],
 )
-def test_a_secret_under_an_innocent_name_is_gone(value: str) -> None:
+def test_a_secret_value_is_removed_under_any_name(value: str) -> None:
     """A value in the form of a credential is removed under any name, and from lists."""
     assert redact({"reference": value, "list": ["a", value], "b": 1}) == {"list": ["a"], "b": 1}
 
@@ -108,36 +108,36 @@ def test_a_secret_under_an_innocent_name_is_gone(value: str) -> None:
     ["Basic Bank", "Bearer Savings", "public-production", "access to production", "basic", "eyJ", "ACTIVE", "item-1"],
 )
 def test_ordinary_words_stay(value: str) -> None:
-    """What only begins like a credential, such as a bank's name, stays."""
+    """Text that only begins like a credential, such as the name of a bank, stays."""
     assert redact({"institutionName": value}) == {"institutionName": value}
 
 
-def test_what_must_stay_stays() -> None:
-    """All fields that the mirror and its readers need come through unchanged."""
+def test_needed_fields_stay() -> None:
+    """All fields that the mirror and its readers need are unchanged."""
     document = {name: [name] for name in KEPT}
 
     assert redact(document) == document
 
 
 @given(documents)
-def test_redacting_twice_is_redacting_once(document: Any) -> None:
-    """A document without credentials is left as it is."""
+def test_redaction_is_idempotent(document: Any) -> None:
+    """A document without credentials is unchanged."""
     once = redact(document)
 
     assert redact(once) == once
 
 
 @given(documents)
-def test_what_is_left_can_be_stored(document: Any) -> None:
-    """Names and texts of what is left fit into every database."""
+def test_the_result_can_be_stored(document: Any) -> None:
+    """Names and texts of the result can be stored in every database."""
     text = json.dumps(redact(document), ensure_ascii=False)
 
     assert clean_text(text) == text
     assert "\\u0000" not in json.dumps(redact(document))
 
 
-def test_the_original_is_left_alone() -> None:
-    """A copy is returned; what was given keeps its credential."""
+def test_the_original_is_unchanged() -> None:
+    """The function returns a copy; its argument keeps the credential."""
     document = {"details": {"accessToken": WORD}}
 
     redact(document)
@@ -165,13 +165,13 @@ def test_the_original_is_left_alone() -> None:
     ],
     ids=lambda details: next(iter(details)),
 )
-def test_a_credential_in_other_clothes_is_gone(details: dict[str, object]) -> None:
-    """Plurals, groups, JSON in a text, URLs and sentences: what a provider may wrap a credential in."""
+def test_a_wrapped_credential_is_removed(details: dict[str, object]) -> None:
+    """Plurals, groups, JSON in a text, URLs and sentences: forms in which providers may wrap a credential."""
     assert "KEY-123456" not in json.dumps(redact({"serviceProviderDetails": details}))
 
 
-def test_what_is_no_credential_stays_as_it_is() -> None:
-    """Texts that look a little like one: JSON without secrets to the letter, URLs with an honest query, sentences."""
+def test_similar_text_stays() -> None:
+    """Text that resembles a credential is unchanged: JSON without secrets, URLs with a harmless query, sentences."""
     details = {"raw": '{"itemId":  "i"}', "url": "https://example.com/?page=2", "note": "Basic Bank, bearer of news"}
 
     assert redact(details) == details
