@@ -124,7 +124,9 @@ def _helps(command: click.Command, word: str, parent: click.Context | None) -> I
     )
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
-        for name, inner in sorted(command.commands.items()):
+        for name in sorted(command.list_commands(context)):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from _helps(inner, name, context)
 
 

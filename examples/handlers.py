@@ -1,9 +1,9 @@
-"""Handlers of events: what a company's own program does when a bank connection changes.
+"""Event handlers: what your own program does when a bank connection changes.
 
-Copy this file to where ``.env`` is, set ``MELDWATCH_HANDLERS=handlers``, and start ``meldwatch up``.
+Copy this file to the directory of ``.env``, set ``MELDWATCH_HANDLERS=handlers``, and start ``meldwatch up``.
 
-It keeps two tables in a SQLite file of its own. An event comes at least once, so each handler is written to be called
-with the same event twice: the one keeps the event's id with what it does, the other never goes back to an older event.
+It writes two tables in a SQLite file. Delivery is at least once, so each handler is idempotent: the first stores the
+event's id with its result, the second ignores events older than the last one it applied.
 """
 
 import os
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS home (connection_id TEXT PRIMARY KEY, lives_at TEXT, 
 
 @on("connection.status_changed")
 def remind(event: StatusChangedEvent) -> None:
-    """Have a customer asked to log in to their bank again. Whoever asks them reads the table."""
+    """Store a reminder: a customer must log in to their bank again. Another program reads the table and asks them."""
     if event.data.current.status != "RECONNECT_REQUIRED":
         return
     connection = event.data.connection
@@ -36,7 +36,7 @@ def remind(event: StatusChangedEvent) -> None:
 
 @on("connection.primary_duplicate_moved", seconds=5)
 def follow(event: PrimaryDuplicateMovedEvent) -> None:
-    """Remember where a connection's data lives now."""
+    """Store which member of the duplicate group now has the connection's data."""
     with transaction() as database:
         database.execute(
             "INSERT INTO home VALUES (?, ?, ?) ON CONFLICT (connection_id) DO UPDATE"
@@ -47,7 +47,7 @@ def follow(event: PrimaryDuplicateMovedEvent) -> None:
 
 @contextmanager
 def transaction() -> Iterator[sqlite3.Connection]:
-    """Open the file, with its tables, for one transaction: it commits at the end, or not at all."""
+    """Open the file, create its tables if needed, and run one transaction: it commits at the end, or not at all."""
     with closing(sqlite3.connect(PATH, timeout=4)) as database:
         database.executescript(TABLES)
         with database:

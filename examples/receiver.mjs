@@ -1,4 +1,4 @@
-// Receive what meldwatch pushes: verify it, keep it once, answer 204. Node 18 or later, nothing to install.
+// Receive pushes of meldwatch: verify the signature, store each event once, answer 204. Node 18 or later.
 //
 //     SECRET=whsec_... PORT=8080 node receiver.mjs
 
@@ -10,23 +10,23 @@ const KEY = Buffer.from((process.env.SECRET ?? "").replace(/^whsec_/, ""), "base
 const PORT = Number(process.env.PORT ?? 8080);
 const JOURNAL = process.env.JOURNAL ?? "events.jsonl";
 const TOLERANCE_SECONDS = 300;
-const LONGEST_BODY = 8 * 1024 * 1024;
+const MAX_BODY_BYTES = 8 * 1024 * 1024;
 
-// Whether meldwatch signed exactly these bytes within the last minutes. Ask before anything is parsed.
+// Returns whether meldwatch signed exactly these bytes within the last minutes. Check this before parsing them.
 function isGenuine(headers, body, now) {
   const [id, timestamp, signatures] = ["id", "timestamp", "signature"].map((name) => headers[`webhook-${name}`] ?? "");
   if (!id || !/^[0-9]{1,12}$/.test(timestamp) || Math.abs(now - Number(timestamp)) > TOLERANCE_SECONDS) return false;
   const digest = createHmac("sha256", KEY).update(`${id}.${timestamp}.`).update(body).digest("base64");
   const expected = Buffer.from(`v1,${digest}`);
-  // There are several while the secret is rotated, each made with another; compared in constant time.
+  // During a rotation there are several signatures, one per secret. The comparison takes constant time.
   return signatures.split(" ").some((signature) => {
     const given = Buffer.from(signature);
     return given.length === expected.length && timingSafeEqual(given, expected);
   });
 }
 
-// The ids of what is in the journal. A last line that was cut off, as the program died, is removed: it comes again.
-function recall() {
+// Returns the ids of the events in the journal. Removes an incomplete last line (after a crash): its event comes again.
+function readIds() {
   if (!existsSync(JOURNAL)) return new Set();
   const content = readFileSync(JOURNAL);
   const whole = content.subarray(0, content.lastIndexOf("\n") + 1);
@@ -34,12 +34,12 @@ function recall() {
   return new Set(whole.toString().split("\n").filter(Boolean).map((line) => JSON.parse(line).id));
 }
 
-// Keep an event, once: it is on the disk when this returns. In a database, make the id a unique key instead.
+// Store an event once: it is on the disk when this returns. In a database, make the id a unique key instead.
 //
-// Work from there, not here: the journal has each event once, and those of a connection in order, since the next one
-// is sent when this one is answered. Only what is sent anew after it was given up comes late; then its `sequence` is
-// below the last one of its `subject`.
-function keep(event) {
+// Process the events from the journal, not here: it has each event once, and those of a connection in order, because
+// the next one is sent after this one is answered. Only a redriven or replayed event arrives late; then its `sequence`
+// is below the last one of its `subject`.
+function storeOnce(event) {
   if (seen.has(event.id)) return;
   writeFileSync(journal, JSON.stringify(event) + "\n");
   fsyncSync(journal);
@@ -52,7 +52,7 @@ async function rawBody(request) {
   let length = 0;
   for await (const chunk of request) {
     length += chunk.length;
-    if (length > LONGEST_BODY) throw new RangeError("the body is too long");
+    if (length > MAX_BODY_BYTES) throw new RangeError("the body is too long");
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
@@ -63,16 +63,16 @@ async function receive(request, response) {
   if (body === null) return request.destroy();
   if (request.method !== "POST") return response.writeHead(405).end();
   if (!isGenuine(request.headers, body, Date.now() / 1000)) return response.writeHead(401).end();
-  // What fails here ends the program, without an answer: start it again, and the event comes again.
-  keep(JSON.parse(body));
+  // An error here ends the program without an answer. After a restart the event comes again.
+  storeOnce(JSON.parse(body));
   return response.writeHead(204).end();
 }
 
 if (!KEY.length) {
-  console.error("SECRET is not set: the subscription's, as it was shown when it was made (whsec_...).");
+  console.error("SECRET is not set. Use the secret shown when the subscription was created (whsec_...).");
   process.exit(2);
 }
-const seen = recall();
+const seen = readIds();
 const journal = openSync(JOURNAL, "a");
 const server = createServer(receive).listen(PORT, "127.0.0.1");
-server.keepAliveTimeout = 30_000; // longer than meldwatch keeps a connection
+server.keepAliveTimeout = 30_000; // longer than meldwatch keeps an idle connection

@@ -17,20 +17,20 @@ URL = os.environ.get("URL", "http://127.0.0.1:8000")
 CURSOR = pathlib.Path("cursor")
 
 
-def stream(after: int) -> Iterator[dict]:
-    """Yield the events behind a position, as they come, until the stream ends."""
+def read_stream(after: int) -> Iterator[dict]:
+    """Yield the events after a position as they arrive, until the stream ends."""
     request = urllib.request.Request(f"{URL}/api/events/stream")
     request.add_header("Authorization", f"Bearer {os.environ['TOKEN']}")
     request.add_header("Last-Event-ID", str(after))
     with urllib.request.urlopen(request, timeout=45) as answer:
         for line in answer:
-            # A line without an end was cut off: its event comes again.
+            # A line without a line end is incomplete: the event comes again after the reconnect.
             if line.startswith(b"data: ") and line.endswith(b"\n"):
                 yield json.loads(line[6:])
 
 
-def keep(position: int) -> None:
-    """Note how far everything is done; whole, also where the program dies meanwhile."""
+def save_cursor(position: int) -> None:
+    """Store the last processed position, atomically: a crash leaves the old or the new file, never half of one."""
     new = CURSOR.with_suffix(".new")
     new.write_text(str(position))
     new.replace(CURSOR)
@@ -38,9 +38,9 @@ def keep(position: int) -> None:
 
 while True:
     try:
-        for event in stream(int(CURSOR.read_text()) if CURSOR.exists() else 0):
+        for event in read_stream(int(CURSOR.read_text()) if CURSOR.exists() else 0):
             print(event["sequence"], event["type"], event["subject"], json.dumps(event["data"]["current"]), flush=True)
-            keep(event["position"])
+            save_cursor(event["position"])
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code < 500:
             sys.exit(f"{URL} refuses: {error.read().decode()}")
