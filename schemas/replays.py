@@ -81,7 +81,7 @@ class NewReplay(WebhookFilter, EventFilter):
 
 
 class Replay(WireModel):
-    """A replay. ``waiting`` is one that nobody is at: the service takes it up, or an operator has to resume it."""
+    """A replay. ``waiting`` means that no process runs it yet."""
 
     id: str
     kind: ReplayKind
@@ -90,7 +90,6 @@ class Replay(WireModel):
     subscription_id: str | None = Field(description="Whom events are sent to again.")
     rate: float | None = Field(description="Reads a second.")
     who: str = Field(description="Who started it.")
-    attended: bool = Field(description="Whether an operator's command runs it; every other is run by the service.")
     created_at: datetime
     total: int | None = Field(description="Connections to be read, or events to be sent; null until it is counted.")
     done: int = Field(description="How many of them have been asked for.")
@@ -105,13 +104,13 @@ class Replay(WireModel):
 
         Args:
             row: The row.
-            is_leased: Whether somebody is at it.
+            is_leased: Whether a process runs it.
             pending: How much of what it has asked for is still to be done.
         """
-        told = {"state", "attended", "pending"}
-        fields = {name: getattr(row, name) for name in cls.model_fields if name not in told}
+        computed = {"state", "pending"}
+        fields = {name: getattr(row, name) for name in cls.model_fields if name not in computed}
         state = get_replay_state(row, is_leased=is_leased)
-        return cls.model_validate({**fields, "state": state, "attended": row.is_attended, "pending": pending})
+        return cls.model_validate({**fields, "state": state, "pending": pending})
 
 
 def get_replay_state(row: tables.ReplayRow, *, is_leased: bool) -> ReplayState:

@@ -1,4 +1,7 @@
-"""App: the operations and what they need, wired into one application. It starts and stops nothing."""
+"""Starlette application of the web process: composes all API operations and the webhook route from their dependencies.
+
+It starts and stops nothing; ``meldwatch.process.composition`` does.
+"""
 
 import json
 from collections.abc import Awaitable, Callable, Collection
@@ -17,24 +20,28 @@ from service.feed.notifier import FeedNotifier
 from service.http import openapi, problem_details
 from service.http.auth import TokenAuth
 from service.http.operation import Operation, ResponseSpec
-from service.http.responses import reply
+from service.http.responses import make_response
 from service.http.routing import make_routes
 from service.http.threadpool import ThreadPool
-from service.monitoring import gauges
-from service.monitoring.health import Health
+from service.monitoring import metrics_endpoint
+from service.monitoring.health_endpoints import HealthEndpoints
 from service.replay.manage import ReplayManager
-from service.resources import event_schemas, replays, subscriptions
-from service.resources.audit_log import AuditLog
-from service.resources.connections import Connections
-from service.resources.deliveries import Deliveries
-from service.resources.duplicates import Duplicates
-from service.resources.event_stream import THREADS as STREAM_THREADS
-from service.resources.event_stream import EventStreams
-from service.resources.events import Events
-from service.resources.failures import Failures
-from service.resources.rejections import Rejections
-from service.resources.timeline import Timelines, Views
-from service.resources.webhooks import Webhooks
+from service.resources import (
+    audit_log,
+    connections,
+    deliveries,
+    duplicates,
+    event_schemas,
+    failures,
+    rejections,
+    replays,
+    subscriptions,
+    timeline,
+    webhooks,
+)
+from service.resources.event_stream import MAX_STREAM_THREADS, EventStreams
+from service.resources.events import EventFeed
+from service.resources.timeline import Views
 from service.subscriptions.manage import SubscriptionManager
 
 
@@ -43,107 +50,106 @@ def create_app(
     settings: Settings,
     database: Database,
     clock: Clock,
-    receive: Callable[[Request], Awaitable[Response]],
-    wake: Callable[[Collection[str]], None],
+    webhook_endpoint: Callable[[Request], Awaitable[Response]],
+    notify_workers: Callable[[Collection[str]], None],
     ping_broker: Callable[[], None],
     feed: FeedNotifier,
-    subscribe: SubscriptionManager,
-    replay: ReplayManager,
+    subscription_manager: SubscriptionManager,
+    replay_manager: ReplayManager,
     metrics: Metrics,
     views: Views,
 ) -> Starlette:
     """Return the application that a web process serves.
 
     Args:
-        settings: Who may read and act.
+        settings: The settings; the API tokens are used here.
         database: The database.
-        clock: The present; tells how old remembered answers are.
-        receive: Answers the webhook route, untouched.
-        wake: Told which connections' workers to call; must return at once.
-        ping_broker: Asks the broker for a sign of life; raises ``OutOfReachError``.
-        feed: Tells when there are new events; whoever ends the process closes it first.
-        subscribe: What is done with subscriptions.
-        replay: What is done with replays.
-        metrics: What this process counts.
-        views: Folds observations, as the mirror was made of them.
+        clock: Returns the present time; limits the age of cached checks and gauges.
+        webhook_endpoint: Answers the webhook route from the unread request.
+        notify_workers: Notifies a worker for each given connection id; must return at once.
+        ping_broker: Checks that the broker answers; raises ``OutOfReachError``.
+        feed: Notifies waiting readers of new events. Its owner closes it before the process ends.
+        subscription_manager: Creates and changes subscriptions.
+        replay_manager: Creates and stops replays.
+        metrics: The counters of this process.
+        views: Projects observations to mirror rows, with the code that wrote the mirror.
     """
     threads = ThreadPool()
-    events = Events(database=database, threads=threads, growth=feed)
     streams = EventStreams(
-        database=database, threads=ThreadPool(STREAM_THREADS), events=events, growth=feed, metrics=metrics
+        database=database, threads=ThreadPool(MAX_STREAM_THREADS), notifier=feed, metrics=metrics
     )
     operations = (
-        _receiving(receive),
-        *Connections(database=database, threads=threads, wake=wake).operations(),
-        *Timelines(database=database, threads=threads, views=views).operations(),
-        *Duplicates(database=database, threads=threads).operations(),
-        *Failures(database=database, threads=threads).operations(),
-        *events.operations(),
+        _webhook_operation(webhook_endpoint),
+        *connections.operations(database, threads, notify_workers),
+        *timeline.operations(database, threads, views),
+        *duplicates.operations(database, threads),
+        *failures.operations(database, threads),
+        *EventFeed(database=database, threads=threads, notifier=feed).operations(),
         *streams.operations(),
         *event_schemas.operations(),
-        *Webhooks(database=database, threads=threads).operations(),
-        *Rejections(database=database, threads=threads).operations(),
-        *subscriptions.operations(subscribe, threads),
-        *Deliveries(database=database, threads=threads).operations(),
-        *AuditLog(database=database, threads=threads).operations(),
-        *replays.operations(replay, threads),
-        *Health(database=database, clock=clock, ping_broker=ping_broker).operations(),
-        *gauges.operations(database=database, clock=clock, threads=threads, metrics=metrics),
+        *webhooks.operations(database, threads),
+        *rejections.operations(database, threads),
+        *subscriptions.operations(subscription_manager, threads),
+        *deliveries.operations(database, threads),
+        *audit_log.operations(database, threads),
+        *replays.operations(replay_manager, threads),
+        *HealthEndpoints(database=database, clock=clock, ping_broker=ping_broker).operations(),
+        *metrics_endpoint.operations(database=database, clock=clock, threads=threads, metrics=metrics),
     )
-    return assemble(operations, TokenAuth(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens))
+    return assemble_app(operations, TokenAuth(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens))
 
 
-def assemble(operations: tuple[Operation, ...], access: TokenAuth) -> Starlette:
-    """Return the application that knows these operations, and the one that describes them all."""
-    described = _describing(operations)
+def assemble_app(operations: tuple[Operation, ...], auth: TokenAuth) -> Starlette:
+    """Return an application with these operations, and one more that serves their OpenAPI document."""
+    openapi_operation = _openapi_operation(operations)
     app = Starlette(
-        routes=make_routes((*operations, described), access),
+        routes=make_routes((*operations, openapi_operation), auth),
         exception_handlers={
-            MeldwatchError: problem_details.of_error,
-            HTTPException: problem_details.of_status,
-            Exception: problem_details.of_unforeseen,
+            MeldwatchError: problem_details.handle_meldwatch_error,
+            HTTPException: problem_details.handle_http_exception,
+            Exception: problem_details.handle_unexpected_error,
         },
     )
     app.router.redirect_slashes = False
     return app
 
 
-def _receiving(receive: Callable[[Request], Awaitable[Response]]) -> Operation:
+def _webhook_operation(endpoint: Callable[[Request], Awaitable[Response]]) -> Operation:
     return Operation(
         method="POST",
         path="/webhooks/meld",
-        name="receiveWebhook",
-        summary="Meld's webhooks: signed over the raw body, and stored before the answer.",
-        need="nothing",
-        headers=(
+        operation_id="receiveWebhook",
+        summary="Receive a webhook of Meld: verify its signature over the raw body, and store it before the answer.",
+        access="public",
+        required_headers=(
             ("Meld-Signature", "HMAC-SHA256 over time, URL and raw body, base64url."),
-            ("Meld-Signature-Timestamp", "The time that is signed."),
+            ("Meld-Signature-Timestamp", "The time that the signature covers."),
         ),
-        body="Meld's event, byte for byte as signed.",
-        answers=(
-            ResponseSpec(description="Stored, now or before.", media_type=None),
-            ResponseSpec(status=401, description="The signature is missing or wrong, or too old.", media_type=None),
-            ResponseSpec(status=408, description="The body was not in within 10 s.", media_type=None),
+        body_description="Meld's event, byte for byte as it was signed.",
+        responses=(
+            ResponseSpec(description="The webhook is stored, now or before.", media_type=None),
+            ResponseSpec(status=401, description="The signature is missing, wrong or too old.", media_type=None),
+            ResponseSpec(status=408, description="The body did not arrive within 10 s.", media_type=None),
             ResponseSpec(status=413, description="The body is longer than 1 MiB.", media_type=None),
-            ResponseSpec(status=415, description="The body is encoded.", media_type=None),
-            ResponseSpec(status=503, description="It could not be stored; send it again.", media_type=None),
+            ResponseSpec(status=415, description="The body has a Content-Encoding.", media_type=None),
+            ResponseSpec(status=503, description="The webhook could not be stored; send it again.", media_type=None),
         ),
-        handle=lambda request, _query: receive(request),
+        handler=lambda request, _query: endpoint(request),
     )
 
 
-def _describing(operations: tuple[Operation, ...]) -> Operation:
+def _openapi_operation(operations: tuple[Operation, ...]) -> Operation:
     async def handle(_request: Request, _query: object) -> Response:
-        return reply(text)
+        return make_response(document)
 
-    description = Operation(
+    operation = Operation(
         method="GET",
         path="/openapi.json",
-        name="getDescription",
+        operation_id="getDescription",
         summary="This document.",
-        need="nothing",
-        answers=(ResponseSpec(description="OpenAPI 3.1."),),
-        handle=handle,
+        access="public",
+        responses=(ResponseSpec(description="OpenAPI 3.1."),),
+        handler=handle,
     )
-    text = json.dumps(openapi.document((*operations, description))).encode()
-    return description
+    document = json.dumps(openapi.build_document((*operations, operation))).encode()
+    return operation

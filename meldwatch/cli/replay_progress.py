@@ -1,4 +1,4 @@
-"""Attend: a replay in an operator's command, with progress, until it is over, stopped, or told to end."""
+"""Progress of a replay that an operator's command runs or watches: until it is over or stopped, or Ctrl-C stops it."""
 
 import signal
 import threading
@@ -7,58 +7,56 @@ from types import FrameType
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import caller_beside, operator_name
-from meldwatch.process.factories import holder_name
+from meldwatch.cli.context import get_operator_name, make_worker_notifier
+from meldwatch.process.factories import make_lease_holder_name
 from runtime.database import Database
 from runtime.settings import Settings
-from schemas import tables
 from schemas.replays import Replay, ReplayKind
+from schemas.tables import ReplayRow
 from service.replay.manage import ReplayManager
 from service.replay.runner import ReplayRunner
 
-WORDS: dict[ReplayKind, str] = {"webhooks": "connections asked for", "events": "events owed again"}
+UNITS: dict[ReplayKind, str] = {"webhooks": "connections requested", "events": "events sent again"}
 
 
-def run(settings: Settings, database: Database, replays: ReplayManager, begun: Replay, *, as_json: bool) -> int:
-    """Run a replay here, and print what came of it; return the exit code.
+def run_replay(settings: Settings, database: Database, manager: ReplayManager, replay: Replay, *, as_json: bool) -> int:
+    """Run a replay in this process, show its progress and print the result; return the exit code.
 
-    SIGTERM and SIGINT stop it behind the step that it is at. One that is killed is resumed in the same way.
+    If a process of the service holds the replay's lease, this process only watches. SIGTERM and SIGINT stop the replay
+    after its present step. If this process is killed, the service runs the replay to its end.
     """
-    stopping = _stopping()
-    resume = f"meldwatch replay {begun.kind} --resume {begun.id}"
-    click.echo(f"replay {begun.id}; Ctrl-C stops it", err=True)
-    player = ReplayRunner(
+    is_stopping = _stop_on_signals()
+    click.echo(f"replay {replay.id}; Ctrl-C stops it", err=True)
+    runner = ReplayRunner(
         database=database,
-        call=caller_beside(settings, database),
-        holder=holder_name(),
-        wait=stopping.wait,
-        is_attended=True,
+        notify_workers=make_worker_notifier(settings, database),
+        holder=make_lease_holder_name(),
+        wait=is_stopping.wait,
     )
-    with output.progress(WORDS[begun.kind]) as bar:
+    unit = UNITS[replay.kind]
+    with output.show_progress(unit) as show:
 
-        def progress(row: tables.ReplayRow, waits: str | None) -> None:
-            of_all = f"of {row.total} " if row.total is not None else ""
-            bar(row.done, f"{of_all}{WORDS[begun.kind]}" + (f"; it waits: {waits}" if waits else ""))
+        def progress(row: ReplayRow, waiting_for: str | None) -> None:
+            of_total = f"of {row.total} " if row.total is not None else ""
+            show(row.done, f"{of_total}{unit}" + (f"; waiting: {waiting_for}" if waiting_for else ""))
 
-        row = player.play(begun.id, progress)
-    if stopping.is_set() and row.finished_at is None and row.is_attended:
-        replays.stop(begun.id, who=operator_name())
-    ended = replays.get(begun.id)
-    output.one(ended, as_json=as_json)
+        row = runner.run_or_watch(replay.id, progress)
+    if is_stopping.is_set() and row.finished_at is None:
+        manager.stop(replay.id, who=get_operator_name())
+    ended = manager.get(replay.id)
+    output.print_item(ended, as_json=as_json)
     if ended.state == "stopped":
-        click.echo(f"It was stopped. To go on: {resume}", err=True)
-    elif not ended.attended:
-        click.echo("The service goes on with it.", err=True)
+        click.echo(f"The replay is stopped. To resume it: meldwatch replay {ended.kind} --resume {ended.id}", err=True)
     return 0 if ended.state == "finished" else 1
 
 
-def _stopping() -> threading.Event:
-    """Return what is set when this process is told to end."""
-    stopping = threading.Event()
+def _stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM or SIGINT sets."""
+    is_stopping = threading.Event()
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
-        stopping.set()
+        is_stopping.set()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
-    return stopping
+    return is_stopping

@@ -1,4 +1,7 @@
-"""Composition: the parts of each process, wired once. Nothing below this folder makes its own collaborators."""
+"""Composition root (dependency injection): creates the components of each process, and connects them.
+
+No package below this one creates its own collaborators.
+"""
 
 import random
 import threading
@@ -7,13 +10,13 @@ from functools import partial
 from typing import Any
 
 from meldwatch.process.factories import (
-    holder_name,
-    hosts_of,
-    new_token,
-    reconcile_of,
-    replays_of,
-    subscribe_of,
-    verifier_of,
+    make_handler_pool,
+    make_lease_holder_name,
+    make_reconcile,
+    make_replay_manager,
+    make_signature_verifier,
+    make_subscription_manager,
+    make_token,
 )
 from meldwatch.process.handler_registration import HandlerRegistration
 from meldwatch.process.http_server import HttpServer
@@ -34,49 +37,57 @@ from runtime.queues import deliveries, reads
 from runtime.security.encryption import Encryption
 from runtime.settings import Settings
 from schemas.handler_protocol import Handler
-from schemas.message_names import DELIVER
-from schemas.push import PUSH_SECONDS
-from schemas.replays import FILTERS, ReplayKind
+from schemas.message_names import DELIVERY_ACTOR
+from schemas.push import PUSH_TIMEOUT_SECONDS
+from schemas.replays import FILTER_MODELS, ReplayKind
 from service.app import create_app
 from service.feed.notifier import FeedNotifier
 from service.feed.pg_listener import PgListener
 from service.ingest.endpoint import WebhookEndpoint
 from service.ingest.inbox import Inbox
-from service.ingest.webhook_insert import table_for
+from service.ingest.webhook_insert import make_webhook_table
 from service.ingest.worker_notifier import WorkerNotifier
 from service.rejected.queue import RejectionQueue
 from service.rejected.store import RejectionStore
 from service.replay.runner import ReplayRunner
-from service.resources.event_stream import THREADS as STREAM_THREADS
+from service.resources.event_stream import MAX_STREAM_THREADS
 from service.scheduler.loop import Scheduler
-from workers.actors import declare
+from workers.actors import declare_actors
 from workers.delivery.dispatcher import DeliveryDispatcher
-from workers.delivery.handler_subscriptions import enlist
+from workers.delivery.handler_subscriptions import register_handlers
 from workers.delivery.transport import DeliveryTransport
-from workers.history.projection import views
-from workers.refetch.refetch import Refetch
+from workers.history.projection import project_mirrors
+from workers.refetch.refetch import Refetcher
 from workers.retention.prune import Prune
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-API_THREADS = 8 + STREAM_THREADS
-SPARE_SECONDS = 10.0
-"""How much longer than any push its lease lasts, so that a living sender is never overtaken."""
+API_THREADS = 8 + MAX_STREAM_THREADS
+DELIVERY_LEASE_MARGIN_SECONDS = 10.0
+"""How much longer than any push its lease lasts, so that a running push never loses its lease."""
 
-PRUNE_SECONDS = 86400.0
-"""How often the clock has rows removed that need not be kept any more."""
+PRUNE_INTERVAL_SECONDS = 86400.0
+"""How often expired rows are deleted (retention)."""
 
 SPARE_CONNECTIONS = 8
-"""Connections to the database beside those of the API's and the workers' threads: for the other parts.
+"""Size of the connection pool beyond one connection for each thread of the API and of the workers: for the others.
 
-The one that listens is none of the pool's.
+The connection of the PostgreSQL listener is not from the pool.
 """
 
 
 class ProcessComposition:
-    """The parts of one process, and what they share.
+    """The components of one process, and what they share: settings, metrics, database, broker, feed.
 
-    ``web``, ``worker`` and ``clock`` add parts; ``up`` adds all three. ``parts`` is in the order of starting.
+    ``web``, ``worker`` and ``clock`` each add their components; ``up`` adds those of all three.
+
+    Args:
+        settings: The settings.
+        threads: The number of concurrent reads, and of concurrent pushes, of a process with workers.
+
+    Attributes:
+        components: In the order in which they start.
+        feed_listeners: Called after each commit of this process that emitted events.
     """
 
     def __init__(self, settings: Settings, *, threads: int = 0) -> None:
@@ -87,75 +98,81 @@ class ProcessComposition:
         )
         self.broker = brokers.connect(settings.broker_url.get_secret_value())
         self.feed = FeedNotifier(database=self.database)
-        self.parts: list[Component] = []
-        self.listeners: list[Callable[[], None]] = []
+        self.components: list[Component] = []
+        self.feed_listeners: list[Callable[[], None]] = []
         self._threads = threads
 
-    def start_alone(self) -> None:
-        """Free what a process before this one had claimed: the contract lets one process at a time serve SQLite."""
+    def release_leases_of_previous_process(self) -> None:
+        """Release all leases. Only for SQLite, which one process at a time serves: the previous process has ended."""
         with self.database.write() as session:
-            reads.forget_calls(session)
-            deliveries.forget_calls(session)
+            reads.release_all(session)
+            deliveries.release_all(session)
 
     def add_worker(self) -> None:
-        """Add the threads that read Meld, those that push, and the handlers in Python.
+        """Add the threads that read Meld, those that push, and the handler processes.
 
         Raises:
-            SettingsError: Where a module with handlers cannot be imported, or has none.
+            SettingsError: If a handler module cannot be imported, or has no handler.
         """
         meld = MeldClient.from_settings(self.settings, connections=self._threads)
-        refresh = Refetch(
+        refetcher = Refetcher(
             database=self.database,
             reader=meld,
-            call=self._call,
-            push=self._push,
+            notify_workers=self._notify_workers,
+            notify_dispatchers=self._notify_dispatchers,
             clock=utcnow,
             lease_seconds=self.settings.lease_seconds,
-            token=new_token,
+            new_token=make_token,
             jitter=random.SystemRandom().random,
             metrics=self.metrics,
-            notify=self._notify,
+            notify_feed=self._notify_feed,
         )
-        hosts = hosts_of(self.settings)
-        handlers = hosts.load()
+        handler_pool = make_handler_pool(self.settings)
+        handlers = handler_pool.start()
         if handlers:
-            self.parts.append(HandlerRegistration(partial(self._enlist, handlers)))
-        deliver = self._deliver(hosts)
-        declare(self.broker, refresh, deliver)
-        self.parts.append(WorkerThreads(self.broker, refresh, deliver, threads=self._threads, cut=hosts.close))
+            self.components.append(HandlerRegistration(partial(self._register_handlers, handlers)))
+        deliver = self._make_dispatcher(handler_pool)
+        declare_actors(self.broker, refetcher, deliver)
+        self.components.append(
+            WorkerThreads(self.broker, refetcher, deliver, threads=self._threads, cut=handler_pool.close)
+        )
 
-    def _enlist(self, handlers: Sequence[Handler]) -> None:
+    def _register_handlers(self, handlers: Sequence[Handler]) -> None:
         with self.database.write() as session:
-            enlist(self.database, session, handlers, new_id=new_token)
+            register_handlers(self.database, session, handlers, new_id=make_token)
         log.info("handlers", names=[handler.name for handler in handlers])
 
-    def _deliver(self, hosts: HandlerPool) -> DeliveryDispatcher:
+    def _make_dispatcher(self, handler_pool: HandlerPool) -> DeliveryDispatcher:
         push = PushClient(guard=SsrfGuard(self.settings.push_allowed_networks), connections=self._threads)
         return DeliveryDispatcher(
             database=self.database,
-            sender=DeliveryTransport(push=push, run=hosts),
-            vault=Encryption(self.settings.encryption_keys),
-            call=self._push,
+            sender=DeliveryTransport(http=push, handlers=handler_pool),
+            encryption=Encryption(self.settings.encryption_keys),
+            notify=self._notify_dispatchers,
             clock=utcnow,
-            lease_seconds=PUSH_SECONDS + SPARE_SECONDS,
-            token=new_token,
+            lease_seconds=PUSH_TIMEOUT_SECONDS + DELIVERY_LEASE_MARGIN_SECONDS,
+            new_token=make_token,
             jitter=random.SystemRandom().random,
             metrics=self.metrics,
             threads=self._threads,
         )
 
     def add_clock(self) -> None:
-        """Add the clock, what it keeps the time of, prune and reconcile, and what goes on with replays."""
-        holder = holder_name()
+        """Add the scheduler, the periodic tasks (prune, reconcile), and the tasks that run replays."""
+        holder = make_lease_holder_name()
         fresh_seconds = self.settings.reread_after_seconds
-        clock = Scheduler(
-            database=self.database, call=self._call, push=self._push, holder=holder, fresh_seconds=fresh_seconds
+        scheduler = Scheduler(
+            database=self.database,
+            call=self._notify_workers,
+            push=self._notify_dispatchers,
+            holder=holder,
+            fresh_seconds=fresh_seconds,
         )
-        self.parts.append(clock)
+        self.components.append(scheduler)
         self._add_prune(holder)
         if self.settings.reconcile_every_seconds:
             self._add_reconcile(holder, self.settings.reconcile_every_seconds)
-        self.parts += [self._replaying(kind, holder) for kind in FILTERS]
+        self.components += [self._make_replay_task(kind, holder) for kind in FILTER_MODELS]
 
     def _add_prune(self, holder: str) -> None:
         is_stopping = threading.Event()
@@ -166,52 +183,59 @@ class ProcessComposition:
             wait=is_stopping.wait,
             metrics=self.metrics,
         )
-        chore = PeriodicTask(
+        task = PeriodicTask(
             "prune",
             is_due=prune.is_due,
             run=lambda: prune.run(who="clock"),
-            every_seconds=PRUNE_SECONDS,
+            every_seconds=PRUNE_INTERVAL_SECONDS,
             is_stopping=is_stopping,
         )
-        self.parts.append(chore)
+        self.components.append(task)
 
     def _add_reconcile(self, holder: str, every_seconds: float) -> None:
         is_stopping = threading.Event()
-        reconcile = reconcile_of(
-            self.settings, self.database, call=self._call, holder=holder, wait=is_stopping.wait, notify=self._notify
+        reconcile = make_reconcile(
+            self.settings,
+            self.database,
+            call=self._notify_workers,
+            holder=holder,
+            wait=is_stopping.wait,
+            notify=self._notify_feed,
         )
 
         def run() -> dict[str, Any]:
             report = reconcile.run()
             return {"listed": report.listed, **{str(kind): number for kind, number in report.drift.items()}}
 
-        chore = PeriodicTask(
+        task = PeriodicTask(
             "reconcile", is_due=reconcile.is_due, run=run, every_seconds=every_seconds, is_stopping=is_stopping
         )
-        self.parts.append(chore)
+        self.components.append(task)
 
-    def _replaying(self, kind: ReplayKind, holder: str) -> ReplayTask:
+    def _make_replay_task(self, kind: ReplayKind, holder: str) -> ReplayTask:
         is_stopping = threading.Event()
-        player = ReplayRunner(
-            database=self.database, call=self._call, holder=holder, wait=is_stopping.wait, is_attended=False
+        runner = ReplayRunner(
+            database=self.database, notify_workers=self._notify_workers, holder=holder, wait=is_stopping.wait
         )
-        return ReplayTask(player, kind, is_stopping=is_stopping)
+        return ReplayTask(runner, kind, is_stopping=is_stopping)
 
     def add_web(self, *, host: str, port: int) -> HttpServer:
-        """Add the server, with the inbox and the calls to workers behind it; return it.
+        """Add the HTTP server, with the webhook inbox and the worker notifier behind it; return the server.
 
         Raises:
-            SettingsError: Where the address cannot be listened on.
+            SettingsError: If the server cannot listen on the address.
         """
-        wake = WorkerNotifier(call=self._call, metrics=self.metrics)
-        vault = Encryption(self.settings.encryption_keys)
-        inbox = Inbox(table=table_for(self.database, vault), wake=wake, metrics=self.metrics)
-        evidence = RejectionStore(database=self.database, vault=vault)
-        reject = RejectionQueue(keep=evidence.keep, metrics=self.metrics)
-        receive = WebhookEndpoint(
-            verifier=verifier_of(self.settings),
+        notifier = WorkerNotifier(enqueue=self._notify_workers, metrics=self.metrics)
+        encryption = Encryption(self.settings.encryption_keys)
+        inbox = Inbox(
+            table=make_webhook_table(self.database, encryption), notify_workers=notifier, metrics=self.metrics
+        )
+        rejection_store = RejectionStore(database=self.database, encryption=encryption)
+        rejections = RejectionQueue(insert=rejection_store.insert, metrics=self.metrics)
+        endpoint = WebhookEndpoint(
+            verifier=make_signature_verifier(self.settings),
             store=inbox.put,
-            reject=reject,
+            reject=rejections,
             clock=utcnow,
             metrics=self.metrics,
         )
@@ -219,33 +243,33 @@ class ProcessComposition:
             settings=self.settings,
             database=self.database,
             clock=utcnow,
-            receive=receive,
-            wake=wake,
+            webhook_endpoint=endpoint,
+            notify_workers=notifier,
             ping_broker=partial(brokers.ping, self.broker),
             feed=self.feed,
-            subscribe=subscribe_of(self.settings, self.database),
-            replay=replays_of(self.database),
+            subscription_manager=make_subscription_manager(self.settings, self.database),
+            replay_manager=make_replay_manager(self.database),
             metrics=self.metrics,
-            views=views,
+            views=project_mirrors,
         )
         server = HttpServer(app, host=host, port=port, on_stop=self.feed.close)
         if self.database.is_postgres:
-            self.parts.append(PgListener(database=self.database, notify=self.feed.notify))
-        self.parts += [wake, inbox, reject, server]
+            self.components.append(PgListener(database=self.database, notify=self.feed.notify))
+        self.components += [notifier, inbox, rejections, server]
         return server
 
     def close(self) -> None:
-        """Close what the parts shared, after they have stopped."""
+        """Close the broker and the database, after the components have stopped."""
         self.broker.close()
         self.database.close()
 
-    def _call(self, connection_ids: Collection[str]) -> None:
-        brokers.call(self.broker, connection_ids)
+    def _notify_workers(self, connection_ids: Collection[str]) -> None:
+        brokers.enqueue(self.broker, connection_ids)
 
-    def _push(self, subscription_ids: Collection[str]) -> None:
-        brokers.call(self.broker, subscription_ids, DELIVER)
+    def _notify_dispatchers(self, subscription_ids: Collection[str]) -> None:
+        brokers.enqueue(self.broker, subscription_ids, DELIVERY_ACTOR)
 
-    def _notify(self) -> None:
+    def _notify_feed(self) -> None:
         self.feed.notify()
-        for listener in self.listeners:
+        for listener in self.feed_listeners:
             listener()

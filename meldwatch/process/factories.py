@@ -1,4 +1,4 @@
-"""Wiring: the collaborators that processes and commands make alike, each from the settings."""
+"""Factories: make the objects that both processes and commands need, from the settings (dependency injection)."""
 
 import base64
 import os
@@ -17,19 +17,19 @@ from runtime.net.ssrf_guard import SsrfGuard
 from runtime.security.encryption import Encryption
 from runtime.settings import Settings
 from service.ingest.signature import SignatureVerifier, TimestampWindow
-from service.ingest.webhook_insert import table_for
+from service.ingest.webhook_insert import make_webhook_table
 from service.reconcile.run import Reconcile
-from service.rejected.reverify import Reverify
+from service.rejected.reverify import RejectionReverifier
 from service.replay.manage import ReplayManager
 from service.subscriptions.manage import SubscriptionManager
 from workers.refetch.bulk_import import BulkImport
 from workers.refetch.preview import RefetchPreview
 
 SECRET_BYTES = 32
-"""Of a subscription's secret: as long as the digest that it makes."""
+"""Length of a subscription's secret: as long as the HMAC that it makes."""
 
 
-def reconcile_of(
+def make_reconcile(
     settings: Settings,
     database: Database,
     *,
@@ -38,7 +38,7 @@ def reconcile_of(
     wait: Callable[[float], bool],
     notify: Callable[[], None] = lambda: None,
 ) -> Reconcile:
-    """Return what runs a reconcile; ``require`` has seen to the credentials."""
+    """Make the runner of a reconcile. The caller has checked that the settings have credentials for Meld."""
     return Reconcile(
         database=database,
         lister=MeldClient.from_settings(settings, connections=1),
@@ -52,59 +52,63 @@ def reconcile_of(
     )
 
 
-def subscribe_of(settings: Settings, database: Database) -> SubscriptionManager:
-    """Return what an operator does with subscriptions."""
+def make_subscription_manager(settings: Settings, database: Database) -> SubscriptionManager:
+    """Make the manager of subscriptions."""
     return SubscriptionManager(
         database=database,
-        vault=Encryption(settings.encryption_keys),
-        target=SsrfGuard(settings.push_allowed_networks),
+        encryption=Encryption(settings.encryption_keys),
+        url_guard=SsrfGuard(settings.push_allowed_networks),
         new_secret=lambda: "whsec_" + base64.b64encode(os.urandom(SECRET_BYTES)).decode(),
-        new_id=new_token,
+        new_id=make_token,
     )
 
 
-def hosts_of(settings: Settings) -> HandlerPool:
-    """Return what runs handlers: interpreters like this one, but for the working directory, which they look in too."""
-    # Safely (-P): a file of the user's that is called as one of our packages is not taken for it.
+def make_handler_pool(settings: Settings) -> HandlerPool:
+    """Make the pool of handler processes. They run this interpreter, and also import from the working directory."""
+    # -P: a file of the user that is named like one of our packages must not replace it.
     command = (sys.executable, "-P", "-u", "-m", "meldwatch.process.handler_main")
     return HandlerPool(command=command, modules=settings.handlers, log_format=settings.log_format)
 
 
-def reverify_of(settings: Settings, database: Database, *, call: Callable[[Collection[str]], None]) -> Reverify:
-    """Return what tries refused webhooks again; ``require`` has seen to URLs and secrets."""
-    vault = Encryption(settings.encryption_keys)
-    return Reverify(
+def make_reverifier(
+    settings: Settings, database: Database, *, call: Callable[[Collection[str]], None]
+) -> RejectionReverifier:
+    """Make the verifier of rejected webhooks. The caller has checked that the settings have URLs and secrets."""
+    encryption = Encryption(settings.encryption_keys)
+    return RejectionReverifier(
         database=database,
-        vault=vault,
-        verifier=verifier_of(settings),
-        table=table_for(database, vault),
-        call=call,
+        encryption=encryption,
+        verifier=make_signature_verifier(settings),
+        table=make_webhook_table(database, encryption),
+        notify_workers=call,
     )
 
 
-def replays_of(database: Database) -> ReplayManager:
-    """Return what an operator does with replays; their ids grow with time."""
+def make_replay_manager(database: Database) -> ReplayManager:
+    """Make the manager of replays. Its ids are ordered by time."""
     return ReplayManager(database=database, new_id=lambda: f"{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:12]}")
 
 
-def foresee_of(settings: Settings, database: Database, *, rate: float, wait: Callable[[float], bool]) -> RefetchPreview:
-    """Return what looks ahead at reads; ``require`` has seen to the credentials."""
+def make_refetch_preview(
+    settings: Settings, database: Database, *, rate: float, wait: Callable[[float], bool]
+) -> RefetchPreview:
+    """Make the preview of reads (dry run). The caller has checked that the settings have credentials for Meld."""
     meld = MeldClient.from_settings(settings, connections=1)
     return RefetchPreview(database=database, reader=meld, clock=utcnow, rate=rate, wait=wait)
 
 
-def holder_name() -> str:
-    """Return a name that no other process has, and that tells an operator which one this is."""
+def make_lease_holder_name() -> str:
+    """Return a unique name of this process for its leases, by which an operator finds the process."""
     return f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
 
 
-def new_token() -> str:
-    """Return a token for a claim, never the same twice."""
+def make_token() -> str:
+    """Return a unique token: a fencing token of a lease, or an id."""
     return uuid.uuid4().hex
 
 
-def verifier_of(settings: Settings) -> SignatureVerifier:
-    """Return the verifier that the settings describe; ``require`` has seen to URLs and secrets."""
+def make_signature_verifier(settings: Settings) -> SignatureVerifier:
+    """Make the signature verifier. The caller has checked that the settings have URLs and secrets."""
     return SignatureVerifier(
         urls=settings.webhook_urls,
         secrets=[secret.get_secret_value() for secret in settings.webhook_secrets],

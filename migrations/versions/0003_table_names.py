@@ -1,6 +1,7 @@
 """Tables are named by the terms of the field. On PostgreSQL the old names stay as updatable views for one release.
 
 Processes of version 0.1.0 go on working through the views until they are replaced; the next release drops them.
+A column of replays that no release has read is dropped: which process runs a replay is decided by its lease alone.
 
 Revision: 0003
 """
@@ -64,6 +65,7 @@ def upgrade() -> None:
         _rename_constraints("read_request", "raised_at", "requested_at")
     for table in ENCRYPTED:
         op.alter_column(table, "sealed_with", new_column_name="encrypted_with")
+    op.drop_column("replay", "is_attended")
     if not is_sqlite:
         op.execute("ALTER SEQUENCE sweep_id_seq RENAME TO reconcile_run_id_seq")
         for name, query in ALIASES.items():
@@ -77,6 +79,7 @@ def downgrade() -> None:
         for name in ALIASES:
             op.execute(f"DROP VIEW {name}")
         op.execute("ALTER SEQUENCE reconcile_run_id_seq RENAME TO sweep_id_seq")
+    op.add_column("replay", sa.Column("is_attended", sa.Boolean(), nullable=False, server_default=sa.false()))
     for table in ENCRYPTED:
         op.alter_column(table, "encrypted_with", new_column_name="sealed_with")
     op.alter_column("read_request", "requested_at", new_column_name="raised_at")

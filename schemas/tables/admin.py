@@ -51,12 +51,12 @@ class RejectionRow(SQLModel, table=True):
 
 
 class ReplayRow(SQLModel, table=True):
-    """A replay: what was selected, how far it has come, and how much that was; ``after`` is a connection's id.
+    """A replay: its selection and its progress. ``after`` is the cursor: the id of a connection.
 
-    ``newest`` is the last webhook, or the last position of the feed, that there was when it began: what came later is
-    not its. ``is_attended`` is one that an operator's command runs; every other is run by the service. One that bears
-    ``stopped_at`` waits to be resumed; one that bears neither that nor ``finished_at`` is running, or was killed.
-    One that bears ``error`` could not be finished.
+    ``newest`` is the id of the last webhook, or the last position of the feed, when the replay was created: it covers
+    nothing newer. A replay with ``stopped_at`` has to be resumed by an operator. A replay without ``stopped_at`` and
+    ``finished_at`` is run by the process that holds its lease, or by the next one that acquires it. A replay with
+    ``error`` could not be finished.
     """
 
     __tablename__ = "replay"
@@ -67,7 +67,6 @@ class ReplayRow(SQLModel, table=True):
     subscription_id: str | None = Field(default=None, sa_type=Key)
     rate: float | None = None
     who: str
-    is_attended: bool
     created_at: datetime
     newest: int = Field(sa_column=Column(Big, nullable=False))
     after: str = Field(default="", sa_type=Key)

@@ -1,53 +1,58 @@
-"""Resend: a step of a replay of events. They are owed to a subscription once more, all those of a connection at once.
+"""Event replay: one step appends stored events to the outbox of a subscription again, connection by connection.
 
-So the events of a replay stand together on each lane, in order: behind what was owed before them, before what comes
-later. They are sent as all others are, whatever the subscription's state is then.
+One commit appends all selected events of a connection. So in each delivery queue the events of a replay stand together,
+in order: behind the earlier deliveries, before the later ones. They are pushed like all other deliveries, in whatever
+state the subscription is then.
 """
 
 from sqlalchemy import ColumnElement, and_
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
-from runtime.queues.deliveries import hold_feed, raise_lanes
+from runtime.queues.deliveries import lock_feed, mark_queues_due
 from schemas.tables import EventRow, ReplayRow, SubscriptionRow
-from service.replay.selection import LOOK, selection_of
+from service.replay.selection import SCAN_SIZE, make_selection
 from service.replay.step import ReplayStep
-from service.subscriptions.backfill import owe_past
+from service.subscriptions.backfill import append_past_deliveries
 
-MOST_EVENTS = 500
-"""Events owed by one commit, but for a connection that has more: nothing new is appended to the feed meanwhile."""
+MAX_EVENTS = 500
+"""Events appended by one commit, unless one connection has more: the feed is locked meanwhile."""
 
-REST_SECONDS = 0.05
-"""Between two commits, so that the feed is not held for long."""
+DELAY_SECONDS = 0.05
+"""The time between two commits, so that other transactions can append to the feed."""
 
 
-def resend(database: Database, session: Session, row: ReplayRow, most_events: int = MOST_EVENTS) -> ReplayStep:
-    """Owe the events of the next connections."""
+def append_next_deliveries(
+    database: Database, session: Session, row: ReplayRow, max_events: int = MAX_EVENTS
+) -> ReplayStep:
+    """Append the deliveries of the next connections of a replay."""
     assert row.subscription_id is not None
-    selection = selection_of(session, row)
-    ahead = selection.ahead(session, row.after)
-    room = most_events
-    taken: list[str] = []
-    passed = row.after
-    for connection_id, amount in ahead:
-        if taken and amount > room:
+    selection = make_selection(session, row)
+    scanned = selection.scan(session, row.after)
+    room = max_events
+    chosen: list[str] = []
+    cursor = row.after
+    for connection_id, count in scanned:
+        if chosen and count > room:
             break
-        passed = connection_id
-        room -= amount
-        if amount:
-            taken.append(connection_id)
-    # It is removed under the same lock.
-    hold_feed(session)
+        cursor = connection_id
+        room -= count
+        if count:
+            chosen.append(connection_id)
+    # A subscription is deleted under the same lock.
+    lock_feed(session)
     if session.exec(select(SubscriptionRow.id).where(SubscriptionRow.id == row.subscription_id)).first() is None:
         return ReplayStep(after=row.after, error="The subscription was removed.")
-    # Fewer than were seen, where retention has come in between.
-    count = _owe(database, session, row, taken, selection.which) if taken else 0
-    is_last = len(ahead) < LOOK and (not ahead or passed == ahead[-1].connection_id)
-    return ReplayStep(after=passed, count=count, is_last=is_last, rest=REST_SECONDS if taken else 0)
+    # Retention may have deleted events since the scan: the count is of those that were appended.
+    appended = _append(database, session, row, chosen, selection.condition) if chosen else 0
+    is_last = len(scanned) < SCAN_SIZE and (not scanned or cursor == scanned[-1].connection_id)
+    return ReplayStep(after=cursor, count=appended, is_last=is_last, delay_seconds=DELAY_SECONDS if chosen else 0)
 
 
-def _owe(database: Database, session: Session, row: ReplayRow, ids: list[str], which: ColumnElement[bool]) -> int:
+def _append(
+    database: Database, session: Session, row: ReplayRow, connection_ids: list[str], condition: ColumnElement[bool]
+) -> int:
     assert row.subscription_id is not None
-    raise_lanes(database, session, {(row.subscription_id, id_) for id_ in ids})
-    wanted = and_(col(EventRow.connection_id).in_(ids), which)
-    return owe_past(database, session, row.subscription_id, wanted, replay_id=row.id)
+    mark_queues_due(database, session, {(row.subscription_id, id_) for id_ in connection_ids})
+    wanted = and_(col(EventRow.connection_id).in_(connection_ids), condition)
+    return append_past_deliveries(database, session, row.subscription_id, wanted, replay_id=row.id)

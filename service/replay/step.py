@@ -1,4 +1,4 @@
-"""Step: what one commit of a replay did, and how it goes on."""
+"""Result of one step of a replay: what one commit did, and when and where the next step begins."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ class ReplayStep:
     """One step.
 
     Attributes:
-        after: The connection behind which the next one begins.
-        count: How much was asked for.
-        is_last: Whether nothing is left.
-        rest: Seconds until the next step.
-        calls: The connections whose workers should be called.
-        waits: What it waits for, in words; None where it goes on.
-        error: Why it cannot go on.
+        after: The cursor: the id of the connection behind which the next step begins.
+        count: How many reads were requested, or deliveries appended.
+        is_last: Whether nothing remains.
+        delay_seconds: The time until the next step.
+        connections_to_notify: The connections whose workers to notify after the commit.
+        waiting_for: What the replay waits for, for people; None if it does not wait.
+        error: Why the replay cannot continue.
     """
 
     after: str
     count: int = 0
     is_last: bool = False
-    rest: float = 0
-    calls: tuple[str, ...] = ()
-    waits: str | None = None
+    delay_seconds: float = 0
+    connections_to_notify: tuple[str, ...] = ()
+    waiting_for: str | None = None
     error: str | None = None

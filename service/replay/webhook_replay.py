@@ -1,62 +1,57 @@
-"""Reread: a step of a replay of webhooks. The connections that they name are asked for, some at a time.
+"""Webhook replay: one step requests reads of the connections that stored webhooks name, at a rate limit.
 
-It asks for reads as everybody does, and writes nothing else: the truth is read anew, so nothing can be put back to what
-it was. It adds to what is due only as long as that is little: who hears of live webhooks has to wait behind it.
+The replay only requests reads; workers read Meld and decide as for every read. So a replay cannot put the mirror back
+to an older state. It requests nothing while many reads are due, so that live webhooks do not wait behind it.
 """
 
-from sqlalchemy import func, or_
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
 from runtime.queues import circuit_breaker, reads
 from schemas.replays import DEFAULT_RATE
 from schemas.tables import ReadRequestRow, ReplayRow
-from service.replay.selection import LOOK, selection_of
+from service.replay.selection import SCAN_SIZE, make_selection
 from service.replay.step import ReplayStep
 
-MOST_DUE = 100
-"""Reads that are due and that nobody is at, whoever asked for them; while there are so many a replay asks for none."""
+MAX_READY_READS = 100
+"""While so many reads are due that no worker has leased, whatever requested them, a replay requests no more."""
 
-LOOK_SECONDS = 0.5
-"""How often it is looked whether a replay that waits may go on."""
+RECHECK_SECONDS = 0.5
+"""How often a replay that waits checks whether it may continue."""
 
 
-def reread(database: Database, session: Session, row: ReplayRow) -> ReplayStep:
-    """Ask for the next reads of a replay: as many as belong in a second, or one at a low rate."""
-    room, waits = _room(database, session)
+def request_next_reads(database: Database, session: Session, row: ReplayRow) -> ReplayStep:
+    """Request the next reads of a replay: those of one second at its rate, or one read at a lower rate."""
+    room, waiting_for = _get_room(database, session)
     if not room:
-        return ReplayStep(after=row.after, rest=LOOK_SECONDS, waits=waits)
+        return ReplayStep(after=row.after, delay_seconds=RECHECK_SECONDS, waiting_for=waiting_for)
     rate = row.rate or DEFAULT_RATE
-    ahead = selection_of(session, row).ahead(session, row.after)
-    chosen = [each.connection_id for each in ahead if each.amount]
-    taken = chosen[: min(room, max(int(rate), 1))]
-    is_cut = len(taken) < len(chosen)
-    passed = taken if is_cut else [each.connection_id for each in ahead]
+    scanned = make_selection(session, row).scan(session, row.after)
+    selected = [each.connection_id for each in scanned if each.matches]
+    chosen = selected[: min(room, max(int(rate), 1))]
+    is_cut = len(chosen) < len(selected)
+    passed = chosen if is_cut else [each.connection_id for each in scanned]
     return ReplayStep(
         after=passed[-1] if passed else row.after,
-        count=len(taken),
-        is_last=len(ahead) < LOOK and not is_cut,
-        rest=len(taken) / rate,
-        calls=tuple(reads.raise_jobs(database, session, taken, "replay", replay_id=row.id)),
+        count=len(chosen),
+        is_last=len(scanned) < SCAN_SIZE and not is_cut,
+        delay_seconds=len(chosen) / rate,
+        connections_to_notify=tuple(reads.request_reads(database, session, chosen, "replay", replay_id=row.id)),
     )
 
 
-def _room(database: Database, session: Session) -> tuple[int, str | None]:
-    """Return how many reads may be asked for now; where it is none, also what has to happen first."""
-    due = _due(database, session)
-    pause = circuit_breaker.current(session)
-    if pause is None:
-        return MOST_DUE - due, f"{MOST_DUE} reads or more are due. Is a worker running?"
-    # When its time is up one read finds out whether it is over; where nobody else is owed any, it is ours.
-    is_over = pause.until <= session.exec(select(database.now())).one()
-    return int(is_over and not due), f"Reads of Meld are paused: {pause.detail}."
+def _get_room(database: Database, session: Session) -> tuple[int, str | None]:
+    """Return how many reads may be requested now, and if none may, what has to happen first."""
+    ready = _count_ready(database, session)
+    circuit = circuit_breaker.get_open_circuit(session)
+    if circuit is None:
+        return MAX_READY_READS - ready, f"{MAX_READY_READS} reads or more are due. Is a worker running?"
+    # A half-open circuit needs one read as a probe. If no other read is pending, the replay requests it.
+    is_half_open = circuit.until <= session.exec(select(database.now())).one()
+    return int(is_half_open and not ready), f"Reads of Meld are paused: {circuit.detail}."
 
 
-def _due(database: Database, session: Session) -> int:
-    is_free = or_(col(ReadRequestRow.leased_until).is_(None), col(ReadRequestRow.leased_until) < database.now())
-    due = select(ReadRequestRow.connection_id).where(
-        col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
-        col(ReadRequestRow.due_at) <= database.now(),
-        is_free,
-    )
-    return session.exec(select(func.count()).select_from(due.limit(MOST_DUE).subquery())).one()
+def _count_ready(database: Database, session: Session) -> int:
+    ready = select(ReadRequestRow.connection_id).where(reads.is_ready(database)).limit(MAX_READY_READS)
+    return session.exec(select(func.count(col(ready.subquery().c.connection_id)))).one()

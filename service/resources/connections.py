@@ -1,6 +1,7 @@
-"""Connections: the mirror, page by page or one by one, and an operator's wish to have one read again."""
+"""GET /api/connections, GET /api/connections/{id}: list and show connections; POST .../refresh: request a read."""
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 from sqlalchemy import or_
 from sqlalchemy.orm import defer
@@ -9,129 +10,125 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from runtime import audit
 from runtime.database import Database
-from runtime.queues.reads import raise_jobs
-from schemas import tables
+from runtime.queues.reads import request_reads
 from schemas.api_queries import ConnectionQuery, Query
 from schemas.api_resources import Connection
 from schemas.api_responses import ConnectionPage, RefreshReceipt
-from service.errors import UnknownError
-from service.http.auth import who_of
+from schemas.tables import ConnectionRow, ReadRequestRow
+from service.errors import NotFoundError
+from service.http.auth import caller_name
 from service.http.operation import Operation, ResponseSpec
+from service.http.pagination import PagedList, equal
 from service.http.threadpool import ThreadPool
 
-FILTERS = ("status", "customer_id", "external_customer_id", "institution_id")
+
+def select_connections() -> SelectOfScalar[ConnectionRow]:
+    """Return a query for connections without Meld's whole answer, which is never sent out."""
+    return select(ConnectionRow).options(defer(ConnectionRow.document, raiseload=True))  # type: ignore[arg-type]
 
 
-class Connections:
-    """The operations on connections.
+CONNECTIONS = PagedList(
+    statement=select_connections(),
+    key=col(ConnectionRow.id),
+    query_model=ConnectionQuery,
+    filters={
+        "status": equal(ConnectionRow.status),
+        "customer_id": equal(ConnectionRow.customer_id),
+        "external_customer_id": equal(ConnectionRow.external_customer_id),
+        "institution_id": equal(ConnectionRow.institution_id),
+    },
+    page_model=ConnectionPage,
+    to_item=Connection.from_row,
+)
+
+
+def get_connection(database: Database, connection_id: str) -> Connection:
+    """Return one connection of the mirror.
+
+    Raises:
+        NotFoundError: If the mirror does not have it.
+    """
+    with database.read() as session:
+        row = session.exec(select_connections().where(ConnectionRow.id == connection_id)).one_or_none()
+    if row is None:
+        raise not_found(connection_id)
+    return Connection.from_row(row)
+
+
+def request_refresh(
+    database: Database, connection_id: str, *, notify_workers: Callable[[Collection[str]], None], who: str
+) -> RefreshReceipt:
+    """Request a read of Meld for a connection, with an audit entry, and notify a worker after the commit.
 
     Args:
         database: The database.
-        threads: Where the work is done.
-        wake: Told which connections' workers to call.
+        connection_id: The connection.
+        notify_workers: Notifies the workers of connections.
+        who: The operator.
+
+    Raises:
+        NotFoundError: If neither the mirror nor the queue of reads has the connection.
     """
+    with database.write() as session:
+        if not is_known(session, connection_id):
+            raise not_found(connection_id)
+        requested = request_reads(database, session, [connection_id], "operator")
+        audit.append_entry(database, session, who=who, act="connection.refreshed", connection_id=connection_id)
+    notify_workers(requested)
+    return RefreshReceipt(connection_id=connection_id)
 
-    def __init__(self, *, database: Database, threads: ThreadPool, wake: Callable[[Collection[str]], None]) -> None:
-        self._database = database
-        self._threads = threads
-        self._wake = wake
 
-    def find(self, query: ConnectionQuery) -> ConnectionPage:
-        """Return a page of connections, in the order of their ids."""
-        statement = _rows().order_by(col(tables.ConnectionRow.id))
-        for name in FILTERS:
-            if (value := getattr(query, name)) is not None:
-                statement = statement.where(getattr(tables.ConnectionRow, name) == value)
-        if query.after is not None:
-            statement = statement.where(col(tables.ConnectionRow.id) > query.after)
-        with self._database.read() as session:
-            # One more than the page tells whether there is a next one.
-            rows = session.exec(statement.limit(query.limit + 1)).all()
-        page = [Connection.from_row(row) for row in rows[: query.limit]]
-        return ConnectionPage(connections=page, next=page[-1].id if len(rows) > query.limit else None)
-
-    def get(self, connection_id: str) -> Connection:
-        """Return one connection.
-
-        Raises:
-            UnknownError: Where the mirror does not have it.
-        """
-        with self._database.read() as session:
-            row = session.exec(_rows().where(tables.ConnectionRow.id == connection_id)).one_or_none()
-        if row is None:
-            raise unknown(connection_id)
-        return Connection.from_row(row)
-
-    def refresh(self, connection_id: str, *, who: str) -> RefreshReceipt:
-        """Ask for a read of Meld, and have a worker called once that is committed.
-
-        Args:
-            connection_id: The connection.
-            who: The operator.
-
-        Raises:
-            UnknownError: Where neither the mirror nor any job has it.
-        """
-        with self._database.write() as session:
-            if not is_known(session, connection_id):
-                raise unknown(connection_id)
-            called = raise_jobs(self._database, session, [connection_id], "operator")
-            audit.note(self._database, session, who=who, act="connection.refreshed", connection_id=connection_id)
-        self._wake(called)
-        return RefreshReceipt(connection_id=connection_id)
-
-    def operations(self) -> tuple[Operation, ...]:
-        """Return what can be asked of the API."""
-        return (
-            Operation(
-                method="GET",
-                path="/api/connections",
-                name="listConnections",
-                summary="The connections of the mirror, in the order of their ids.",
-                need="read",
-                query=ConnectionQuery,
-                answers=(ResponseSpec(description="A page of connections.", shape=ConnectionPage),),
-                handle=self._threads.handler(lambda _request, query: self.find(query)),
-            ),
-            Operation(
-                method="GET",
-                path="/api/connections/{id}",
-                name="getConnection",
-                summary="One connection of the mirror.",
-                need="read",
-                query=Query,
-                answers=(ResponseSpec(description="The connection.", shape=Connection),),
-                handle=self._threads.handler(lambda request, _query: self.get(request.path_params["id"])),
-            ),
-            Operation(
-                method="POST",
-                path="/api/connections/{id}/refresh",
-                name="refreshConnection",
-                summary="Ask for the connection to be read again from Meld; never Meld's chargeable refresh.",
-                need="admin",
-                query=Query,
-                answers=(ResponseSpec(status=202, description="It will be read soon.", shape=RefreshReceipt),),
-                handle=self._threads.handler(
-                    lambda request, _query: self.refresh(request.path_params["id"], who=who_of(request)), status=202
+def operations(
+    database: Database, threads: ThreadPool, notify_workers: Callable[[Collection[str]], None]
+) -> tuple[Operation, ...]:
+    """Return the API operations of connections."""
+    return (
+        CONNECTIONS.operation(
+            partial(CONNECTIONS.get_page, database),
+            threads,
+            path="/api/connections",
+            operation_id="listConnections",
+            summary="List the connections of the mirror, ordered by id.",
+        ),
+        Operation(
+            method="GET",
+            path="/api/connections/{id}",
+            operation_id="getConnection",
+            summary="Get one connection of the mirror.",
+            access="read",
+            query_model=Query,
+            responses=(ResponseSpec(description="The connection.", model=Connection),),
+            handler=threads.handler(lambda request, _query: get_connection(database, request.path_params["id"])),
+        ),
+        Operation(
+            method="POST",
+            path="/api/connections/{id}/refresh",
+            operation_id="refreshConnection",
+            summary="Request a read of the connection from Meld. Does not use Meld's chargeable refresh.",
+            access="admin",
+            query_model=Query,
+            responses=(
+                ResponseSpec(
+                    status=202, description="The read is requested; a worker does it soon.", model=RefreshReceipt
                 ),
             ),
-        )
-
-
-def _rows() -> SelectOfScalar[tables.ConnectionRow]:
-    """Select without Meld's whole answer, which is never sent out."""
-    return select(tables.ConnectionRow).options(defer(tables.ConnectionRow.document, raiseload=True))  # type: ignore[arg-type]
+            handler=threads.handler(
+                lambda request, _query: request_refresh(
+                    database, request.path_params["id"], notify_workers=notify_workers, who=caller_name(request)
+                ),
+                status=202,
+            ),
+        ),
+    )
 
 
 def is_known(session: Session, connection_id: str) -> bool:
-    """Return whether the mirror or any job has the connection."""
-    is_mirrored = select(tables.ConnectionRow.id).where(tables.ConnectionRow.id == connection_id).exists()
-    has_job = (
-        select(tables.ReadRequestRow.connection_id).where(tables.ReadRequestRow.connection_id == connection_id).exists()
-    )
-    return bool(session.exec(select(or_(is_mirrored, has_job))).one())
+    """Return whether the mirror or the queue of reads has the connection."""
+    is_mirrored = select(ConnectionRow.id).where(ConnectionRow.id == connection_id).exists()
+    is_requested = select(ReadRequestRow.connection_id).where(ReadRequestRow.connection_id == connection_id).exists()
+    return bool(session.exec(select(or_(is_mirrored, is_requested))).one())
 
 
-def unknown(connection_id: str) -> UnknownError:
-    """Return the error for a connection that nothing has."""
-    return UnknownError(f"No connection {connection_id[:100]!r} is known. See /api/connections for those that are.")
+def not_found(connection_id: str) -> NotFoundError:
+    """Return the error for an unknown connection."""
+    return NotFoundError(f"No connection {connection_id[:100]!r} is known. List the known ones with /api/connections.")

@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from schemas.api_queries import StreamQuery
 from schemas.connection_changes import EventType
-from schemas.events import EVENTS, VERSION
+from schemas.events import DATA_VERSION, EVENT_MODELS
 from schemas.push import PushHeaders
-from service.errors import UnknownError
+from service.errors import NotFoundError
 from service.http import openapi
 from service.http.operation import Operation, ResponseSpec
-from service.http.responses import reply
+from service.http.responses import make_response
 
 Json = dict[str, Any]
 
@@ -25,19 +25,19 @@ EVENT_TYPE = "application/cloudevents+json"
 MESSAGES = "#/components/messages/"
 
 
-def schema(type_: EventType) -> Json:
+def event_json_schema(type_: EventType) -> Json:
     """Return the JSON Schema of events of a type: of the whole event, its envelope included."""
-    said = EVENTS[type_].model_json_schema(mode="serialization")
-    return {"$schema": DIALECT, "$id": f"urn:meldwatch:event:{type_}:{VERSION}", **said}
+    said = EVENT_MODELS[type_].model_json_schema(mode="serialization")
+    return {"$schema": DIALECT, "$id": f"urn:meldwatch:event:{type_}:{DATA_VERSION}", **said}
 
 
-def asyncapi() -> Json:
+def asyncapi_document() -> Json:
     """Return the AsyncAPI document of all that is sent."""
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "meldwatch",
-            "version": openapi.VERSION,
+            "version": openapi.API_VERSION,
             "description": "What changed of Meld bank connections, each change once and in order.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
@@ -45,7 +45,7 @@ def asyncapi() -> Json:
         "channels": {"stream": _stream(), "push": _push()},
         "operations": {"streamEvents": _streaming(), "pushEvent": _pushing()},
         "components": {
-            "messages": {shape.__name__: _message(type_, shape) for type_, shape in EVENTS.items()},
+            "messages": {shape.__name__: _message(type_, shape) for type_, shape in EVENT_MODELS.items()},
             "schemas": _schemas(),
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}, "signature": _signature()},
         },
@@ -57,7 +57,7 @@ def _stream() -> Json:
         "address": "/api/events/stream",
         "title": "The feed as server-sent events",
         "description": "Each event's `data` is a message, its `id` the position. Resume with `Last-Event-ID`.",
-        "messages": {shape.__name__: {"$ref": MESSAGES + shape.__name__} for shape in EVENTS.values()},
+        "messages": {shape.__name__: {"$ref": MESSAGES + shape.__name__} for shape in EVENT_MODELS.values()},
     }
 
 
@@ -78,7 +78,7 @@ def _push() -> Json:
         "address": None,  # it is the subscription's
         "title": "The URL of a subscription",
         "description": "One event is the body of one request, CloudEvents in structured mode.",
-        "messages": {shape.__name__: {**_message(type_, shape), **headers} for type_, shape in EVENTS.items()},
+        "messages": {shape.__name__: {**_message(type_, shape), **headers} for type_, shape in EVENT_MODELS.items()},
     }
 
 
@@ -116,7 +116,7 @@ def _message(type_: EventType, shape: type[BaseModel]) -> Json:
 
 def _schemas() -> Json:
     shapes: list[tuple[type[BaseModel], Literal["serialization"]]] = [
-        (shape, "serialization") for shape in (*EVENTS.values(), PushHeaders)
+        (shape, "serialization") for shape in (*EVENT_MODELS.values(), PushHeaders)
     ]
     schemas: Json = models_json_schema(shapes, ref_template=openapi.SCHEMAS + "{model}")[1]["$defs"]
     return schemas
@@ -124,35 +124,35 @@ def _schemas() -> Json:
 
 def operations() -> tuple[Operation, ...]:
     """Return what can be asked of the API: anybody may, since no connection is in it."""
-    schemas = {(type_, str(VERSION)): json.dumps(schema(type_)).encode() for type_ in EVENTS}
-    document = json.dumps(asyncapi()).encode()
+    schemas = {(type_, str(DATA_VERSION)): json.dumps(event_json_schema(type_)).encode() for type_ in EVENT_MODELS}
+    document = json.dumps(asyncapi_document()).encode()
 
     async def show_schema(request: Request, _query: object) -> Response:
         known = schemas.get((request.path_params["type"], request.path_params["version"]))
         if known is None:
-            raise UnknownError(f"There is no such schema. There are: {', '.join(map('/'.join, schemas))}.")
-        return reply(known, media_type=SCHEMA_TYPE)
+            raise NotFoundError(f"There is no such schema. There are: {', '.join(map('/'.join, schemas))}.")
+        return make_response(known, media_type=SCHEMA_TYPE)
 
     async def show_document(_request: Request, _query: object) -> Response:
-        return reply(document)
+        return make_response(document)
 
     return (
         Operation(
             method="GET",
             path="/schemas/{type}/{version}",
-            name="getSchema",
+            operation_id="getSchema",
             summary="The JSON Schema of the events of a type.",
-            need="nothing",
-            answers=(ResponseSpec(description="JSON Schema 2020-12.", media_type=SCHEMA_TYPE),),
-            handle=show_schema,
+            access="public",
+            responses=(ResponseSpec(description="JSON Schema 2020-12.", media_type=SCHEMA_TYPE),),
+            handler=show_schema,
         ),
         Operation(
             method="GET",
             path="/asyncapi.json",
-            name="getEventDescription",
+            operation_id="getEventDescription",
             summary="The events that are sent, and where.",
-            need="nothing",
-            answers=(ResponseSpec(description="AsyncAPI 3.0."),),
-            handle=show_document,
+            access="public",
+            responses=(ResponseSpec(description="AsyncAPI 3.0."),),
+            handler=show_document,
         ),
     )

@@ -1,4 +1,4 @@
-"""Events: the feed, read from a position on, and waited for where there is nothing yet."""
+"""GET /api/events: list the feed of events behind a position, with long poll."""
 
 import asyncio
 
@@ -7,77 +7,83 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.database import Database
-from schemas import tables
 from schemas.api_queries import EventQuery
 from schemas.api_responses import EventPage
 from schemas.events import Event
-from service.feed import notifier
+from schemas.tables import EventRow
+from service.feed.notifier import FeedNotifier, last_position
 from service.http.operation import Operation, ResponseSpec
-from service.http.responses import dump, reply
+from service.http.pagination import PagedList, equal
+from service.http.responses import make_response, to_json
 from service.http.threadpool import ThreadPool
 
+EVENTS = PagedList(
+    statement=select(EventRow),
+    key=col(EventRow.position),
+    query_model=EventQuery,
+    filters={"type": equal(EventRow.type), "connection_id": equal(EventRow.connection_id)},
+    page_model=EventPage,
+)
 
-class Events:
-    """The operations on the feed.
+
+def read_feed(database: Database, query: EventQuery, *, after: int) -> tuple[list[Event], int]:
+    """Return the first matching events behind a position, and a position up to which the feed was searched.
+
+    If no event matched, no event up to that position will ever match: the next search can begin there.
+    """
+    with database.read() as session:
+        # Read before the events: every event up to this position is visible to the second statement.
+        end = last_position(session)
+        rows = session.exec(EVENTS.select(query, after).limit(query.limit)).all()
+    return [Event.from_row(row) for row in rows], end
+
+
+class EventFeed:
+    """The API operation of the feed, with long poll.
 
     Args:
         database: The database.
-        threads: Where the work is done.
-        growth: Tells when the feed has grown.
+        threads: Where database queries run.
+        notifier: Notifies waiting readers when the feed has grown.
     """
 
-    def __init__(self, *, database: Database, threads: ThreadPool, growth: notifier.FeedNotifier) -> None:
+    def __init__(self, *, database: Database, threads: ThreadPool, notifier: FeedNotifier) -> None:
         self._database = database
         self._threads = threads
-        self._growth = growth
+        self._notifier = notifier
 
-    def find(self, query: EventQuery, *, beyond: int) -> tuple[list[Event], int]:
-        """Return the first matching events beyond a position, and how far the feed had been looked through at least.
+    async def poll(self, query: EventQuery) -> EventPage:
+        """Return a page of the feed. If it is empty, wait for events up to ``query.wait`` seconds, without a thread.
 
-        Where no event matched, none up to there ever will: a later look can begin there.
-        """
-        statement = select(tables.EventRow).where(col(tables.EventRow.position) > beyond)
-        if query.type is not None:
-            statement = statement.where(tables.EventRow.type == query.type)
-        if query.connection_id is not None:
-            statement = statement.where(tables.EventRow.connection_id == query.connection_id)
-        with self._database.read() as session:
-            end = notifier.position(session)  # before the events, so that none that it counts can be missing from them
-            rows = session.exec(statement.order_by(col(tables.EventRow.position)).limit(query.limit)).all()
-        return [Event.from_row(row) for row in rows], end
-
-    async def follow(self, query: EventQuery) -> EventPage:
-        """Return a page of the feed; where it is empty, wait for events, without a thread, as long as the query says.
-
-        ``next`` is the position of the last event, and stays where it was where there is none, also with filters: so
-        it never passes an event that is not committed yet.
+        ``next`` is the position of the last event. If there is no event, it stays at ``query.after``, also with
+        filters: so it never passes an event that is not committed yet.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + query.wait
-        beyond = query.after
+        after = query.after
         while True:
-            events, end = await self._threads.run(self.find, query, beyond=beyond)
-            left = deadline - loop.time()
-            if events or left <= 0 or self._growth.is_closed:
+            events, end = await self._threads.run(read_feed, self._database, query, after=after)
+            remaining = deadline - loop.time()
+            if events or remaining <= 0 or self._notifier.is_closed:
                 return EventPage(events=events, next=events[-1].position if events else query.after)
-            beyond = max(beyond, end)
-            await self._growth.wait(beyond, left)
+            after = max(after, end)
+            await self._notifier.wait(after, remaining)
 
     def operations(self) -> tuple[Operation, ...]:
-        """Return what can be asked of the API."""
+        """Return the API operation of the feed."""
 
         async def handle(_request: Request, query: EventQuery) -> Response:
-            return reply(await self._threads.run(dump, await self.follow(query)))
+            return make_response(await self._threads.run(to_json, await self.poll(query)))
 
         return (
             Operation(
                 method="GET",
                 path="/api/events",
-                name="listEvents",
-                summary="The feed of events behind a position, in commit order; waits for the next one where asked to.",
-                need="read",
-                query=EventQuery,
-                answers=(ResponseSpec(description="A page of the feed.", shape=EventPage),),
-                handle=handle,
+                operation_id="listEvents",
+                summary="List the events of the feed behind a position, in commit order; `wait` is a long poll.",
+                access="read",
+                query_model=EventQuery,
+                responses=(ResponseSpec(description="A page of the feed.", model=EventPage),),
+                handler=handle,
             ),
         )

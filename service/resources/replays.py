@@ -1,75 +1,72 @@
-"""Replays: the operations on them."""
+"""/api/replays: create, list, get, stop and resume replays of stored webhooks or events."""
 
-from schemas.api_queries import Query, ReplayQuery
-from schemas.api_responses import ReplayPage
+from schemas.api_queries import Query
 from schemas.replays import NewReplay, Replay
-from service.http.auth import who_of
+from service.http.auth import caller_name
 from service.http.operation import Operation, ResponseSpec
 from service.http.threadpool import ThreadPool
-from service.replay.manage import ReplayManager
+from service.replay.manage import REPLAYS, ReplayManager
 
-ONE = "/api/replays/{id}"
+COLLECTION = "/api/replays"
+ITEM = "/api/replays/{id}"
 
 
-def operations(replays: ReplayManager, threads: ThreadPool) -> tuple[Operation, ...]:
-    """Return what can be asked of the API."""
+def operations(manager: ReplayManager, threads: ThreadPool) -> tuple[Operation, ...]:
+    """Return the API operations of replays."""
     return (
-        Operation(
-            method="GET",
-            path="/api/replays",
-            name="listReplays",
-            summary="The replays, in the order in which they were started.",
-            need="read",
-            query=ReplayQuery,
-            answers=(ResponseSpec(description="A page of replays.", shape=ReplayPage),),
-            handle=threads.handler(lambda _request, query: replays.find(query)),
+        REPLAYS.operation(
+            manager.list_page,
+            threads,
+            path=COLLECTION,
+            operation_id="listReplays",
+            summary="List the replays, oldest first.",
         ),
         Operation(
             method="POST",
-            path="/api/replays",
-            name="startReplay",
-            summary="Have the connections of stored webhooks read again, or have events sent again to a subscription.",
-            need="admin",
-            query=Query,
-            takes=NewReplay,
-            answers=(ResponseSpec(status=202, description="It is taken up within seconds.", shape=Replay),),
-            problems=(404,),
-            handle=threads.handler(lambda request, wish: replays.start(wish, who=who_of(request)), status=202),
+            path=COLLECTION,
+            operation_id="startReplay",
+            summary="Start a replay: read the connections of stored webhooks again, or push events again.",
+            access="admin",
+            query_model=Query,
+            body_model=NewReplay,
+            responses=(ResponseSpec(status=202, description="The replay; it begins within seconds.", model=Replay),),
+            problem_statuses=(404,),
+            handler=threads.handler(lambda request, new: manager.create(new, who=caller_name(request)), status=202),
         ),
         Operation(
             method="GET",
-            path=ONE,
-            name="getReplay",
-            summary="One replay, and how far it has come.",
-            need="read",
-            query=Query,
-            answers=(ResponseSpec(description="The replay.", shape=Replay),),
-            handle=threads.handler(lambda request, _query: replays.get(request.path_params["id"])),
+            path=ITEM,
+            operation_id="getReplay",
+            summary="Get one replay with its progress.",
+            access="read",
+            query_model=Query,
+            responses=(ResponseSpec(description="The replay.", model=Replay),),
+            handler=threads.handler(lambda request, _query: manager.get(request.path_params["id"])),
         ),
         Operation(
             method="POST",
-            path=ONE + "/stop",
-            name="stopReplay",
-            summary="Stop it; what it has asked for is done all the same.",
-            need="admin",
-            query=Query,
-            answers=(ResponseSpec(description="The replay as it is now.", shape=Replay),),
-            problems=(409,),
-            handle=threads.handler(
-                lambda request, _query: replays.stop(request.path_params["id"], who=who_of(request))
+            path=ITEM + "/stop",
+            operation_id="stopReplay",
+            summary="Stop a replay. Reads and deliveries that it has requested are still done.",
+            access="admin",
+            query_model=Query,
+            responses=(ResponseSpec(description="The stopped replay.", model=Replay),),
+            problem_statuses=(409,),
+            handler=threads.handler(
+                lambda request, _query: manager.stop(request.path_params["id"], who=caller_name(request))
             ),
         ),
         Operation(
             method="POST",
-            path=ONE + "/resume",
-            name="resumeReplay",
-            summary="Have the service go on with it where it was.",
-            need="admin",
-            query=Query,
-            answers=(ResponseSpec(description="The replay as it is now.", shape=Replay),),
-            problems=(409,),
-            handle=threads.handler(
-                lambda request, _query: replays.resume(request.path_params["id"], who=who_of(request))
+            path=ITEM + "/resume",
+            operation_id="resumeReplay",
+            summary="Resume a stopped replay where it was.",
+            access="admin",
+            query_model=Query,
+            responses=(ResponseSpec(description="The resumed replay.", model=Replay),),
+            problem_statuses=(409,),
+            handler=threads.handler(
+                lambda request, _query: manager.resume(request.path_params["id"], who=caller_name(request))
             ),
         ),
     )

@@ -1,115 +1,114 @@
-"""Subscriptions: the operations on them."""
-
-from collections.abc import Awaitable, Callable
-from typing import Any
+"""/api/subscriptions: create, list, get, change and remove subscriptions; rotate the secret; redrive dead letters."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from schemas.api_queries import Query, SubscriptionQuery
-from schemas.api_responses import RedriveReceipt, SubscriptionPage
+from schemas.api_queries import Query
+from schemas.api_responses import RedriveReceipt
 from schemas.subscriptions import NewSubscription, Subscription, SubscriptionChange, SubscriptionWithSecret
-from service.http.auth import who_of
+from service.http.auth import caller_name
 from service.http.operation import Operation, ResponseSpec
-from service.http.responses import SAFE
+from service.http.responses import SECURITY_HEADERS
 from service.http.threadpool import ThreadPool
-from service.subscriptions.manage import SubscriptionManager
+from service.subscriptions.manage import SUBSCRIPTIONS, SubscriptionManager
 
-ONE = "/api/subscriptions/{id}"
+COLLECTION = "/api/subscriptions"
+ITEM = "/api/subscriptions/{id}"
 
 
-def operations(subscribe: SubscriptionManager, threads: ThreadPool) -> tuple[Operation, ...]:
-    """Return what can be asked of the API."""
+def operations(manager: SubscriptionManager, threads: ThreadPool) -> tuple[Operation, ...]:
+    """Return the API operations of subscriptions."""
+
+    async def delete(request: Request, _query: object) -> Response:
+        await threads.run(manager.delete, request.path_params["id"], who=caller_name(request))
+        return Response(status_code=204, headers=SECURITY_HEADERS)
+
     return (
-        Operation(
-            method="GET",
-            path="/api/subscriptions",
-            name="listSubscriptions",
-            summary="The subscriptions, in the order of their names.",
-            need="admin",
-            query=SubscriptionQuery,
-            answers=(ResponseSpec(description="A page of subscriptions.", shape=SubscriptionPage),),
-            handle=threads.handler(lambda _request, query: subscribe.find(query)),
+        SUBSCRIPTIONS.operation(
+            manager.list_page,
+            threads,
+            path=COLLECTION,
+            operation_id="listSubscriptions",
+            summary="List the subscriptions, ordered by name.",
+            access="admin",
         ),
         Operation(
             method="POST",
-            path="/api/subscriptions",
-            name="createSubscription",
-            summary="Have events pushed to a URL; the answer shows the secret that signs them, this once.",
-            need="admin",
-            query=Query,
-            takes=NewSubscription,
-            answers=(
-                ResponseSpec(status=201, description="It gets events from now on.", shape=SubscriptionWithSecret),
+            path=COLLECTION,
+            operation_id="createSubscription",
+            summary="Create a subscription: events are pushed to its URL. Only this response shows the signing secret.",
+            access="admin",
+            query_model=Query,
+            body_model=NewSubscription,
+            responses=(
+                ResponseSpec(
+                    status=201,
+                    description="The subscription; it gets events from now on.",
+                    model=SubscriptionWithSecret,
+                ),
             ),
-            problems=(409,),
-            handle=threads.handler(lambda request, wish: subscribe.create(wish, who=who_of(request)), status=201),
+            problem_statuses=(409,),
+            handler=threads.handler(lambda request, new: manager.create(new, who=caller_name(request)), status=201),
         ),
         Operation(
             method="GET",
-            path=ONE,
-            name="getSubscription",
-            summary="One subscription.",
-            need="admin",
-            query=Query,
-            answers=(ResponseSpec(description="The subscription.", shape=Subscription),),
-            handle=threads.handler(lambda request, _query: subscribe.get(request.path_params["id"])),
+            path=ITEM,
+            operation_id="getSubscription",
+            summary="Get one subscription.",
+            access="admin",
+            query_model=Query,
+            responses=(ResponseSpec(description="The subscription.", model=Subscription),),
+            handler=threads.handler(lambda request, _query: manager.get(request.path_params["id"])),
         ),
         Operation(
             method="PATCH",
-            path=ONE,
-            name="changeSubscription",
-            summary="Pause it, make it active again, or change its URL or its types.",
-            need="admin",
-            query=Query,
-            takes=SubscriptionChange,
-            answers=(ResponseSpec(description="The subscription as it is now.", shape=Subscription),),
-            problems=(409,),
-            handle=threads.handler(
-                lambda request, wish: subscribe.change(request.path_params["id"], wish, who=who_of(request))
+            path=ITEM,
+            operation_id="changeSubscription",
+            summary="Pause a subscription, make it active again, or change its URL or types.",
+            access="admin",
+            query_model=Query,
+            body_model=SubscriptionChange,
+            responses=(ResponseSpec(description="The changed subscription.", model=Subscription),),
+            problem_statuses=(409,),
+            handler=threads.handler(
+                lambda request, change: manager.update(request.path_params["id"], change, who=caller_name(request))
             ),
         ),
         Operation(
             method="DELETE",
-            path=ONE,
-            name="removeSubscription",
-            summary="Remove it, with all that it is owed and the record of its deliveries.",
-            need="admin",
-            query=Query,
-            answers=(ResponseSpec(status=204, description="It is gone.", media_type=None),),
-            handle=_removing(subscribe, threads),
+            path=ITEM,
+            operation_id="removeSubscription",
+            summary="Delete a subscription and all its deliveries.",
+            access="admin",
+            query_model=Query,
+            responses=(ResponseSpec(status=204, description="The subscription is deleted.", media_type=None),),
+            handler=delete,
         ),
         Operation(
             method="POST",
-            path=ONE + "/rotate",
-            name="rotateSubscription",
-            summary="Give it a new secret, shown this once; for a day the one before signs as well.",
-            need="admin",
-            query=Query,
-            answers=(ResponseSpec(description="With its new secret.", shape=SubscriptionWithSecret),),
-            problems=(409,),
-            handle=threads.handler(
-                lambda request, _query: subscribe.rotate(request.path_params["id"], who=who_of(request))
+            path=ITEM + "/rotate",
+            operation_id="rotateSubscription",
+            summary="Generate a new secret, shown only in this response. For a day, the previous secret signs as well.",
+            access="admin",
+            query_model=Query,
+            responses=(
+                ResponseSpec(description="The subscription with its new secret.", model=SubscriptionWithSecret),
+            ),
+            problem_statuses=(409,),
+            handler=threads.handler(
+                lambda request, _query: manager.rotate_secret(request.path_params["id"], who=caller_name(request))
             ),
         ),
         Operation(
             method="POST",
-            path=ONE + "/redrive",
-            name="redriveSubscription",
-            summary="Take its dead deliveries up again.",
-            need="admin",
-            query=Query,
-            answers=(ResponseSpec(description="How many there were.", shape=RedriveReceipt),),
-            handle=threads.handler(
-                lambda request, _query: subscribe.redrive(request.path_params["id"], who=who_of(request))
+            path=ITEM + "/redrive",
+            operation_id="redriveSubscription",
+            summary="Retry the dead deliveries of a subscription.",
+            access="admin",
+            query_model=Query,
+            responses=(ResponseSpec(description="The number of retried deliveries.", model=RedriveReceipt),),
+            handler=threads.handler(
+                lambda request, _query: manager.redrive(request.path_params["id"], who=caller_name(request))
             ),
         ),
     )
-
-
-def _removing(subscribe: SubscriptionManager, threads: ThreadPool) -> Callable[[Request, Any], Awaitable[Response]]:
-    async def handle(request: Request, _query: object) -> Response:
-        await threads.run(subscribe.remove, request.path_params["id"], who=who_of(request))
-        return Response(status_code=204, headers=SAFE)
-
-    return handle

@@ -1,131 +1,99 @@
-"""Webhooks: what the inbox stored, told without the raw body and the signature."""
+"""GET /api/webhooks, GET /api/webhooks/{event_id}: list and show stored webhooks, without body and signature."""
 
-import operator
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-from sqlalchemy import ColumnElement
 from sqlalchemy.orm import defer
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from runtime.database import Database
 from runtime.security.encryption import Encryption
-from schemas import tables
 from schemas.api_queries import Query, WebhookQuery
 from schemas.api_resources import Webhook
 from schemas.api_responses import WebhookPage
-from service.errors import UnknownError
+from schemas.tables import WebhookRow
+from service.errors import NotFoundError
 from service.http.operation import Operation, ResponseSpec
+from service.http.pagination import PagedList, at_least, below, equal
 from service.http.threadpool import ThreadPool
 from service.ingest.webhook_state import in_state
 
-FILTERS: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
-    ("type", "type", operator.eq),
-    ("connection_id", "connection_id", operator.eq),
-    ("since", "received_at", operator.ge),
-    ("until", "received_at", operator.lt),
+
+def select_webhooks() -> SelectOfScalar[WebhookRow]:
+    """Return a query for webhooks without the columns that are never sent out."""
+    private = (WebhookRow.body, WebhookRow.headers)
+    return select(WebhookRow).options(*(defer(column, raiseload=True) for column in private))  # type: ignore[arg-type]
+
+
+WEBHOOKS = PagedList(
+    statement=select_webhooks(),
+    key=col(WebhookRow.id),
+    query_model=WebhookQuery,
+    filters={
+        "state": in_state,
+        "type": equal(WebhookRow.type),
+        "connection_id": equal(WebhookRow.connection_id),
+        "since": at_least(WebhookRow.received_at),
+        "until": below(WebhookRow.received_at),
+    },
+    page_model=WebhookPage,
+    to_item=Webhook.from_row,
 )
-"""What is asked, of which column, and how the two compare."""
 
 
-class Webhooks:
-    """The operations on stored webhooks.
+def get_webhook(database: Database, event_id: str) -> Webhook:
+    """Return one stored webhook.
 
-    Args:
-        database: The database.
-        threads: Where the work is done.
+    Raises:
+        NotFoundError: If no webhook is stored under this id.
     """
-
-    def __init__(self, *, database: Database, threads: ThreadPool) -> None:
-        self._database = database
-        self._threads = threads
-
-    def find(self, query: WebhookQuery) -> WebhookPage:
-        """Return a page of webhooks, in the order in which they were stored."""
-        statement = stored().where(*_conditions(query)).order_by(col(tables.WebhookRow.id))
-        with self._database.read() as session:
-            # One more than the page tells whether there is a next one.
-            rows = session.exec(statement.limit(query.limit + 1)).all()
-        page = rows[: query.limit]
-        return WebhookPage(
-            webhooks=[Webhook.from_row(row) for row in page],
-            next=str(page[-1].id) if len(rows) > query.limit else None,
-        )
-
-    def get(self, event_id: str) -> Webhook:
-        """Return one webhook.
-
-        Raises:
-            UnknownError: Where none is stored under this id.
-        """
-        with self._database.read() as session:
-            row = session.exec(stored().where(tables.WebhookRow.event_id == event_id)).one_or_none()
-        if row is None:
-            raise _unknown(event_id)
-        return Webhook.from_row(row)
-
-    def body(self, event_id: str, vault: Encryption) -> bytes:
-        """Return the raw body of a webhook, as it came. For operators alone: no operation of the API tells it.
-
-        Raises:
-            UnknownError: Where none is stored under this id, or its body has been removed.
-            VaultError: Where no key of the vault opens it.
-        """
-        columns = select(tables.WebhookRow.body, tables.WebhookRow.encrypted_with, tables.WebhookRow.emptied_at)
-        with self._database.read() as session:
-            row = session.exec(columns.where(tables.WebhookRow.event_id == event_id)).one_or_none()
-        if row is None:
-            raise _unknown(event_id)
-        body, encrypted_with, emptied_at = row
-        if emptied_at is not None:
-            raise UnknownError(f"The body of {event_id[:100]!r} was removed at {emptied_at:%Y-%m-%dT%H:%M:%SZ}.")
-        return vault.open_bytes(body, encrypted_with)
-
-    def operations(self) -> tuple[Operation, ...]:
-        """Return what can be asked of the API."""
-        return (
-            Operation(
-                method="GET",
-                path="/api/webhooks",
-                name="listWebhooks",
-                summary="The stored webhooks, in the order in which they were stored.",
-                need="read",
-                query=WebhookQuery,
-                answers=(ResponseSpec(description="A page of webhooks.", shape=WebhookPage),),
-                handle=self._threads.handler(lambda _request, query: self.find(query)),
-            ),
-            Operation(
-                method="GET",
-                path="/api/webhooks/{event_id}",
-                name="getWebhook",
-                summary="One stored webhook.",
-                need="read",
-                query=Query,
-                answers=(ResponseSpec(description="The webhook.", shape=Webhook),),
-                handle=self._threads.handler(lambda request, _query: self.get(request.path_params["event_id"])),
-            ),
-        )
+    with database.read() as session:
+        row = session.exec(select_webhooks().where(WebhookRow.event_id == event_id)).one_or_none()
+    if row is None:
+        raise _not_found(event_id)
+    return Webhook.from_row(row)
 
 
-def _unknown(event_id: str) -> UnknownError:
-    return UnknownError(f"No webhook {event_id[:100]!r} is stored. See /api/webhooks for those that are.")
+def get_body(database: Database, event_id: str, encryption: Encryption) -> bytes:
+    """Return the raw body of a webhook, as it was received. Only for the command line: no route of the API returns it.
+
+    Raises:
+        NotFoundError: If no webhook is stored under this id, or retention has removed its body.
+        EncryptionError: If none of the keys decrypts it.
+    """
+    columns = select(WebhookRow.body, WebhookRow.encrypted_with, WebhookRow.emptied_at)
+    with database.read() as session:
+        row = session.exec(columns.where(WebhookRow.event_id == event_id)).one_or_none()
+    if row is None:
+        raise _not_found(event_id)
+    body, encrypted_with, emptied_at = row
+    if emptied_at is not None:
+        raise NotFoundError(f"The body of {event_id[:100]!r} was removed at {emptied_at:%Y-%m-%dT%H:%M:%SZ}.")
+    return encryption.decrypt_bytes(body, encrypted_with)
 
 
-def _conditions(query: WebhookQuery) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [
-        compare(getattr(tables.WebhookRow, column), value)
-        for name, column, compare in FILTERS
-        if (value := getattr(query, name)) is not None
-    ]
-    if query.state is not None:
-        conditions.append(in_state(query.state))
-    if query.after is not None:
-        conditions.append(col(tables.WebhookRow.id) > int(query.after))
-    return conditions
+def operations(database: Database, threads: ThreadPool) -> tuple[Operation, ...]:
+    """Return the API operations of stored webhooks."""
+    return (
+        WEBHOOKS.operation(
+            partial(WEBHOOKS.get_page, database),
+            threads,
+            path="/api/webhooks",
+            operation_id="listWebhooks",
+            summary="List the stored webhooks, in the order in which they were stored.",
+        ),
+        Operation(
+            method="GET",
+            path="/api/webhooks/{event_id}",
+            operation_id="getWebhook",
+            summary="Get one stored webhook.",
+            access="read",
+            query_model=Query,
+            responses=(ResponseSpec(description="The webhook.", model=Webhook),),
+            handler=threads.handler(lambda request, _query: get_webhook(database, request.path_params["event_id"])),
+        ),
+    )
 
 
-def stored() -> SelectOfScalar[tables.WebhookRow]:
-    """Select without what is never sent out."""
-    unsent = (tables.WebhookRow.body, tables.WebhookRow.headers)
-    return select(tables.WebhookRow).options(*(defer(column, raiseload=True) for column in unsent))  # type: ignore[arg-type]
+def _not_found(event_id: str) -> NotFoundError:
+    return NotFoundError(f"No webhook {event_id[:100]!r} is stored. List the stored webhooks with /api/webhooks.")

@@ -1,78 +1,43 @@
-"""The commands that go over the past: rebuild, prune."""
+"""``meldwatch rebuild``: project the stored reads again, and compare or repair the mirror and the feed."""
 
 import sys
-import threading
 
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import open_database, operator_name, settings_for
-from meldwatch.process.factories import holder_name
+from meldwatch.cli.context import get_operator_name, open_settings_and_database
+from meldwatch.cli.exit_codes import ExitCode
+from meldwatch.cli.formatting import format_rebuild_finding
 from runtime.clock import utcnow
 from runtime.errors import UsageError
-from runtime.metrics import Metrics
 from workers.history.rebuild import Rebuild
-from workers.retention.prune import Prune
 
 
 @click.command()
 @click.option("--check", "is_check", is_flag=True, help="Compare, and write nothing.")
-@click.option("--apply", "is_apply", is_flag=True, help="Mend what differs. Nothing is removed or renumbered.")
+@click.option("--apply", "is_apply", is_flag=True, help="Repair the differences. Nothing is deleted or renumbered.")
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines instead of sentences.")
 def rebuild(*, is_check: bool, is_apply: bool, as_json: bool) -> None:
-    """Fold every read that saw something new again, and compare the mirror and the feed with what that gives.
+    """Rebuild the mirror and the feed from the stored reads, and compare.
 
-    Prints each difference. Exits with 1 where --check found any, or where --apply left any. Reads nothing of Meld, and
-    may run beside the service. Events that --apply puts into the feed say so: they bear a cause.rebuilt_at.
+    The command projects every stored read that changed something, and prints each difference. Exit code 1 means that
+    --check found a difference, or that --apply left one. It does not call Meld, and may run beside the service. Events
+    that --apply adds to the feed have a cause.rebuilt_at.
     """
     if is_check == is_apply:
-        raise UsageError("Give --check to compare, or --apply to mend what differs.")
-    database = open_database(settings_for())
-    folded = found = mended = 0
-    try:
-        with output.progress("observations folded") as bar:
+        raise UsageError("Give --check to compare, or --apply to repair the differences.")
+    projected = found = repaired = 0
+    with open_settings_and_database() as (_settings, database), output.show_progress("reads projected") as show:
 
-            def progress(count: int) -> None:
-                nonlocal folded
-                folded = count
-                bar(count)
+        def progress(count: int) -> None:
+            nonlocal projected
+            projected = count
+            show(count)
 
-            past = Rebuild(database=database, clock=utcnow)
-            findings = past.check(progress) if is_check else past.apply(progress, who=operator_name())
-            for finding in findings:
-                click.echo(finding.model_dump_json() if as_json else output.finding_line(finding))
-                found, mended = found + 1, mended + finding.is_mended
-    finally:
-        database.close()
-    click.echo(f"{folded} observations folded, {found} differences, {mended} mended", err=True)
-    sys.exit(0 if found == mended else 1)
-
-
-@click.command()
-@click.option("--dry-run", "is_dry", is_flag=True, help="Count what would be removed, and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-def prune(*, is_dry: bool, as_json: bool) -> None:
-    """Remove what is older than the settings of retention say and owed to nobody any more.
-
-    Prints how many rows, by kind; of bodies, how many were emptied. May run beside the service, which does the same
-    once a day. Interrupted, it has removed what it has; run it again.
-    """
-    settings = settings_for()
-    database = open_database(settings)
-    try:
-        retention = Prune(
-            database=database,
-            settings=settings,
-            holder=holder_name(),
-            # Nobody sets it: Ctrl-C ends the command.
-            wait=threading.Event().wait,
-            metrics=Metrics(),
-        )
-        with output.progress("rows to remove" if is_dry else "rows removed") as progress:
-            counts = retention.preview(progress) if is_dry else retention.run(progress, who=operator_name())
-    finally:
-        database.close()
-    output.counts("rows to remove" if is_dry else "rows removed", counts, as_json=as_json)
-
-
-COMMANDS = (rebuild, prune)
+        job = Rebuild(database=database, clock=utcnow)
+        findings = job.check(progress) if is_check else job.repair(progress, who=get_operator_name())
+        for finding in findings:
+            click.echo(finding.model_dump_json() if as_json else format_rebuild_finding(finding))
+            found, repaired = found + 1, repaired + finding.is_mended
+    click.echo(f"{projected} reads projected, {found} differences, {repaired} repaired", err=True)
+    sys.exit(ExitCode.OK if found == repaired else ExitCode.PROBLEM_FOUND)

@@ -1,17 +1,19 @@
-"""The commands about subscriptions. They may run beside the service, whose clock sends within a second."""
+"""``meldwatch subscriptions``: manage the consumers that events are pushed to.
+
+The commands may run beside the service, whose scheduler notices changes within a second.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
 
 import click
-from pydantic import ValidationError as InvalidError
+from pydantic import ValidationError
 
 from meldwatch.cli import output
-from meldwatch.cli.context import open_database, operator_name, settings_for
-from meldwatch.cli.options import json_option, limit_option
-from meldwatch.process.factories import subscribe_of
-from meldwatch.process.generated_secrets import with_kept_encryption_key
+from meldwatch.cli.context import get_operator_name, open_settings_and_database
+from meldwatch.cli.options import json_option, print_next_page_hint, query_options
+from meldwatch.process.generated_secrets import load_stored_encryption_key
 from runtime.errors import UsageError
 from schemas.api_queries import SubscriptionQuery
 from schemas.connection_changes import EventType
@@ -25,41 +27,44 @@ name_argument = click.argument("name", metavar="NAME")
 
 @click.group()
 def subscriptions() -> None:
-    """Consumers that events are pushed to; each is named by its name or its id."""
+    """Manage the consumers that events are pushed to.
+
+    Commands take the name of a subscription or its id.
+    """
 
 
 @subscriptions.command("add")
 @name_argument
 @click.argument("url", metavar="URL")
-@click.option("--type", "types", multiple=True, type=click.Choice(get_args(EventType)), help="Repeat; by default all.")
+@click.option(
+    "--type", "types", multiple=True, type=click.Choice(get_args(EventType)), help="May be repeated; by default, all."
+)
 @click.option(
     "--from-position",
     type=click.IntRange(0),
-    help="Begin behind this position of the feed; by default with what comes from now on.",
+    help="Push events after this position of the feed; by default, only events from now on.",
 )
 @json_option
-def add(*, as_json: bool, **wish: Any) -> None:  # noqa: ANN401 - handed to the shape, which checks
-    """Have events pushed to a URL. Prints the secret that signs them: it is shown this once."""
+def add(*, as_json: bool, **values: Any) -> None:  # noqa: ANN401 - the model validates them
+    """Push events to a URL. Prints the secret that signs them; it is shown only once."""
     try:
-        new = NewSubscription.model_validate({name: value for name, value in wish.items() if value is not None})
-    except InvalidError as error:
+        new = NewSubscription.model_validate({name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         raise UsageError(f"{str(detail['loc'][0]).upper()}: {detail['msg']}") from None
-    with _subscribe() as subscribe:
-        output.one(subscribe.create(new, who=operator_name()), as_json=as_json)
+    with _open_manager() as manager:
+        output.print_item(manager.create(new, who=get_operator_name()), as_json=as_json)
 
 
 @subscriptions.command("list")
-@click.option("--after", help="Go on behind this name.")
-@limit_option
+@query_options(SubscriptionQuery)
 @json_option
-def list_subscriptions(*, after: str | None, limit: int, as_json: bool) -> None:
+def list_subscriptions(*, query: SubscriptionQuery, as_json: bool) -> None:
     """List subscriptions, in the order of their names."""
-    with _subscribe() as subscribe:
-        page = subscribe.find(SubscriptionQuery(after=after or None, limit=limit))
-    output.rows(page.subscriptions, COLUMNS, as_json=as_json)
-    if page.next is not None:
-        click.echo(f"there are more: --after {page.next!r}", err=True)
+    with _open_manager() as manager:
+        page = manager.list_page(query)
+    output.print_items(page.subscriptions, COLUMNS, as_json=as_json)
+    print_next_page_hint(page.next)
 
 
 @subscriptions.command("show")
@@ -67,25 +72,25 @@ def list_subscriptions(*, after: str | None, limit: int, as_json: bool) -> None:
 @json_option
 def show_subscription(*, name: str, as_json: bool) -> None:
     """Show one subscription."""
-    with _subscribe() as subscribe:
-        output.one(subscribe.get(name), as_json=as_json)
+    with _open_manager() as manager:
+        output.print_item(manager.get(name), as_json=as_json)
 
 
 @subscriptions.command("pause")
 @name_argument
 def pause(*, name: str) -> None:
-    """Push nothing more, until it is resumed; nothing is dropped meanwhile."""
-    with _subscribe() as subscribe:
-        subscribe.change(name, SubscriptionChange(state="paused"), who=operator_name())
+    """Pause a subscription: nothing is pushed until it is resumed, and nothing is dropped."""
+    with _open_manager() as manager:
+        manager.update(name, SubscriptionChange(state="paused"), who=get_operator_name())
     click.echo(f"{name} is paused")
 
 
 @subscriptions.command("resume")
 @name_argument
 def resume(*, name: str) -> None:
-    """Push again what was missed while it was paused, disabled or failing, beginning now."""
-    with _subscribe() as subscribe:
-        subscribe.change(name, SubscriptionChange(state="active"), who=operator_name())
+    """Resume a subscription, and push at once what it missed while it was paused, disabled or failing."""
+    with _open_manager() as manager:
+        manager.update(name, SubscriptionChange(state="active"), who=get_operator_name())
     click.echo(f"{name} is active")
 
 
@@ -93,37 +98,32 @@ def resume(*, name: str) -> None:
 @name_argument
 @json_option
 def rotate(*, name: str, as_json: bool) -> None:
-    """Make a new secret, shown this once; for a day the one before signs as well."""
-    with _subscribe() as subscribe:
-        output.one(subscribe.rotate(name, who=operator_name()), as_json=as_json)
+    """Generate a new secret, shown only once. For a day, the previous secret signs as well."""
+    with _open_manager() as manager:
+        output.print_item(manager.rotate_secret(name, who=get_operator_name()), as_json=as_json)
 
 
 @subscriptions.command("redrive")
 @name_argument
 def redrive(*, name: str) -> None:
-    """Take the deliveries up again that were given up."""
-    with _subscribe() as subscribe:
-        receipt = subscribe.redrive(name, who=operator_name())
+    """Retry the dead deliveries (dead letters): those that failed for three days."""
+    with _open_manager() as manager:
+        receipt = manager.redrive(name, who=get_operator_name())
     click.echo(f"{receipt.redriven} dead deliveries are tried again")
 
 
 @subscriptions.command("remove")
 @name_argument
 def remove(*, name: str) -> None:
-    """Remove a subscription with all that it is owed."""
-    with _subscribe() as subscribe:
-        subscribe.remove(name, who=operator_name())
+    """Remove a subscription and its pending deliveries."""
+    with _open_manager() as manager:
+        manager.delete(name, who=get_operator_name())
     click.echo(f"{name} is removed")
 
 
 @contextmanager
-def _subscribe() -> Iterator[SubscriptionManager]:
-    settings = with_kept_encryption_key(settings_for())
-    database = open_database(settings)
-    try:
-        yield subscribe_of(settings, database)
-    finally:
-        database.close()
+def _open_manager() -> Iterator[SubscriptionManager]:
+    from meldwatch.process.factories import make_subscription_manager
 
-
-COMMANDS = (subscriptions,)
+    with open_settings_and_database() as (settings, database):
+        yield make_subscription_manager(load_stored_encryption_key(settings), database)

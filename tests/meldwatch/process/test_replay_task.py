@@ -15,23 +15,23 @@ from tests.support.webhook_factory import body, store
 
 
 class Clumsy(ReplayRunner):
-    """A player that fails in one way and then in another, before it does what it should."""
+    """A runner that fails in one way and then in another, before it does what it should."""
 
     failures = iter(())
 
-    def play(self, replay_id: str, progress: Progress = lambda _row, _waits: None) -> ReplayRow:
-        """Fail, or play."""
+    def run(self, replay_id: str, progress: Progress = lambda _row, _waits: None) -> ReplayRow:
+        """Fail, or run."""
         for failure in self.failures:
             raise failure
-        return super().play(replay_id, progress)
+        return super().run(replay_id, progress)
 
 
 @contextmanager
 def running(database: Database, kind: ReplayKind, *failures: Exception) -> Iterator[ReplayTask]:
     is_stopping = threading.Event()
-    player = Clumsy(database=database, call=lambda _ids: None, holder="part", wait=is_stopping.wait, is_attended=False)
-    player.failures = iter(failures)
-    part = ReplayTask(player, kind, is_stopping=is_stopping)
+    runner = Clumsy(database=database, notify_workers=lambda _ids: None, holder="part", wait=is_stopping.wait)
+    runner.failures = iter(failures)
+    part = ReplayTask(runner, kind, is_stopping=is_stopping)
     part.start()
     yield part
     part.stop()

@@ -21,7 +21,7 @@ from service.replay.runner import (
 )
 from tests.service.replay.replay_helpers import WHO, replays_on, row_of, runner_on, started
 from tests.support.scripted_consumer import deliveries, emit, subscribe
-from tests.support.scripted_meld import ScriptedReader, refresh_on
+from tests.support.scripted_meld import ScriptedReader, make_refetcher
 from tests.support.webhook_factory import body, store
 
 
@@ -32,9 +32,9 @@ class Died(BaseException):
 def settled(database: Database, count: int) -> None:
     """Store webhooks of so many connections, and have them all read."""
     store(database, *(body(f"c{number:03}", newStatus="ACTIVE") for number in range(count)))
-    refresh = refresh_on(database, ScriptedReader())
+    refetcher = make_refetcher(database, ScriptedReader())
     for number in range(count):
-        refresh.refresh(f"c{number:03}")
+        refetcher.refetch(f"c{number:03}")
 
 
 def asked_for(database: Database, replay_id: str) -> list[str]:
@@ -290,8 +290,8 @@ def test_a_command_takes_over_when_the_other_process_dies(database: Database) ->
     with suppress(Died):
         runner_on(database, wait=after(0, die)).run(replay.id)
     with database.write() as session:
-        held = {"name": f"{LEASE_PREFIX}{replay.id}", "holder": "dead", "until": database.now(LEASE_SECONDS)}
-        session.exec(database.insert(TaskLeaseRow).values(**held))
+        # The process that died could not release it.
+        session.exec(update(TaskLeaseRow).values(holder="dead", until=database.now(LEASE_SECONDS)))
     waits: list[float] = []
 
     def wait(seconds: float) -> bool:

@@ -11,7 +11,7 @@ from schemas.tables import CircuitBreakerRow, ReadRequestRow
 from service.replay.step import ReplayStep
 from service.replay.webhook_replay import MAX_READY_READS, RECHECK_SECONDS, request_next_reads
 from tests.service.replay.replay_helpers import row_of, started
-from tests.support.scripted_meld import ScriptedReader, refresh_on
+from tests.support.scripted_meld import ScriptedReader, make_refetcher
 from tests.support.webhook_factory import body, store
 
 
@@ -29,9 +29,9 @@ def all_jobs(database: Database) -> list[ReadRequestRow]:
 
 def settle(database: Database) -> None:
     """Have everything read that is owed."""
-    refresh = refresh_on(database, ScriptedReader())
+    refetcher = make_refetcher(database, ScriptedReader())
     for job in all_jobs(database):
-        refresh.refresh(job.connection_id)
+        refetcher.refetch(job.connection_id)
     with database.write() as session:
         session.exec(update(ReadRequestRow).values(requested=ReadRequestRow.completed, due_at=None, woken_at=None))
 

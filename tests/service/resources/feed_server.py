@@ -7,13 +7,13 @@ import httpx2
 from meldwatch.process.http_server import HttpServer
 from runtime.database import Database
 from runtime.metrics import Metrics
-from service.app import assemble
+from service.app import assemble_app
 from service.feed.notifier import FeedNotifier
 from service.http.auth import TokenAuth
 from service.http.threadpool import ThreadPool
 from service.resources.event_stream import EventStreams
-from service.resources.events import Events
-from tests.service.conftest import READ, Parts
+from service.resources.events import EventFeed
+from tests.service.conftest import READ, AppFactory
 from tests.support.sse_reader import Reader
 
 
@@ -26,13 +26,13 @@ class Service:
         self.metrics = Metrics()
         self.feed = FeedNotifier(database=database, poll_seconds=values.pop("poll_seconds", 0.05))
         threads = ThreadPool()
-        events = Events(database=database, threads=threads, growth=self.feed)
+        feed = EventFeed(database=database, threads=threads, notifier=self.feed)
         self.streams = EventStreams(
-            database=database, threads=threads, events=events, growth=self.feed, metrics=self.metrics, **values
+            database=database, threads=threads, notifier=self.feed, metrics=self.metrics, **values
         )
-        settings = Parts(database=database).settings
+        settings = AppFactory(database=database).settings
         access = TokenAuth(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens)
-        app = assemble((*events.operations(), *self.streams.operations()), access)
+        app = assemble_app((*feed.operations(), *self.streams.operations()), access)
         self.server = HttpServer(app, host="127.0.0.1", port=port, on_stop=self.feed.close)
         self.server.start()
         self._readers: list[Reader] = []

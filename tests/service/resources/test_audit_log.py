@@ -6,7 +6,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from schemas.tables import DeliveryRow
-from tests.service.conftest import WHO, Api
+from tests.service.conftest import ADMIN_NAME, Api
 from tests.support import row_factory
 from tests.support.scripted_consumer import emit
 
@@ -35,7 +35,7 @@ def test_an_act_is_told_with_who_and_when(api: Api) -> None:
     assert act.pop("at").endswith("Z")
     assert act == {
         "id": 1,
-        "who": WHO,
+        "who": ADMIN_NAME,
         "act": "connection.refreshed",
         "subject": None,
         "connection_id": "c1",
@@ -81,7 +81,7 @@ def test_acts_on_subscriptions_are_noted(api: Api) -> None:
         ("subscription.redriven", {**named, "deliveries": 1}),
         ("subscription.removed", named),
     ]
-    assert {(act["who"], act["subject"]) for act in acts(api)} == {(WHO, created["id"])}
+    assert {(act["who"], act["subject"]) for act in acts(api)} == {(ADMIN_NAME, created["id"])}
     assert [word for word in ("hush", *secrets) if word in api.admin.get("/api/audit").text] == []
 
 

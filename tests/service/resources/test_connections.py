@@ -109,7 +109,7 @@ def test_refresh_raises_the_job_and_wakes(api: Api) -> None:
     with api.database.read() as session:
         job = session.get_one(ReadRequestRow, "c1")
     assert (response.status_code, response.json()) == (202, {"connection_id": "c1", "state": "requested"})
-    assert (job.requested, job.completed, job.trigger, api.woken) == (1, 0, "operator", ["c1"])
+    assert (job.requested, job.completed, job.trigger, api.notified) == (1, 0, "operator", ["c1"])
 
 
 def test_refresh_takes_a_connection_that_only_a_webhook_named(api: Api) -> None:
@@ -118,7 +118,7 @@ def test_refresh_takes_a_connection_that_only_a_webhook_named(api: Api) -> None:
 
     response = api.admin.post("/api/connections/c9/refresh")
 
-    assert (response.status_code, api.woken) == (202, ["c9"])
+    assert (response.status_code, api.notified) == (202, ["c9"])
 
 
 def test_refresh_of_an_unknown_connection_is_404_and_writes_nothing(api: Api) -> None:
@@ -127,7 +127,7 @@ def test_refresh_of_an_unknown_connection_is_404_and_writes_nothing(api: Api) ->
 
     with api.database.read() as session:
         job = session.get(ReadRequestRow, "nobody")
-    assert (response.status_code, job, api.woken) == (404, None, [])
+    assert (response.status_code, job, api.notified) == (404, None, [])
 
 
 @pytest.mark.parametrize("id_", ["%00", "a%00b", "x" * 5000, "%ff%fe", "%F0%9F%A6%86", "'%20or%201=1--", "%E2%80%AE"])

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from schemas.push import Receipt
+from schemas.push import PushResult
 from tests.service.conftest import Api
-from tests.support.scripted_consumer import ScriptedConsumer, deliver_on, emit, subscribe
+from tests.support.scripted_consumer import ScriptedConsumer, emit, make_dispatcher, subscribe
 
 
 @pytest.fixture
@@ -14,8 +14,8 @@ def told(api: Api) -> list[str]:
     subscribe(api.database, "s2", types=["connection.status_changed"])
     events = emit(api.database, "c1", "c1", "c2")
     consumer = ScriptedConsumer()
-    consumer.answers[events[1]] = Receipt(503, "the consumer answered 503", "busy", retry_after=9)
-    deliver_on(api.database, consumer).deliver("s1")
+    consumer.answers[events[1]] = PushResult(503, "the consumer answered 503", "busy", retry_after=9)
+    make_dispatcher(api.database, consumer).deliver("s1")
     return events
 
 

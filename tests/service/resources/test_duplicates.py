@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 
 from runtime.database import Database
-from schemas.api_responses import Group
-from service.errors import UnknownError
-from service.http.threadpool import ThreadPool
-from service.resources.duplicates import Duplicates, count_not_converged
+from schemas.api_responses import DuplicateGroup
+from service.errors import NotFoundError
+from service.resources.duplicates import count_disagreeing_groups, get_duplicate_group
 from tests.support import row_factory
 from tests.support.row_factory import connection
 
@@ -22,8 +21,8 @@ def put(database: Database, id_: str, primary: str | None, others: list[str], **
         session.add(row)
 
 
-def group_of(database: Database, id_: str) -> Group:
-    return Duplicates(database=database, threads=ThreadPool()).get(id_)
+def group_of(database: Database, id_: str) -> DuplicateGroup:
+    return get_duplicate_group(database, id_)
 
 
 def test_a_lone_connection_is_a_group_of_one(database: Database) -> None:
@@ -107,7 +106,7 @@ def test_who_is_named_and_names_nobody_is_in_the_group(database: Database, prima
 
 def test_an_unknown_connection_has_no_group(database: Database) -> None:
     """It is 404 at the door."""
-    with pytest.raises(UnknownError):
+    with pytest.raises(NotFoundError):
         group_of(database, "nobody")
 
 
@@ -125,4 +124,4 @@ def test_groups_that_do_not_agree_are_counted(database: Database) -> None:
     )
 
     with database.read() as session:
-        assert count_not_converged(session) == 2
+        assert count_disagreeing_groups(session) == 2

@@ -7,11 +7,11 @@ import pytest
 
 from runtime.database import Database
 from schemas.connection_changes import EventType
-from schemas.events import DATA, EVENTS, VERSION
+from schemas.events import DATA_MODELS, DATA_VERSION, EVENT_MODELS
 from service.resources import event_schemas
 from tests.service.conftest import Api
 from tests.support import row_factory
-from tests.support.scripted_consumer import ScriptedConsumer, deliver_on, emit, subscribe
+from tests.support.scripted_consumer import ScriptedConsumer, emit, make_dispatcher, subscribe
 
 OFFICIAL = Path(__file__).with_name("asyncapi-3.0.0.json")
 """AsyncAPI's own schema of its documents, as its initiative publishes it (Apache-2.0), without the white space."""
@@ -27,7 +27,7 @@ CHANGES: dict[EventType, dict[str, Any]] = {
 
 def served(api: Api, type_: str) -> Any:
     """Return a schema as anybody gets it."""
-    return api.anonymous.get(f"/schemas/{type_}/{VERSION}").json()
+    return api.anonymous.get(f"/schemas/{type_}/{DATA_VERSION}").json()
 
 
 def validator(schema: Any) -> Any:
@@ -54,7 +54,7 @@ def test_an_event_is_as_its_schema_says(api: Api, type_: EventType) -> None:
     validator(answer.json()).validate(event)
 
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/schema+json")
-    assert answer.json()["$id"] == f"urn:meldwatch:event:{type_}:{VERSION}"
+    assert answer.json()["$id"] == f"urn:meldwatch:event:{type_}:{DATA_VERSION}"
 
 
 @pytest.mark.parametrize("type_", get_args(EventType))
@@ -77,7 +77,7 @@ def test_an_unknown_schema_is_404(api: Api, path: str) -> None:
     answer = api.anonymous.get(f"/schemas/{path}")
 
     assert answer.status_code == 404
-    assert all(f"{type_}/{VERSION}" in answer.json()["detail"] for type_ in get_args(EventType))
+    assert all(f"{type_}/{DATA_VERSION}" in answer.json()["detail"] for type_ in get_args(EventType))
 
 
 def test_every_type_has_its_shape() -> None:
@@ -88,11 +88,12 @@ def test_every_type_has_its_shape() -> None:
             get_args(shape.model_fields["dataschema"].annotation),
             shape.model_fields["data"].annotation,
         )
-        for type_, shape in EVENTS.items()
+        for type_, shape in EVENT_MODELS.items()
     }
 
     assert said == {
-        type_: ((type_,), (f"urn:meldwatch:schema:{type_}:{VERSION}",), DATA[type_]) for type_ in get_args(EventType)
+        type_: ((type_,), (f"urn:meldwatch:schema:{type_}:{DATA_VERSION}",), DATA_MODELS[type_])
+        for type_ in get_args(EventType)
     }
 
 
@@ -102,12 +103,12 @@ def test_the_asyncapi_document_is_valid(api: Api) -> None:
 
     jsonschema.Draft7Validator(json.loads(OFFICIAL.read_text())).validate(document)
 
-    assert document == json.loads(json.dumps(event_schemas.asyncapi()))
+    assert document == json.loads(json.dumps(event_schemas.asyncapi_document()))
 
 
 def test_what_asyncapi_refers_to_is_there() -> None:
     """Every reference of the document leads to a place in it: the official schema does not follow them."""
-    document = event_schemas.asyncapi()
+    document = event_schemas.asyncapi_document()
 
     assert [reference for reference in references(document) if not leads_somewhere(document, reference)] == []
 
@@ -127,7 +128,7 @@ def leads_somewhere(document: Any, reference: str) -> bool:
 
 def test_asyncapi_knows_every_type_and_the_route(api: Api) -> None:
     """The messages are the types of events, the address and the parameters those of the API."""
-    document, described = event_schemas.asyncapi(), api.anonymous.get("/openapi.json").json()
+    document, described = event_schemas.asyncapi_document(), api.anonymous.get("/openapi.json").json()
     stream = described["paths"][document["channels"]["stream"]["address"]]["get"]
     asked = {item["name"] for item in stream["parameters"] if item["in"] == "query"}
 
@@ -141,9 +142,9 @@ def test_asyncapi_says_what_is_pushed(database: Database) -> None:
     subscribe(database)
     emit(database, "c1")
     consumer = ScriptedConsumer()
-    deliver_on(database, consumer).deliver("s1")
+    make_dispatcher(database, consumer).deliver("s1")
     (pushed,) = consumer.pushes
-    document = event_schemas.asyncapi()
+    document = event_schemas.asyncapi_document()
     channel, operation = document["channels"]["push"], document["operations"]["pushEvent"]
     (message,) = [each for each in channel["messages"].values() if each["name"] == "connection.status_changed"]
     described = document["components"]["schemas"]["PushHeaders"]
@@ -161,7 +162,7 @@ def test_asyncapi_says_what_is_pushed(database: Database) -> None:
 @pytest.mark.parametrize("type_", get_args(EventType))
 def test_a_message_has_the_payload_that_is_sent(api: Api, type_: EventType) -> None:
     """Its schema in the document says the same as the one that is served."""
-    event, document = sent(api, type_), event_schemas.asyncapi()
+    event, document = sent(api, type_), event_schemas.asyncapi_document()
     (message,) = [each for each in document["components"]["messages"].values() if each["name"] == type_]
 
     validator({**message["payload"], "components": document["components"]}).validate(event)

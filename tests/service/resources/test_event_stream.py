@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from meldwatch.process.http_server import GRACE_SECONDS
 from runtime.database import Database
-from schemas.api_queries import LARGEST_POSITION
+from schemas.api_queries import MAX_POSITION
 from schemas.connection_changes import PrimaryDuplicateMoved
 from schemas.events import Event
-from service.resources.event_stream import PAGE, beat, render
+from service.resources.event_stream import PAGE_SIZE, encode_event, encode_heartbeat
 from tests.service.conftest import READ, Api
 from tests.service.feed.test_notifier import counting
 from tests.service.resources.feed_server import Service
@@ -91,7 +91,7 @@ def test_it_goes_on_from_a_position(service: Service, asked: dict[str, Any], exp
     assert service.read(**asked).wait_for(len(expected)) == expected
 
 
-@pytest.mark.parametrize("given", ["x", "-1", "1.0", "٣", str(LARGEST_POSITION + 1), "9" * 5000])
+@pytest.mark.parametrize("given", ["x", "-1", "1.0", "٣", str(MAX_POSITION + 1), "9" * 5000])
 def test_what_is_no_position_is_refused(service: Service, given: str) -> None:
     """By name, and with what to do."""
     with httpx2.Client() as client:
@@ -131,7 +131,7 @@ def test_filters_are_those_of_the_list(
 
 def test_a_long_feed_comes_whole(service: Service) -> None:
     """Page after page, in order, without a wait in between."""
-    count = 2 * PAGE + 7
+    count = 2 * PAGE_SIZE + 7
     row_factory.store(service.database, *(row_factory.event(n) for n in range(1, count + 1)))
 
     assert service.read(after=0).wait_for(count) == list(range(1, count + 1))
@@ -195,7 +195,7 @@ def test_a_reader_is_woken_by_the_commit(serve: Callable[..., Service]) -> None:
 
 def test_places_are_bounded(serve: Callable[..., Service]) -> None:
     """Who comes when all are taken is told to come back, and may when one has gone."""
-    service = serve(most=2)
+    service = serve(max_streams=2)
     first, _second = service.read(), service.read()
     refused = service.read()
     problem = refused.problem()
@@ -249,7 +249,7 @@ def test_a_restart_leaves_no_gap_and_repeats_nothing(serve: Callable[..., Servic
 
 def test_a_slow_reader_is_waited_for(service: Service) -> None:
     """While it does not read, no further page is looked for; then everything comes, in order."""
-    count = 40 * PAGE
+    count = 40 * PAGE_SIZE
     filler = {"text": "x" * 8000}
     row_factory.store(
         service.database,
@@ -360,11 +360,11 @@ def test_what_is_no_parameter_is_refused(api: Api) -> None:
     assert (answer.status_code, "'wait'" in answer.json()["detail"]) == (422, True)
 
 
-@given(st.text(), st.integers(1, LARGEST_POSITION))
+@given(st.text(), st.integers(1, MAX_POSITION))
 def test_any_text_stays_in_its_line(text: str, position: int) -> None:
     """Also for readers that split lines by more than server-sent events do; and it is read as it was written."""
     row = row_factory.event(position, data={**row_factory.event(1).data, "text": text})
-    lines = render(Event.from_row(row)).splitlines()
+    lines = encode_event(Event.from_row(row)).splitlines()
 
     assert [line.partition(": ")[0] for line in lines] == ["id", "data", ""]
     assert json.loads(lines[1].removeprefix("data: "))["data"]["text"] == text
@@ -372,4 +372,4 @@ def test_any_text_stays_in_its_line(text: str, position: int) -> None:
 
 def test_a_heartbeat_is_no_event() -> None:
     """A comment, so that there is something, and an id without data, which sets the position and is not shown."""
-    assert beat(7).splitlines() == [":", "id: 7", ""]
+    assert encode_heartbeat(7).splitlines() == [":", "id: 7", ""]

@@ -7,7 +7,7 @@ from runtime.queues import reads
 from schemas.meld.read_outcome import Absent
 from tests.service.conftest import Api
 from tests.support import row_factory
-from tests.support.scripted_meld import ScriptedReader, refresh_on
+from tests.support.scripted_meld import ScriptedReader, make_refetcher
 from workers.refetch.retry_policy import MAX_ATTEMPTS
 
 LATER = row_factory.TIME + timedelta(minutes=15)
@@ -73,12 +73,12 @@ def test_a_read_that_no_webhook_asked_for_is_shown(api: Api) -> None:
     row_factory.store(api.database, row_factory.connection("gone"), row_factory.job("gone"))
     reader = ScriptedReader()
     reader.answers["gone"] = Absent()
-    refresh = refresh_on(api.database, reader)
+    refetcher = make_refetcher(api.database, reader)
 
     for _ in range(MAX_ATTEMPTS):
         with api.database.write() as session:
-            reads.raise_jobs(api.database, session, ["gone"], "reconcile")
-        refresh.refresh("gone")
+            reads.request_reads(api.database, session, ["gone"], "reconcile")
+        refetcher.refetch("gone")
 
     (failure,) = find(api)["failures"]
     assert (failure["connection_id"], failure["trigger"], failure["retry_at"]) == ("gone", "reconcile", None)

@@ -6,7 +6,7 @@ from sqlalchemy import update
 
 from schemas.tables import RejectionRow
 from tests.service.conftest import Api
-from tests.service.rejected.refused_requests import evidence, refused
+from tests.service.rejected.refused_requests import make_store, refused
 from tests.support import row_factory
 from tests.support.webhook_factory import body
 
@@ -24,7 +24,7 @@ def test_what_was_refused_is_told(api: Api) -> None:
     """Why, when, how often, what it claims; not the body, not the signature."""
     raw = body("c1", "SOMETHING", "e1", secret="marker-of-body")
     one = refused(raw, at=AT, signed_at=AT + timedelta(minutes=10), **{"user-agent": "Meld"})
-    evidence(api.database).keep([one, one])
+    make_store(api.database).insert([one, one])
 
     answer = api.reader.get("/api/rejections")
 
@@ -56,9 +56,9 @@ def test_what_was_refused_is_told(api: Api) -> None:
 
 def test_they_are_filtered(api: Api) -> None:
     """By reason, by when they came last, and by whether they were admitted."""
-    kept = evidence(api.database)
+    store = make_store(api.database)
     for number in range(4):
-        kept.keep([refused(reason="too_old" if number == 3 else "wrong", at=AT + timedelta(minutes=number))])
+        store.insert([refused(reason="too_old" if number == 3 else "wrong", at=AT + timedelta(minutes=number))])
     with api.database.write() as session:
         session.exec(update(RejectionRow).where(RejectionRow.id == 2).values(admitted_at=row_factory.TIME))  # type: ignore[arg-type]
     since, until = (AT + timedelta(minutes=1)).isoformat(), (AT + timedelta(minutes=3)).isoformat()
@@ -75,7 +75,7 @@ def test_they_are_filtered(api: Api) -> None:
 def test_pages_follow_the_cursor(api: Api) -> None:
     """Each once, in the order in which they first came."""
     for _ in range(5):
-        evidence(api.database).keep([refused()])
+        make_store(api.database).insert([refused()])
 
     seen, query = [], {}
     while True:

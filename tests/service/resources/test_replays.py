@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from tests.service.conftest import WHO, Api
-from tests.service.replay.replay_helpers import acts, player_on, row_of
+from tests.service.conftest import ADMIN_NAME, Api
+from tests.service.replay.replay_helpers import acts, row_of, runner_on
 from tests.support.scripted_consumer import emit, subscribe
-from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
 from tests.support.webhook_factory import body, store
 
 
@@ -31,19 +31,19 @@ def problem(answer: Any) -> tuple[int, str]:
 def test_a_replay_is_started_and_watched(api: Api) -> None:
     """202 with the replay; whoever may read sees how far it has come, and how much of that is still to be read."""
     store(api.database, body("c1", newStatus="ACTIVE"), body("c2", newStatus="ACTIVE"))
-    refresh = refresh_on(api.database, ScriptedReader())
+    refetcher = make_refetcher(api.database, ScriptedReader())
     for id_ in ("c1", "c2"):
-        refresh.refresh(id_)
+        refetcher.refetch(id_)
     replay = made(api, rate=5, state="processed")
     waiting = get(api, replay["id"])
-    player_on(api.database).play(replay["id"])
+    runner_on(api.database).run(replay["id"])
     asked = get(api, replay["id"])
     for id_ in ("c1", "c2"):
-        refresh.refresh(id_)
+        refetcher.refetch(id_)
     read = get(api, replay["id"])
 
     assert replay == waiting
-    assert (waiting["state"], waiting["total"], waiting["done"], waiting["attended"]) == ("waiting", None, 0, False)
+    assert (waiting["state"], waiting["total"], waiting["done"]) == ("waiting", None, 0)
     assert (waiting["kind"], waiting["rate"], waiting["filter"]) == ("webhooks", 5, {"state": "processed"})
     assert (asked["state"], asked["total"], asked["done"], asked["pending"]) == ("finished", 2, 2, 2)
     assert (read["pending"], read["finished_at"].endswith("Z")) == (0, True)
@@ -56,7 +56,7 @@ def test_events_are_sent_again_to_a_subscription(api: Api) -> None:
     by_name = made(api, kind="events", subscription="name of s1", after=1)
     by_id = made(api, kind="events", subscription="s1", connection="c2")
     for each in (by_name, by_id):
-        player_on(api.database).play(each["id"])
+        runner_on(api.database).run(each["id"])
 
     assert by_name["subscription_id"] == by_id["subscription_id"] == "s1"
     assert [get(api, each["id"])["pending"] for each in (by_name, by_id)] == [2, 1]
@@ -77,14 +77,14 @@ def test_it_is_stopped_and_resumed(api: Api) -> None:
     assert stopped[0]["stopped_at"] == stopped[1]["stopped_at"]
     assert [act for act, _who, _subject in acts(api.database)] == ["replay.started", "replay.stopped", "replay.resumed"]
     assert {subject for _act, _who, subject in acts(api.database)} == {replay["id"]}
-    assert {who for _act, who, _subject in acts(api.database)} == {WHO}
-    assert get(api, replay["id"])["who"] == WHO
+    assert {who for _act, who, _subject in acts(api.database)} == {ADMIN_NAME}
+    assert get(api, replay["id"])["who"] == ADMIN_NAME
 
 
 def test_what_is_over_stays_over(api: Api) -> None:
     """A replay that has ended is neither stopped nor resumed: 409, and nothing is noted."""
     replay = made(api)
-    player_on(api.database).play(replay["id"])
+    runner_on(api.database).run(replay["id"])
 
     answers = [problem(post(api, f"/{replay['id']}/{verb}")) for verb in ("stop", "resume")]
 
@@ -121,7 +121,7 @@ def test_they_are_listed(api: Api) -> None:
         ({"kind": "webhooks", "all": True, "rate": 1001}, "'rate'"),
         ({"kind": "webhooks", "connection": "a\x00b"}, "'connection'"),
         ({"kind": "events", "subscription": "s1", "after": -1}, "'after'"),
-        ({"kind": "webhooks", "all": True, "nonsense": 1}, "'nonsense' is no field here"),
+        ({"kind": "webhooks", "all": True, "nonsense": 1}, "'nonsense' is an unknown field"),
     ],
 )
 def test_what_cannot_be_is_refused(api: Api, wish: dict[str, Any], words: str) -> None:
@@ -165,11 +165,11 @@ def test_a_read_tells_its_replay(api: Api) -> None:
     """The timeline names the replay that had a connection read, where the read found something."""
     store(api.database, body("c1", newStatus="ACTIVE"))
     reader = ScriptedReader()
-    refresh_on(api.database, reader).refresh("c1")
+    make_refetcher(api.database, reader).refetch("c1")
     replay = made(api)
-    player_on(api.database).play(replay["id"])
+    runner_on(api.database).run(replay["id"])
     reader.answers["c1"] = found("c1", "DEGRADED")
-    refresh_on(api.database, reader).refresh("c1")
+    make_refetcher(api.database, reader).refetch("c1")
 
     items = api.reader.get("/api/connections/c1/timeline").json()["timeline"]
 

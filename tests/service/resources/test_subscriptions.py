@@ -12,22 +12,22 @@ from runtime.database import Database
 from runtime.errors import EncryptionError
 from runtime.security.encryption import Encryption
 from schemas.api_queries import SubscriptionQuery
-from schemas.push import Receipt
+from schemas.push import PushResult
 from schemas.subscriptions import NewSubscription, SubscriptionChange
 from schemas.tables import DeliveryQueueRow, DeliveryRow, SubscriptionRow
-from service.errors import BodyError
+from service.errors import InvalidBodyError
 from service.scheduler.due_deliveries import due_pushes
 from service.subscriptions.manage import SubscriptionManager
-from tests.service.conftest import Api, Parts
+from tests.service.conftest import Api, AppFactory
 from tests.support.encryption_keys import OLD
 from tests.support.polling import eventually
 from tests.support.scripted_consumer import (
-    VAULT,
+    ENCRYPTION,
     ScriptedConsumer,
-    deliver_on,
     deliveries,
+    delivery_queues,
     emit,
-    lanes,
+    make_dispatcher,
     subscribe,
     subscription,
 )
@@ -71,7 +71,7 @@ def test_its_secret_is_shown_once_and_stored_sealed(api: Api) -> None:
         0,
     )
     assert secret not in shown.text + listed.text + row.model_dump_json()
-    assert VAULT.open(row.secret) == secret
+    assert ENCRYPTION.decrypt(row.secret) == secret
 
 
 def test_only_admins_see_them(api: Api) -> None:
@@ -91,7 +91,7 @@ def test_only_admins_see_them(api: Api) -> None:
         ({"url": "http://consumer.example"}, "Without TLS"),
         ({"url": "https://localhost/x"}, "not public"),
         ({"url": "https://inside.example/x"}, "not public"),
-        ({"url": "https://nowhere.example/x"}, "no address"),
+        ({"url": "https://nowhere.example/x"}, "cannot be resolved"),
         ({"url": "ftp://x"}, "https://"),
         ({"url": "python:mine.f"}, "MELDWATCH_HANDLERS"),
         ({"url": ""}, "'url'"),
@@ -101,8 +101,8 @@ def test_only_admins_see_them(api: Api) -> None:
         ({"types": ["nonsense"]}, "'types.0'"),
         ({"types": "connection.status_changed"}, "'types'"),
         ({"from_position": -1}, "'from_position'"),
-        ({"from_position": 1}, "come to 0 only"),
-        ({"secret": "mine"}, "'secret' is no field here"),
+        ({"from_position": 1}, "last position of the feed is 0"),
+        ({"secret": "mine"}, "'secret' is an unknown field"),
     ],
 )
 def test_what_cannot_be_is_refused(api: Api, fields: dict[str, Any], word: str) -> None:
@@ -174,7 +174,7 @@ def test_names_are_unique(api: Api) -> None:
 
 def test_without_a_key_none_is_made(database: Database) -> None:
     """Closed by default: the message names the setting and says how to make a key."""
-    closed = Parts(database=database).subscribe(Encryption([]))
+    closed = AppFactory(database=database).subscription_manager(Encryption([]))
 
     with pytest.raises(EncryptionError, match=r"MELDWATCH_ENCRYPTION_KEYS is not set.*openssl"):
         closed.create(NewSubscription(name="crm", url=URL), who="alice")
@@ -190,7 +190,7 @@ def test_it_gets_what_comes_after_it_was_made(api: Api) -> None:
     emit(api.database, "c1")
     owed = [(row.subscription_id, row.position) for row in deliveries(api.database)]
     consumer = ScriptedConsumer(early["secret"])
-    deliver_on(api.database, consumer).deliver(early["id"])
+    make_dispatcher(api.database, consumer).deliver(early["id"])
 
     assert sorted(position for id_, position in owed if id_ == now["id"]) == [4]
     assert sorted(position for id_, position in owed if id_ == early["id"]) == [2, 3, 4]
@@ -202,12 +202,12 @@ def test_it_gets_what_comes_after_it_was_made(api: Api) -> None:
 def test_the_past_has_a_bound(database: Database) -> None:
     """It is owed in one transaction; what is beyond that is read from the feed, and nothing is stored."""
     emit(database, "c1", "c2", "c3")
-    subscribe = Parts(database=database).subscribe(most_earlier=2)
-    with pytest.raises(BodyError, match="3 events lie behind it"):
+    subscribe = AppFactory(database=database).subscription_manager(max_backfill_events=2)
+    with pytest.raises(InvalidBodyError, match="3 events lie behind it"):
         subscribe.create(NewSubscription(name="all", url=URL, from_position=0), who="alice")
     subscribe.create(NewSubscription(name="some", url=URL, from_position=1), who="alice")
 
-    assert [each.name for each in subscribe.find(SubscriptionQuery()).subscriptions] == ["some"]
+    assert [each.name for each in subscribe.list_page(SubscriptionQuery()).subscriptions] == ["some"]
     assert [row.position for row in deliveries(database)] == [2, 3]
 
 
@@ -222,7 +222,7 @@ def test_names_that_are_ids_deceive_nobody(api: Api) -> None:
 
 def test_none_is_missed_while_one_is_made(database: Database) -> None:
     """Events that are written while subscriptions are made are owed to each of them from its position on, once."""
-    subscribe = Parts(database=database).subscribe()
+    subscribe = AppFactory(database=database).subscription_manager()
     ended = threading.Event()
 
     def write() -> None:
@@ -250,10 +250,10 @@ def test_a_pause_holds_everything_back(api: Api) -> None:
     paused = patch(api, id_, state="paused")
     events = emit(api.database, "c1", "c1")
     consumer = ScriptedConsumer(created["secret"])
-    deliver_on(api.database, consumer).deliver(id_)
+    make_dispatcher(api.database, consumer).deliver(id_)
     during = list(consumer.event_ids)
     active = patch(api, id_, state="active")
-    deliver_on(api.database, consumer).deliver(id_)
+    make_dispatcher(api.database, consumer).deliver(id_)
 
     assert (paused["state"], active["state"], active["paused_at"]) == ("paused", "active", None)
     assert (during, consumer.event_ids) == ([], events)
@@ -270,7 +270,7 @@ def test_active_again_is_tried_at_once(api: Api) -> None:
         session.exec(update(SubscriptionRow).values(disabled_at=now, failing_since=now - timedelta(days=2), error="x"))
     disabled = api.admin.get(f"/api/subscriptions/{id_}").json()
     active = patch(api, id_, state="active")
-    (row,), (lane,) = deliveries(api.database), lanes(api.database)
+    (row,), (lane,) = deliveries(api.database), delivery_queues(api.database)
 
     assert (disabled["state"], disabled["failing"], disabled["error"]) == ("disabled", True, "x")
     assert (active["state"], active["failing"], active["failing_since"], active["error"]) == (
@@ -304,8 +304,8 @@ def test_a_rotation_overlaps(api: Api) -> None:
     third = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()
     row = subscription(api.database, first["id"])
 
-    assert VAULT.open(row.secret) == third["secret"]
-    assert [VAULT.open(old["sealed"]) for old in row.previous_secrets] == [second["secret"], first["secret"]]
+    assert ENCRYPTION.decrypt(row.secret) == third["secret"]
+    assert [ENCRYPTION.decrypt(old["sealed"]) for old in row.previous_secrets] == [second["secret"], first["secret"]]
     for old in row.previous_secrets:
         left = datetime.fromisoformat(old["until"]) - datetime.now(UTC)
         assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24, seconds=1)
@@ -314,14 +314,14 @@ def test_a_rotation_overlaps(api: Api) -> None:
 def test_a_rotation_leaves_a_secret_behind_that_no_key_opens(api: Api) -> None:
     """Its key is lost, and it would hold up every push: the new secret alone signs from now on."""
     first = made(api)
-    lost = Encryption([OLD]).seal("whsec_lost")
+    lost = Encryption([OLD]).encrypt("whsec_lost")
     with api.database.write() as session:
         session.exec(update(SubscriptionRow).values(secret=lost))
     emit(api.database, "c1")
 
     new = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()["secret"]
     consumer = ScriptedConsumer(new)
-    deliver_on(api.database, consumer).deliver(first["id"])
+    make_dispatcher(api.database, consumer).deliver(first["id"])
 
     assert subscription(api.database, first["id"]).previous_secrets == []
     assert len(consumer.pushes) == 1
@@ -339,7 +339,7 @@ def test_the_dead_are_redriven(api: Api) -> None:
     listed = api.reader.get("/api/deliveries", params={"state": "dead"}).json()["deliveries"]
     receipt = api.admin.post(f"/api/subscriptions/{id_}/redrive").json()
     consumer = ScriptedConsumer(created["secret"])
-    deliver_on(api.database, consumer).deliver(id_)
+    make_dispatcher(api.database, consumer).deliver(id_)
 
     assert [row["event_id"] for row in listed] == [first, second]
     assert receipt == {"subscription_id": id_, "redriven": 2}
@@ -355,7 +355,7 @@ def test_what_is_removed_leaves_nothing(api: Api) -> None:
 
     assert (answer.status_code, answer.content) == (204, b"")
     assert api.admin.get(f"/api/subscriptions/{gone}").status_code == 404
-    left: list[Any] = [*deliveries(api.database), *lanes(api.database)]
+    left: list[Any] = [*deliveries(api.database), *delivery_queues(api.database)]
     assert {row.subscription_id for row in left} == {stays}
 
 
@@ -368,12 +368,12 @@ def test_a_push_under_way_finds_its_subscription_gone(api: Api) -> None:
 
     def remove() -> Any:
         api.admin.delete(f"/api/subscriptions/{id_}")
-        return consumer.usual
+        return consumer.default_answer
 
     consumer.answers[event] = remove
-    deliver_on(api.database, consumer).deliver(id_)
+    make_dispatcher(api.database, consumer).deliver(id_)
 
-    assert (deliveries(api.database), lanes(api.database)) == ([], [])
+    assert (deliveries(api.database), delivery_queues(api.database)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def rotating(
     """Return what gives any of the subscriptions a new secret, and tells the consumer."""
 
     def rotate() -> None:
-        new = subscribe.rotate(chance.choice(ids), who="alice").secret
+        new = subscribe.rotate_secret(chance.choice(ids), who="alice").secret
         # As many as may still sign what is under way.
         consumer.secrets = (new, *consumer.secrets)[:30]
 
@@ -414,16 +414,16 @@ def rotating(
 
 def test_everything_at_once_ends_well(database: Database) -> None:
     """Events, pushes, resumes, redrives, rotations and the clock beside each other: nobody blocks another for good."""
-    subscribe = Parts(database=database).subscribe()
+    subscribe = AppFactory(database=database).subscription_manager()
     created = [subscribe.create(NewSubscription(name=name, url=URL), who="alice") for name in ("a", "b", "c")]
     ids = [each.id for each in created]
     names = [f"c{number}" for number in range(8)]
     chance = random.Random(4)
     news = iter(range(1, 16))
     consumer = ScriptedConsumer(*(each.secret for each in created))
-    consumer.usual = lambda: chance.choice([Receipt(200), Receipt(500, "no")])
+    consumer.default_answer = lambda: chance.choice([PushResult(200), PushResult(500, "no")])
     rotate = rotating(subscribe, consumer, chance, ids)
-    process = deliver_on(database, consumer)
+    process = make_dispatcher(database, consumer)
     ended = threading.Event()
     errors: list[BaseException] = []
 
@@ -435,9 +435,9 @@ def test_everything_at_once_ends_well(database: Database) -> None:
         lambda: next(news, None) and emit(database, *chance.sample(names, 4)),
         lambda: process.deliver(chance.choice(ids)),
         lambda: process.deliver(chance.choice(ids)),
-        lambda: subscribe.change(chance.choice(ids), SubscriptionChange(state="active"), who="alice"),
+        lambda: subscribe.update(chance.choice(ids), SubscriptionChange(state="active"), who="alice"),
         lambda: (subscribe.redrive(chance.choice(ids), who="alice"), rotate()),
-        lambda: (clock(), process.give_back()),
+        lambda: (clock(), process.release_leases()),
     ]
 
     def repeat(act: Callable[[], object]) -> None:
@@ -454,14 +454,14 @@ def test_everything_at_once_ends_well(database: Database) -> None:
     ended.set()
     for thread in threads:
         thread.join()
-    consumer.usual = Receipt(200)
+    consumer.default_answer = PushResult(200)
     for id_ in ids:
-        subscribe.change(id_, SubscriptionChange(state="active"), who="alice")
+        subscribe.update(id_, SubscriptionChange(state="active"), who="alice")
 
     def is_done() -> bool:
         for id_ in ids:
             process.deliver(id_)
-        return not any(lane.due_at for lane in lanes(database))
+        return not any(lane.due_at for lane in delivery_queues(database))
 
     eventually(is_done, 60)
     assert errors == []

@@ -9,13 +9,12 @@ from sqlmodel import col
 from runtime.database import Database
 from schemas import tables
 from schemas.api_queries import TimelineQuery
-from service.http.threadpool import ThreadPool
-from service.resources.timeline import Timelines
+from service.resources.timeline import get_timeline
 from tests.service.conftest import Api
 from tests.support import query_plans, row_factory
 from tests.support.scripted_meld import document
 from tests.workers.history.random_past import BEGAN, Past, Read
-from workers.history.projection import views
+from workers.history.projection import project_mirrors
 
 
 def page(api: Api, id_: str = "a", **query: Any) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def eventful(database: Database) -> Past:
     """Let a connection be seen, fail, change where nothing is told of, and be deleted; another one beside it."""
     past = Past(database)
     details = {"serviceProvider": "PLAID", "itemId": "one"}
-    past.live(
+    past.make_reads(
         Read("a", document("a", serviceProviderDetails=details), "webhook"),
         Read("b", document("b"), "webhook"),
         Read("a", document("a", "DEGRADED", statusReason="OTHER", serviceProviderDetails=details), "webhook"),
@@ -105,7 +104,7 @@ def test_what_a_baseline_holds_is_where_differences_begin(api: Api) -> None:
     past = eventful(api.database)
     before = [item for item in page(api)["timeline"] if item["kind"] == "read"]
 
-    past.forget("a", before=BEGAN + timedelta(minutes=3))
+    past.remove_observations("a", before=BEGAN + timedelta(minutes=3))
 
     assert [item for item in page(api)["timeline"] if item["kind"] == "read"] == before[2:]
 
@@ -129,7 +128,7 @@ def test_an_event_that_was_appended_later_stands_by_its_read(api: Api) -> None:
     with api.database.write() as session:
         session.connection().execute(text("DELETE FROM event WHERE connection_id = 'a' AND sequence = 2"))
 
-    past.apply()
+    past.repair()
 
     *after, mended = page(api)["timeline"]
     assert (mended["kind"], mended["act"]["act"]) == ("act", "connection.mended")
@@ -210,10 +209,9 @@ def test_timelines_are_read_by_index(database: Database, after: str | None) -> N
     query_plans.fill(database)
     with database.write() as session:
         session.exec(delete(tables.BaselineRow))
-    timelines = Timelines(database=database, threads=ThreadPool(), views=views)
 
     with query_plans.recording(database) as sent:
-        found = timelines.find("c1", TimelineQuery(limit=10, after=after))
+        found = get_timeline(database, "c1", TimelineQuery(limit=10, after=after), project_mirrors)
     plans = query_plans.plans_of(database, sent)
 
     used = {name for plan in plans for name in re.findall(r"\bix_\w+", plan)}

@@ -17,7 +17,7 @@ from schemas.tables import AuditRow, ReadRequestRow, ReplayRow
 from tests.end_to_end.deployment import COMMAND, Deployment, deployed, end
 from tests.support.encryption_keys import KEY
 from tests.support.polling import eventually
-from tests.support.scripted_consumer import SECRET, Consumer, emit, subscribe
+from tests.support.scripted_consumer import SECRET, HttpConsumer, emit, subscribe
 from tests.support.table_snapshot import untouched
 
 COUNT = 3
@@ -57,7 +57,7 @@ def acts(url: str) -> list[tuple[str, str]]:
 def test_a_dry_run_says_what_the_real_run_does(quiet: Deployment, url: str) -> None:
     """It writes nothing at all, and exits with 1 while anything would change; the real run changes that and no more."""
     ids = sorted(connection.id for connection in quiet.meld.world.connections())
-    quiet.meld.world.damage(ids[1])
+    quiet.meld.world.break_connection(ids[1])
     with closing(Database(url)) as database, untouched(database):
         dry = quiet.run("replay", "webhooks", "--all", "--dry-run", "--json")
         people = quiet.run("replay", "webhooks", "--all", "--dry-run")
@@ -180,7 +180,7 @@ def test_one_that_is_stopped_elsewhere_ends(quiet: Deployment, url: str) -> None
 
 def test_events_are_sent_again_from_the_command_line(quiet: Deployment, url: str) -> None:
     """The dry run counts and writes nothing; the real run has the service push them, with their header."""
-    with Consumer() as consumer:
+    with HttpConsumer() as consumer:
         consumer.secrets.append(SECRET)
         with closing(Database(url)) as database:
             subscribe(database, "s1", name="crm", url=consumer.url)
