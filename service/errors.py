@@ -1,67 +1,67 @@
-"""The errors that a caller of the API acts on.
+"""Errors of API requests, each of which tells the caller what to change.
 
     MeldwatchError
     └── RequestError
-        ├── TokenError      send a valid token
-        ├── RightError      send a token that may do more
-        ├── UnknownError    ask for something else
-        ├── QueryError      mend the query
-        ├── CrowdedError    try again later
-        ├── BodyError       mend the body
-        ├── LargeError      send less
-        ├── SlowError       send faster
-        └── ConflictError   look what is there already
+        ├── InvalidTokenError    send a valid token
+        ├── ForbiddenError       send a token with the admin permission
+        ├── NotFoundError        request another id
+        ├── InvalidQueryError    correct the query
+        ├── TooManyStreamsError  try again later
+        ├── InvalidBodyError     correct the body
+        ├── BodyTooLargeError    send a smaller body
+        ├── BodyTimeoutError     send the body faster
+        └── ConflictError        look at the existing resource
 
-Their HTTP statuses are in ``problems.py``.
+``service.http.problem_details`` maps them to HTTP statuses.
 """
 
 from runtime.errors import MeldwatchError
 
 
 class RequestError(MeldwatchError):
-    """A request cannot be answered as it stands."""
+    """A request cannot be answered as it was sent."""
 
 
-class TokenError(RequestError):
-    """No valid token came with the request. Send one as `Authorization: Bearer <token>`."""
-
-    def __init__(self) -> None:
-        super().__init__(type(self).__doc__)
-
-
-class RightError(RequestError):
-    """The token may read, but not act. Send one of the admin tokens."""
+class InvalidTokenError(RequestError):
+    """The request has no valid token. Send one as `Authorization: Bearer <token>`."""
 
     def __init__(self) -> None:
         super().__init__(type(self).__doc__)
 
 
-class UnknownError(RequestError):
-    """Nothing that was asked for is known."""
-
-
-class CrowdedError(RequestError):
-    """As many streams are open here as there may be. Try again later, or ask for `/api/events` with `wait`."""
+class ForbiddenError(RequestError):
+    """The token permits reading only. Send one of the admin tokens."""
 
     def __init__(self) -> None:
         super().__init__(type(self).__doc__)
 
 
-class QueryError(RequestError):
-    """The query has a parameter that is unknown, missing or out of bounds; the message names it."""
+class NotFoundError(RequestError):
+    """The requested resource does not exist."""
 
 
-class BodyError(RequestError):
-    """The body is no JSON, or has a field that is unknown, missing or out of bounds; the message names it."""
+class TooManyStreamsError(RequestError):
+    """This process serves its maximum of streams. Try again later, or use `/api/events` with `wait`."""
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__doc__)
 
 
-class LargeError(RequestError):
-    """The body is larger than any that this route knows."""
+class InvalidQueryError(RequestError):
+    """The query has a parameter that is unknown, missing or out of range; the message names it."""
 
 
-class SlowError(RequestError):
-    """The body was not in within its time."""
+class InvalidBodyError(RequestError):
+    """The body is not JSON, or has a field that is unknown, missing or out of range; the message names it."""
+
+
+class BodyTooLargeError(RequestError):
+    """The body is larger than this route accepts."""
+
+
+class BodyTimeoutError(RequestError):
+    """The body did not arrive completely in time."""
 
 
 class ConflictError(RequestError):
-    """What was asked for contradicts what is there."""
+    """The request contradicts the present state of the resource."""

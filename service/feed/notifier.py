@@ -17,16 +17,16 @@ from runtime import logs
 from runtime.database import Database
 from schemas.tables import FeedCounterRow
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 POLL_SECONDS = 0.5
 """How long a commit that nobody told of stays unseen."""
 
-FAILED_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 """The pause after a look that failed."""
 
 
-def position(session: Session) -> int:
+def last_position(session: Session) -> int:
     """Return the last position in use. No event will ever be added at or before it.
 
     Positions are taken in commit order, from this very row: whoever sees it at 7 can see all events up to 7.
@@ -114,10 +114,10 @@ class FeedNotifier:
             self._stir.clear()
             try:
                 with self._database.read() as session:
-                    end = position(session)
+                    end = last_position(session)
             except Exception as error:  # noqa: BLE001 - whatever it was, those who wait are owed another look
                 log.warning("feed not read", error=type(error).__name__, detail=str(error))
-                self._stir.wait(FAILED_SECONDS)
+                self._stir.wait(RETRY_SECONDS)
                 continue
             with self._lock:
                 self._end = end

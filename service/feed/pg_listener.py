@@ -16,12 +16,12 @@ from runtime import logs
 from runtime.database import Database
 from schemas.message_names import FEED_CHANNEL
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-BREATH_SECONDS = 1.0
+LISTEN_TIMEOUT_SECONDS = 1.0
 """How long it listens before it looks whether it shall end."""
 
-PROBE_SECONDS = 10.0
+KEEPALIVE_SECONDS = 10.0
 """How often the connection is tried: one that died without a word is silent as one that has nothing to say."""
 
 RETRY_SECONDS = 1.0
@@ -49,7 +49,7 @@ class PgListener:
     def stop(self) -> None:
         """End."""
         self._is_stopping.set()
-        self._thread.join(BREATH_SECONDS + 1)
+        self._thread.join(LISTEN_TIMEOUT_SECONDS + 1)
 
     def is_alive(self) -> bool:
         """Return whether it listens, or tries to."""
@@ -58,7 +58,7 @@ class PgListener:
     def _run(self) -> None:
         while not self._is_stopping.is_set():
             try:
-                with closing(self._database.connect_apart()) as connection:
+                with closing(self._database.connect_unpooled()) as connection:
                     self._hear(connection)
             except Exception as error:  # noqa: BLE001 - whatever it was, those who wait are owed a new connection
                 log.warning("feed not listened to", error=type(error).__name__, detail=str(error))
@@ -69,8 +69,8 @@ class PgListener:
         self._notify()  # of what was committed while nobody listened
         tried_at = monotonic()
         while not self._is_stopping.is_set():
-            for _notification in connection.notifies(timeout=BREATH_SECONDS):
+            for _notification in connection.notifies(timeout=LISTEN_TIMEOUT_SECONDS):
                 self._notify()
-            if monotonic() - tried_at >= PROBE_SECONDS:
+            if monotonic() - tried_at >= KEEPALIVE_SECONDS:
                 connection.execute("SELECT 1")
                 tried_at = monotonic()

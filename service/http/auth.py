@@ -1,4 +1,7 @@
-"""Access: who may do what. Without any token set, nobody may do anything."""
+"""Authentication and authorization: bearer tokens of the API, and the metrics' exception for loopback addresses.
+
+Without any token in the settings, the API is closed.
+"""
 
 import hashlib
 import hmac
@@ -9,69 +12,74 @@ from typing import Literal
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from service.errors import RightError, TokenError
+from service.errors import ForbiddenError, InvalidTokenError
 
-Right = Literal["read", "admin"]
-"""Who may act may read."""
+Permission = Literal["read", "admin"]
+"""What a token permits; ``admin`` includes ``read``."""
 
-Need = Literal["nothing", "nearness", "read", "admin"]
-"""What a route asks of its caller; ``nearness`` is met from this machine, and by the right to read."""
+AccessLevel = Literal["public", "loopback", "read", "admin"]
+"""What an operation requires of its caller; ``loopback``: a request from this machine, or a token that may read."""
 
-_FORWARDED = ("forwarded", "x-forwarded-for")
+_PROXY_HEADERS = ("forwarded", "x-forwarded-for")
 
-
-_WHO = "meldwatch.who"
+_CALLER_NAME = "meldwatch.caller_name"
+"""Key of the caller's name in the ASGI scope."""
 
 
 class TokenAuth:
-    """Knows the tokens, by their digests alone, and what each is called: ``alice:token`` is a token of alice's.
+    """Verifies bearer tokens. It stores only their SHA-256 digests, and a name of each.
 
-    Who bears such a token may send it with its name or without. One without a name is called after its digest.
+    ``alice:token`` in the settings is a token that is named alice; its bearer may send it with the name or without.
+    The name of a token without one is derived from its digest.
 
     Args:
         read_tokens: Tokens that may read.
-        admin_tokens: Tokens that may also act.
+        admin_tokens: Tokens that may also change things.
     """
 
     def __init__(self, *, read_tokens: Iterable[SecretStr], admin_tokens: Iterable[SecretStr]) -> None:
-        self._rights: tuple[tuple[bytes, str, Right], ...] = (
-            *((digest, name, "read") for token in read_tokens for digest, name in _known_by(token)),
-            *((digest, name, "admin") for token in admin_tokens for digest, name in _known_by(token)),
+        self._tokens: tuple[tuple[bytes, str, Permission], ...] = (
+            *((digest, name, "read") for token in read_tokens for digest, name in _digests_of(token)),
+            *((digest, name, "admin") for token in admin_tokens for digest, name in _digests_of(token)),
         )
 
-    def check(self, request: Request, need: Need) -> None:
-        """Let a request pass, and note who sent it, or raise.
+    def authorize(self, request: Request, access: AccessLevel) -> None:
+        """Check a request's token, and store its name for ``caller_name``.
 
         Raises:
-            TokenError: Without a valid token.
-            RightError: With a token that may not do this.
+            InvalidTokenError: The request has no valid token.
+            ForbiddenError: The token lacks the permission.
         """
-        if need == "nothing" or (need == "nearness" and _is_near(request)):
+        if access == "public" or (access == "loopback" and _is_loopback(request)):
             return
-        names = self._names_of(_token(request))
+        names = self._names_by_permission(_bearer_token(request))
         if not names:
-            raise TokenError
-        if need == "admin" and "admin" not in names:
-            raise RightError
-        request.scope[_WHO] = names.get("admin") or names["read"]
+            raise InvalidTokenError
+        if access == "admin" and "admin" not in names:
+            raise ForbiddenError
+        request.scope[_CALLER_NAME] = names.get("admin") or names["read"]
 
-    def _names_of(self, token: bytes) -> dict[Right, str]:
-        """Return what a token is called, by the rights that it has.
+    def _names_by_permission(self, token: bytes) -> dict[Permission, str]:
+        """Return the token's name for each permission that it has.
 
-        Compares with every token, each in constant time, so that time tells nothing about any.
+        Compares with every known digest, each in constant time, so that the duration reveals nothing.
         """
         digest = hashlib.sha256(token).digest()
-        matches = [hmac.compare_digest(digest, known) for known, _name, _right in self._rights]
-        return {right: name for is_match, (_known, name, right) in zip(matches, self._rights, strict=True) if is_match}
+        matches = [hmac.compare_digest(digest, known) for known, _name, _permission in self._tokens]
+        return {
+            permission: name
+            for is_match, (_known, name, permission) in zip(matches, self._tokens, strict=True)
+            if is_match
+        }
 
 
-def who_of(request: Request) -> str:
-    """Return the name of the token that a request was let pass with."""
-    return str(request.scope[_WHO])
+def caller_name(request: Request) -> str:
+    """Return the name of the token that authorized a request."""
+    return str(request.scope[_CALLER_NAME])
 
 
-def _known_by(token: SecretStr) -> Iterator[tuple[bytes, str]]:
-    """Yield the digests that a token is known by, each with the token's name."""
+def _digests_of(token: SecretStr) -> Iterator[tuple[bytes, str]]:
+    """Yield the digests that match a configured token, with and without its name, each with the name."""
     text = token.get_secret_value()
     digest = hashlib.sha256(text.encode())
     name, separator, secret = text.partition(":")
@@ -81,20 +89,20 @@ def _known_by(token: SecretStr) -> Iterator[tuple[bytes, str]]:
         yield hashlib.sha256(secret.encode()).digest(), name
 
 
-def _token(request: Request) -> bytes:
-    """Return the bearer token as it came. Headers are bytes: a proxy or an attacker may send any."""
+def _bearer_token(request: Request) -> bytes:
+    """Return the bearer token as raw bytes: a header value need not be valid text."""
     values = [value for name, value in request.scope["headers"] if name == b"authorization"]
     if len(values) != 1:
-        raise TokenError
+        raise InvalidTokenError
     scheme, _, token = values[0].strip().partition(b" ")
     if scheme.lower() != b"bearer" or not token.strip():
-        raise TokenError
+        raise InvalidTokenError
     return bytes(token.strip())
 
 
-def _is_near(request: Request) -> bool:
-    """Return whether this machine itself asks, not a proxy on it for somebody else."""
-    if request.client is None or any(name in request.headers for name in _FORWARDED):
+def _is_loopback(request: Request) -> bool:
+    """Return whether the request comes from this machine and was not forwarded by a proxy on it."""
+    if request.client is None or any(name in request.headers for name in _PROXY_HEADERS):
         return False
     try:
         address = ip_address(request.client.host)

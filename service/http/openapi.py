@@ -1,4 +1,4 @@
-"""OpenAPI: the operations and their shapes, told as an OpenAPI 3.1 document."""
+"""OpenAPI 3.1 document, generated from the operations and their pydantic models."""
 
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
@@ -10,34 +10,34 @@ from starlette.routing import compile_path
 
 from schemas.api_queries import Query
 from schemas.api_responses import Problem
-from schemas.events import DATA
+from schemas.events import DATA_MODELS
 from service.http import problem_details
-from service.http.auth import Need
+from service.http.auth import AccessLevel
 from service.http.operation import Operation, ResponseSpec
 
 Json = dict[str, Any]
 
-VERSION = "1"
-"""Of the API, not of the program: it changes when a caller must."""
+API_VERSION = "1"
+"""Version of the API, not of the program: it changes when callers must change."""
 
 SCHEMAS = "#/components/schemas/"
 RESPONSES = "#/components/responses/"
-SECURITY: dict[Need, list[Json]] = {
-    "nothing": [],
-    "nearness": [{}, {"bearer": []}],
+SECURITY: dict[AccessLevel, list[Json]] = {
+    "public": [],
+    "loopback": [{}, {"bearer": []}],
     "read": [{"bearer": []}],
     "admin": [{"bearer": []}],
 }
-WORDS: dict[Need, str] = {
-    "nothing": "Needs no token.",
-    "nearness": "Needs no token from this machine, otherwise a read or an admin token.",
-    "read": "Needs a read or an admin token.",
-    "admin": "Needs an admin token.",
+ACCESS_DESCRIPTIONS: dict[AccessLevel, str] = {
+    "public": "Requires no token.",
+    "loopback": "Requires no token from this machine, otherwise a read or an admin token.",
+    "read": "Requires a read or an admin token.",
+    "admin": "Requires an admin token.",
 }
 
 
-def document(operations: Sequence[Operation]) -> Json:
-    """Return the document that describes the operations."""
+def build_document(operations: Sequence[Operation]) -> Json:
+    """Return the OpenAPI document of the operations."""
     paths: Json = {}
     for operation in operations:
         path = compile_path(operation.path)[1]
@@ -46,54 +46,56 @@ def document(operations: Sequence[Operation]) -> Json:
         "openapi": "3.1.0",
         "info": {
             "title": "meldwatch",
-            "version": VERSION,
+            "version": API_VERSION,
             "description": "A true local mirror of Meld bank connections, and an ordered feed of what changed.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
         "components": {
             "schemas": _schemas(operations),
-            "responses": {str(status): _problem(status) for status in _problem_statuses(operations)},
+            "responses": {str(status): _problem_response(status) for status in _all_error_statuses(operations)},
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
 def _operation(operation: Operation) -> Json:
-    responses = {str(answer.status): _answer(answer) for answer in operation.answers}
-    for status in _problems_of(operation):
+    responses = {str(response.status): _response(response) for response in operation.responses}
+    for status in _error_statuses(operation):
         responses.setdefault(str(status), {"$ref": f"{RESPONSES}{status}"})
     described = {
-        "operationId": operation.name,
+        "operationId": operation.operation_id,
         "summary": operation.summary,
-        "description": WORDS[operation.need],
-        "security": SECURITY[operation.need],
+        "description": ACCESS_DESCRIPTIONS[operation.access],
+        "security": SECURITY[operation.access],
         "parameters": [*_path_parameters(operation), *_header_parameters(operation), *_query_parameters(operation)],
         "responses": dict(sorted(responses.items())),
     }
-    return described | ({"requestBody": _body(operation)} if operation.body or operation.takes else {})
+    return described | (
+        {"requestBody": _request_body(operation)} if operation.body_description or operation.body_model else {}
+    )
 
 
-def _body(operation: Operation) -> Json:
-    schema = {"$ref": f"{SCHEMAS}{operation.takes.__name__}"} if operation.takes else {}
-    text = operation.body or (operation.takes and operation.takes.__doc__)
+def _request_body(operation: Operation) -> Json:
+    schema = {"$ref": f"{SCHEMAS}{operation.body_model.__name__}"} if operation.body_model else {}
+    text = operation.body_description or (operation.body_model and operation.body_model.__doc__)
     return {"description": text, "required": True, "content": {"application/json": {"schema": schema}}}
 
 
-def _problems_of(operation: Operation) -> list[int]:
-    """Return the statuses of the problems that an operation may answer with."""
-    statuses = set(operation.problems)
-    statuses |= {408, 413, 422} if operation.takes else set()
-    statuses |= {500} | ({422} if operation.query else set()) | ({404} if "{" in operation.path else set())
-    statuses |= {"nothing": set(), "nearness": {401}, "read": {401}, "admin": {401, 403}}[operation.need]
+def _error_statuses(operation: Operation) -> list[int]:
+    """Return the error statuses that an operation can return."""
+    statuses = set(operation.problem_statuses)
+    statuses |= {408, 413, 422} if operation.body_model else set()
+    statuses |= {500} | ({422} if operation.query_model else set()) | ({404} if "{" in operation.path else set())
+    statuses |= {"public": set(), "loopback": {401}, "read": {401}, "admin": {401, 403}}[operation.access]
     return sorted(statuses)
 
 
-def _problem_statuses(operations: Iterable[Operation]) -> list[int]:
-    return sorted({status for operation in operations for status in _problems_of(operation)})
+def _all_error_statuses(operations: Iterable[Operation]) -> list[int]:
+    return sorted({status for operation in operations for status in _error_statuses(operation)})
 
 
-def _problem(status: int) -> Json:
+def _problem_response(status: int) -> Json:
     headers = {name: {"schema": {"type": "string"}} for name in problem_details.HEADERS.get(status, {})}
     return {
         "description": HTTPStatus(status).phrase,
@@ -101,11 +103,11 @@ def _problem(status: int) -> Json:
     } | ({"headers": headers} if headers else {})
 
 
-def _answer(answer: ResponseSpec) -> Json:
-    if answer.media_type is None:
-        return {"description": answer.description}
-    schema = {"$ref": f"{SCHEMAS}{answer.shape.__name__}"} if answer.shape else {}
-    return {"description": answer.description, "content": {answer.media_type: {"schema": schema}}}
+def _response(response: ResponseSpec) -> Json:
+    if response.media_type is None:
+        return {"description": response.description}
+    schema = {"$ref": f"{SCHEMAS}{response.model.__name__}"} if response.model else {}
+    return {"description": response.description, "content": {response.media_type: {"schema": schema}}}
 
 
 def _path_parameters(operation: Operation) -> list[Json]:
@@ -115,18 +117,18 @@ def _path_parameters(operation: Operation) -> list[Json]:
 
 def _header_parameters(operation: Operation) -> list[Json]:
     return [
-        {"name": name, "in": "header", "required": is_needed, "description": text, "schema": {"type": "string"}}
-        for headers, is_needed in ((operation.headers, True), (operation.hints, False))
+        {"name": name, "in": "header", "required": is_required, "description": text, "schema": {"type": "string"}}
+        for headers, is_required in ((operation.required_headers, True), (operation.optional_headers, False))
         for name, text in headers
     ]
 
 
 def _query_parameters(operation: Operation) -> list[Json]:
-    return [_query_parameter(name, schema) for name, schema in _properties(operation.query).items()]
+    return [_query_parameter(name, schema) for name, schema in _properties(operation.query_model).items()]
 
 
 def _query_parameter(name: str, schema: Json) -> Json:
-    """Return a parameter. Its being left out is not a value that it may have."""
+    """Return a parameter. An optional parameter is left out, never null, so null is not one of its types."""
     if "anyOf" in schema:
         present = next(choice for choice in schema["anyOf"] if choice != {"type": "null"})
         schema = {**{key: value for key, value in schema.items() if key not in {"anyOf", "default"}}, **present}
@@ -135,20 +137,22 @@ def _query_parameter(name: str, schema: Json) -> Json:
     return {"name": name, "in": "query", "required": False, **described, "schema": schema}
 
 
-def _properties(query: type[Query] | None) -> Json:
-    return query.model_json_schema().get("properties", {}) if query else {}
+def _properties(model: type[Query] | None) -> Json:
+    return model.model_json_schema().get("properties", {}) if model else {}
 
 
 def _schemas(operations: Sequence[Operation]) -> Json:
-    shapes: list[type[BaseModel]] = [Problem, *DATA.values()]
-    shapes += [answer.shape for operation in operations for answer in operation.answers if answer.shape]
-    shaped: list[tuple[type[BaseModel], Literal["serialization", "validation"]]] = [
-        (shape, "serialization") for shape in dict.fromkeys(shapes)
+    response_models: list[type[BaseModel]] = [Problem, *DATA_MODELS.values()]
+    response_models += [
+        response.model for operation in operations for response in operation.responses if response.model
     ]
-    shaped += [(operation.takes, "validation") for operation in operations if operation.takes]
-    schemas: Json = models_json_schema(shaped, ref_template=SCHEMAS + "{model}")[1]["$defs"]
+    models: list[tuple[type[BaseModel], Literal["serialization", "validation"]]] = [
+        (model, "serialization") for model in dict.fromkeys(response_models)
+    ]
+    models += [(operation.body_model, "validation") for operation in operations if operation.body_model]
+    schemas: Json = models_json_schema(models, ref_template=SCHEMAS + "{model}")[1]["$defs"]
     if "Event" in schemas:
-        # What an event's data may be is known, though it is handed on as it was stored.
-        data = [{"$ref": SCHEMAS + shape.__name__} for shape in DATA.values()]
+        # The API returns stored event data unparsed; its possible shapes are documented all the same.
+        data = [{"$ref": SCHEMAS + model.__name__} for model in DATA_MODELS.values()]
         schemas["Event"]["properties"]["data"] = {"anyOf": data}
     return schemas

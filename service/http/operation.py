@@ -1,4 +1,4 @@
-"""An operation: one method of one route, with all that a caller must know of it. Routes and OpenAPI come from it."""
+"""API operation: one method of one route, with its documentation. Routing and the OpenAPI document derive from it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from schemas.api_queries import Query
-from service.http.auth import Need
+from service.http.auth import AccessLevel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseSpec:
-    """What an operation says when all is well, or, with ``error`` statuses, in a way of its own.
+    """A documented response of an operation.
 
     Attributes:
         status: The HTTP status.
-        description: When it comes, in words.
-        shape: What the body is; None for an empty body, or one that is no JSON.
-        media_type: Of the body; None for an empty one.
+        description: When the operation sends this response.
+        model: The model of the JSON body; None for an empty body, or one that is not JSON.
+        media_type: The media type of the body; None for an empty body.
     """
 
     status: int = 200
     description: str
-    shape: type[BaseModel] | None = None
+    model: type[BaseModel] | None = None
     media_type: str | None = "application/json"
 
 
@@ -35,30 +35,30 @@ class Operation:
 
     Attributes:
         method: The HTTP method.
-        path: The path, with ``{names}`` for what varies.
-        name: The operation's id, unique.
-        summary: What it does, in a sentence.
-        need: What is asked of the caller.
-        query: What may be asked; None where the query is not looked at.
-        answers: What it says of its own.
-        problems: Statuses that it may answer with as a problem, beside those that all of its kind may.
-        headers: Request headers that it needs, with what they are.
-        hints: Request headers that it heeds, with what they are.
-        body: What the JSON body is that it needs, in words; None where it needs none, or ``takes`` says it.
-        takes: The shape of the JSON body that it needs.
-        handle: Answers a request; is handed the body, the query, or None.
+        path: The path, with ``{names}`` of path parameters.
+        operation_id: The unique ``operationId`` of the OpenAPI document.
+        summary: What the operation does, in one sentence.
+        access: What the caller must prove.
+        query_model: The model of the query parameters; None if the query is ignored.
+        responses: The documented responses.
+        problem_statuses: Error statuses beside those that every operation of this kind can return.
+        required_headers: Names and descriptions of required request headers.
+        optional_headers: Names and descriptions of optional request headers.
+        body_description: Description of the request body; None without a body, or if ``body_model`` describes it.
+        body_model: The model of the JSON request body.
+        handler: Answers a request. Its second argument is the parsed body, else the parsed query, else None.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
-    name: str
+    operation_id: str
     summary: str
-    need: Need
-    query: type[Query] | None = None
-    answers: tuple[ResponseSpec, ...]
-    problems: tuple[int, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
-    hints: tuple[tuple[str, str], ...] = ()
-    body: str | None = None
-    takes: type[BaseModel] | None = None
-    handle: Callable[[Request, Any], Awaitable[Response]]
+    access: AccessLevel
+    query_model: type[Query] | None = None
+    responses: tuple[ResponseSpec, ...]
+    problem_statuses: tuple[int, ...] = ()
+    required_headers: tuple[tuple[str, str], ...] = ()
+    optional_headers: tuple[tuple[str, str], ...] = ()
+    body_description: str | None = None
+    body_model: type[BaseModel] | None = None
+    handler: Callable[[Request, Any], Awaitable[Response]]

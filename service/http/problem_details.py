@@ -1,6 +1,6 @@
-"""Problems: what a caller is told when something is wrong, as ``application/problem+json`` (RFC 9457).
+"""Problem details: error responses as ``application/problem+json`` (RFC 9457).
 
-The one place that gives errors their HTTP statuses.
+This module alone maps errors to HTTP statuses.
 """
 
 from collections.abc import Mapping
@@ -14,86 +14,88 @@ from runtime import logs
 from runtime.errors import EncryptionError, MeldwatchError, OutOfReachError, UnsafeUrlError, UsageError
 from schemas.api_responses import Problem
 from service.errors import (
-    BodyError,
+    BodyTimeoutError,
+    BodyTooLargeError,
     ConflictError,
-    CrowdedError,
-    LargeError,
-    QueryError,
-    RightError,
-    SlowError,
-    TokenError,
-    UnknownError,
+    ForbiddenError,
+    InvalidBodyError,
+    InvalidQueryError,
+    InvalidTokenError,
+    NotFoundError,
+    TooManyStreamsError,
 )
-from service.http.responses import reply
+from service.http.responses import make_response
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = 5
+RETRY_AFTER_SECONDS = 5
 
 STATUSES: dict[type[MeldwatchError], int] = {
-    TokenError: 401,
-    RightError: 403,
-    UnknownError: 404,
-    SlowError: 408,
+    InvalidTokenError: 401,
+    ForbiddenError: 403,
+    NotFoundError: 404,
+    BodyTimeoutError: 408,
     ConflictError: 409,
     EncryptionError: 409,
-    LargeError: 413,
-    QueryError: 422,
-    BodyError: 422,
+    BodyTooLargeError: 413,
+    InvalidQueryError: 422,
+    InvalidBodyError: 422,
     UnsafeUrlError: 422,
-    CrowdedError: 503,
     UsageError: 422,
+    TooManyStreamsError: 503,
     OutOfReachError: 503,
     MeldwatchError: 500,
 }
-"""The status of each kind of error; a kind that is not here has that of its nearest ancestor."""
+"""HTTP status by error class; a class that is not listed has the status of its nearest listed base class."""
 
 HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "Bearer"},
-    503: {"Retry-After": str(RETRY_SECONDS)},
+    503: {"Retry-After": str(RETRY_AFTER_SECONDS)},
 }
-"""What belongs to a status beside the body."""
+"""Response headers by status."""
 
 DETAILS: dict[int, str] = {
-    404: "There is no such route. See /openapi.json for those that there are.",
-    405: "The route does not know this method. The Allow header names those that it knows.",
-    500: "Something unforeseen went wrong here, and was logged. Try again; if it stays, tell the operator.",
+    404: "There is no such route. See /openapi.json for all routes.",
+    405: "The route does not support this method. The Allow header lists the supported methods.",
+    500: "An unexpected error occurred and was logged. Try again; if it persists, contact the operator.",
 }
 
 
-def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response that tells a problem."""
-    own = HEADERS.get(problem.status, {})
-    return reply(problem, status=problem.status, media_type=MEDIA_TYPE, headers={**own, **(headers or {})})
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response for a problem, with the headers that belong to its status."""
+    status_headers = HEADERS.get(problem.status, {})
+    return make_response(
+        problem, status=problem.status, media_type=MEDIA_TYPE, headers={**status_headers, **(headers or {})}
+    )
 
 
-def describe(status: int, detail: str) -> Problem:
-    """Return the problem that goes with a status."""
+def make_problem(status: int, detail: str) -> Problem:
+    """Return the problem for a status, with the status' standard title."""
     return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
 
 
-def status_of(error: MeldwatchError) -> int:
+def http_status_of(error: MeldwatchError) -> int:
     """Return the HTTP status of an error."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
-async def of_error(request: Request, error: Exception) -> Response:
-    """Answer an error that a person can act on."""
+async def handle_meldwatch_error(request: Request, error: Exception) -> Response:
+    """Answer an error whose text is written for the caller."""
     assert isinstance(error, MeldwatchError)
-    status = status_of(error)
+    status = http_status_of(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.warning("request not answered", path=request.url.path, error=type(error).__name__, detail=str(error))
-    return answer(describe(status, str(error)))
+        log.warning("request failed", path=request.url.path, error=type(error).__name__, detail=str(error))
+    return problem_response(make_problem(status, str(error)))
 
 
-async def of_status(_request: Request, error: Exception) -> Response:
-    """Answer for a route or a method that there is not."""
+async def handle_http_exception(_request: Request, error: Exception) -> Response:
+    """Answer an unknown route or an unsupported method."""
     assert isinstance(error, HTTPException)
     detail = DETAILS.get(error.status_code, error.detail)
-    return answer(describe(error.status_code, detail), error.headers)
+    return problem_response(make_problem(error.status_code, detail), error.headers)
 
 
-async def of_unforeseen(_request: Request, _error: Exception) -> Response:
-    """Answer for an error that nobody foresaw, without a word about it; the server logs it with its traceback."""
-    return answer(describe(500, DETAILS[500]))
+async def handle_unexpected_error(_request: Request, _error: Exception) -> Response:
+    """Answer any other exception without revealing it; the server logs it with its traceback."""
+    return problem_response(make_problem(500, DETAILS[500]))

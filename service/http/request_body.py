@@ -1,64 +1,50 @@
-"""Body: a request's JSON, read within bounds, and strictly into the shape of what may be wanted."""
+"""JSON request bodies: read with a size limit and a timeout, then validated strictly against a model."""
 
 import asyncio
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyError, LargeError, SlowError
+from service.errors import BodyTimeoutError, BodyTooLargeError, InvalidBodyError
+from service.http.validation_errors import describe_errors
 
 B = TypeVar("B", bound=BaseModel)
 
-LONGEST_BODY = 64 * 1024
-BODY_SECONDS = 10.0
-MOST_ERRORS = 5
-LONGEST_NAME = 50
+MAX_BODY_BYTES = 64 * 1024
+BODY_TIMEOUT_SECONDS = 10.0
 
 
-async def read_body(request: Request, shape: type[B], *, seconds: float = BODY_SECONDS) -> B:
-    """Return what a caller wants.
+async def parse_json_body(request: Request, model: type[B], *, timeout_seconds: float = BODY_TIMEOUT_SECONDS) -> B:
+    """Return the request body as a model.
 
     Args:
-        request: Its request, whose body nobody has read.
-        shape: What may be wanted.
-        seconds: How long the body may take to come in.
+        request: A request whose body was not read yet.
+        model: The model of the body.
+        timeout_seconds: How long receiving the body may take.
 
     Raises:
-        LargeError: Where it is too long.
-        SlowError: Where it does not come in time.
-        BodyError: Naming each field that is unknown, missing or out of bounds.
+        BodyTooLargeError: The body is longer than ``MAX_BODY_BYTES``.
+        BodyTimeoutError: The body did not arrive completely in time.
+        InvalidBodyError: A field is unknown, missing or out of range; the message names it.
     """
-    body = await _read(request, seconds)
+    body = await _read(request, timeout_seconds)
     try:
-        return shape.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise BodyError(" ".join(_sentence(detail, shape) for detail in details[:MOST_ERRORS])) from None
+        raise InvalidBodyError(describe_errors(error, model, "field")) from None
 
 
-async def _read(request: Request, seconds: float) -> bytes:
+async def _read(request: Request, timeout_seconds: float) -> bytes:
     body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout_seconds):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > LONGEST_BODY:
-                    raise LargeError(f"The body is longer than {LONGEST_BODY} bytes.")
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyTooLargeError(f"The body is longer than {MAX_BODY_BYTES} bytes.")
     except TimeoutError:
-        raise SlowError(f"The body was not in within {seconds:g} s.") from None
+        raise BodyTimeoutError(f"The body did not arrive within {timeout_seconds:g} s.") from None
     except ClientDisconnect:
-        raise SlowError("The body did not come whole.") from None
+        raise BodyTimeoutError("The client disconnected before the end of the body.") from None
     return bytes(body)
-
-
-def _sentence(detail: ErrorDetails, shape: type[BaseModel]) -> str:
-    if not detail["loc"] and detail["type"] == "value_error":
-        return detail["msg"].removeprefix("Value error, ")  # a sentence about several fields
-    if not detail["loc"]:
-        return f"The body is no JSON object: {detail['msg'].removeprefix('Invalid JSON: ')}."
-    name = ".".join(str(part) for part in detail["loc"])[:LONGEST_NAME]
-    if detail["type"] == "extra_forbidden":
-        return f"{name!r} is no field here. There are: {', '.join(shape.model_fields)}."
-    return f"{name!r}: {detail['msg'].removeprefix('Value error, ')}."

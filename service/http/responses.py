@@ -1,24 +1,35 @@
-"""Reply: how every answer of the API leaves."""
+"""HTTP responses of the API: JSON bodies with security headers (nosniff, no-store)."""
 
 from collections.abc import Mapping
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
-SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-"""What every answer bears: it is what it says it is, and nobody in between keeps it."""
+SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""Headers of every response: browsers do not guess the media type, and caches do not keep the response."""
 
-JSON = "application/json"
+JSON_MEDIA_TYPE = "application/json"
 
 
-def reply(
-    body: BaseModel | bytes, *, status: int = 200, media_type: str = JSON, headers: Mapping[str, str] | None = None
+def make_response(
+    body: BaseModel | bytes,
+    *,
+    status: int = 200,
+    media_type: str = JSON_MEDIA_TYPE,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the response with a body: a shape, or bytes that are ready to be sent."""
-    content = body if isinstance(body, bytes) else dump(body)
-    return Response(content, status_code=status, media_type=media_type, headers={**SAFE, **(headers or {})})
+    """Return a response with the security headers.
+
+    Args:
+        body: A model, which is serialized as JSON, or serialized bytes.
+        status: The HTTP status.
+        media_type: The media type of the body.
+        headers: Further headers.
+    """
+    content = body if isinstance(body, bytes) else to_json(body)
+    return Response(content, status_code=status, media_type=media_type, headers={**SECURITY_HEADERS, **(headers or {})})
 
 
-def dump(shape: BaseModel) -> bytes:
-    """Return a shape as JSON."""
-    return shape.model_dump_json().encode()
+def to_json(model: BaseModel) -> bytes:
+    """Return a model as JSON."""
+    return model.model_dump_json().encode()

@@ -1,7 +1,6 @@
-"""Receive: from the socket to the 200. Limits, then verification over the raw bytes, then storage, then the answer.
+"""Webhook endpoint (POST /webhooks/meld): read the body within limits, verify the signature, store, answer 200.
 
-Meld takes exactly 200 for success and waits 10 s. So nothing that can wait is done here: no call to Meld, none to the
-broker.
+Meld accepts exactly 200 as success and waits 10 s for it. So the endpoint calls neither Meld nor the broker.
 """
 
 import asyncio
@@ -17,21 +16,23 @@ from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, ReceivedWebhook, RefusedWebhook
 from service.http import problem_details
-from service.http.responses import reply
-from service.ingest.payload import read_hint
-from service.ingest.signature import Refusal, SignatureVerifier, Verified
+from service.http.responses import make_response
+from service.ingest.payload import parse_hint
+from service.ingest.signature import SignatureRefusal, SignatureVerifier, VerifiedSignature
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-LONGEST_BODY = 1024 * 1024
-"""Bytes: room for the raw provider webhooks and long account lists that Meld's events carry."""
+MAX_BODY_BYTES = 1024 * 1024
+"""Longest body: Meld's events contain raw webhooks of providers, and long lists of accounts."""
 
-LONGEST_DRAIN = 16 * LONGEST_BODY
-"""Bytes of a body that is too long that are read and dropped, so that an honest sender sees the answer."""
+MAX_DISCARDED_BYTES = 16 * MAX_BODY_BYTES
+"""Bytes of a too long body that are read and discarded: most clients read the response only after sending the body."""
 
-BODY_SECONDS = 10.0
-LATE = timedelta(minutes=5)
-EVIDENCE = frozenset(
+BODY_TIMEOUT_SECONDS = 10.0
+LATE_SIGNATURE_AGE = timedelta(minutes=5)
+"""Webhooks with an older signature are counted: Meld did not sign the retry again."""
+
+STORED_HEADERS = frozenset(
     {
         b"meld-signature",
         b"meld-signature-timestamp",
@@ -42,24 +43,24 @@ EVIDENCE = frozenset(
         b"user-agent",
     }
 )
-"""Headers that are kept with a webhook."""
+"""Headers that are stored with a webhook."""
 
-LONGEST_HEADER = 500
+MAX_HEADER_CHARACTERS = 500
 
-STORED = Response(status_code=200)
-"""Always the same: Meld takes exactly this for success, and reads no body."""
+STORED_RESPONSE = Response(status_code=200)
+"""Meld accepts exactly this as success, and ignores the body."""
 
 
 class WebhookEndpoint:
-    """The webhook route.
+    """Handler of the webhook route.
 
     Args:
-        verifier: Tells whether a request is Meld's.
-        store: Stores a delivery and returns once it is committed; raises ``OutOfReachError`` if it could not be.
-        reject: Told what was refused; must return at once.
-        clock: The present.
-        metrics: Counts every request by what became of it.
-        body_seconds: How long a body may take.
+        verifier: Verifies signatures.
+        store: Stores a webhook and returns after the commit; raises ``OutOfReachError`` if that fails.
+        reject: Enqueues a refused request for the rejection store; must return at once.
+        clock: Returns the present time.
+        metrics: Counts every request by its result.
+        body_timeout_seconds: How long receiving the body may take.
     """
 
     def __init__(
@@ -70,93 +71,95 @@ class WebhookEndpoint:
         reject: Callable[[RefusedWebhook], None],
         clock: Clock,
         metrics: Metrics,
-        body_seconds: float = BODY_SECONDS,
+        body_timeout_seconds: float = BODY_TIMEOUT_SECONDS,
     ) -> None:
         self._verifier = verifier
         self._store = store
         self._reject = reject
         self._clock = clock
         self._metrics = metrics
-        self._body_seconds = body_seconds
+        self._body_timeout_seconds = body_timeout_seconds
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request, with the statuses of the contract."""
-        result, response = await self._receive(request)
+        """Answer one request and count its result."""
+        result, response = await self._handle(request)
         self._metrics.webhooks.labels(result).inc()
         return response
 
-    async def _receive(self, request: Request) -> tuple[str, Response]:
+    async def _handle(self, request: Request) -> tuple[str, Response]:
         try:
-            async with asyncio.timeout(self._body_seconds):
-                body, size = await _read(request)
+            async with asyncio.timeout(self._body_timeout_seconds):
+                body, size = await _read_body(request)
         except TimeoutError:
-            return "slow", _closing(408, f"The body was not in within {self._body_seconds:g} s.")
+            return "slow", _problem_and_close(408, f"The body did not arrive within {self._body_timeout_seconds:g} s.")
         except ClientDisconnect:
-            return "disconnected", _closing(400, "The body ended too early.")
+            return "disconnected", _problem_and_close(400, "The client disconnected before the end of the body.")
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            self._keep("encoded", request, body, size, self._clock())
-            return "encoded", _closing(415, "Send the body as it is signed, without a Content-Encoding.")
-        if size > LONGEST_BODY:
-            self._keep("too_large", request, body, size, self._clock())
-            return "too_large", _closing(413, f"The body is longer than {LONGEST_BODY} bytes.")
-        return await self._check(request, body)
+            self._enqueue_rejection("encoded", request, body, size, self._clock())
+            return "encoded", _problem_and_close(415, "Send the body as it is signed, without a Content-Encoding.")
+        if size > MAX_BODY_BYTES:
+            self._enqueue_rejection("too_large", request, body, size, self._clock())
+            return "too_large", _problem_and_close(413, f"The body is longer than {MAX_BODY_BYTES} bytes.")
+        return await self._verify_and_store(request, body)
 
-    async def _check(self, request: Request, body: bytes) -> tuple[str, Response]:
+    async def _verify_and_store(self, request: Request, body: bytes) -> tuple[str, Response]:
         now = self._clock()
         verdict = self._verifier.verify(request.headers.raw, body, now)
-        if isinstance(verdict, Refusal):
+        if isinstance(verdict, SignatureRefusal):
             log.warning("webhook refused", reason=verdict.reason, bytes=len(body))
-            self._keep(verdict.reason, request, body, len(body), now)
-            return verdict.reason, _problem(401, "The signature does not hold.", headers={})
-        if now - verdict.signed_at > LATE:
+            self._enqueue_rejection(verdict.reason, request, body, len(body), now)
+            return verdict.reason, _problem(401, "The signature is not valid.", headers={})
+        if now - verdict.signed_at > LATE_SIGNATURE_AGE:
             self._metrics.late_webhooks.inc()
         try:
-            await self._store(_delivery(request, body, verdict))
+            await self._store(_received_webhook(request, body, verdict))
         except OutOfReachError as error:
             log.warning("webhook not stored", detail=str(error))
-            return "not_stored", _problem(503, "It could not be stored. Send it again.", headers={"Retry-After": "10"})
-        return "stored", STORED
+            return "not_stored", _problem(
+                503, "The webhook could not be stored. Send it again.", headers={"Retry-After": "10"}
+            )
+        return "stored", STORED_RESPONSE
 
-    def _keep(self, reason: str, request: Request, body: bytes, size: int, now: datetime) -> None:
-        self._reject(RefusedWebhook(reason, now, _evidence(request), body[:MAX_REJECTED_BODY_BYTES], size))
+    def _enqueue_rejection(self, reason: str, request: Request, body: bytes, size: int, now: datetime) -> None:
+        self._reject(RefusedWebhook(reason, now, _stored_headers(request), body[:MAX_REJECTED_BODY_BYTES], size))
 
 
-def _evidence(request: Request) -> dict[str, str]:
+def _stored_headers(request: Request) -> dict[str, str]:
     return {
-        name.decode("ascii"): value.decode("latin-1")[:LONGEST_HEADER]
+        name.decode("ascii"): value.decode("latin-1")[:MAX_HEADER_CHARACTERS]
         for name, value in request.headers.raw
-        if name in EVIDENCE
+        if name in STORED_HEADERS
     }
 
 
-def _delivery(request: Request, body: bytes, verified: Verified) -> ReceivedWebhook:
+def _received_webhook(request: Request, body: bytes, verified: VerifiedSignature) -> ReceivedWebhook:
     return ReceivedWebhook(
         body=body,
-        headers=_evidence(request),
+        headers=_stored_headers(request),
         url=verified.url,
         signed_at=verified.signed_at,
-        hint=read_hint(body),
+        hint=parse_hint(body),
     )
 
 
-async def _read(request: Request) -> tuple[bytes, int]:
-    """Return the raw body, and its size. One that is too long is taken off the wire, within bounds, and cut off."""
+async def _read_body(request: Request) -> tuple[bytes, int]:
+    """Return the body, cut off at ``MAX_BODY_BYTES``, and its size; discards the rest up to ``MAX_DISCARDED_BYTES``."""
     body = bytearray()
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size <= LONGEST_BODY:
+        if size <= MAX_BODY_BYTES:
             body += chunk
-        elif size > LONGEST_DRAIN:
+        elif size > MAX_DISCARDED_BYTES:
             break
     return bytes(body), size
 
 
 def _problem(status: int, detail: str, *, headers: Mapping[str, str]) -> Response:
-    problem = problem_details.describe(status, detail)
-    return reply(problem, status=status, media_type=problem_details.MEDIA_TYPE, headers=headers)
+    problem = problem_details.make_problem(status, detail)
+    return make_response(problem, status=status, media_type=problem_details.MEDIA_TYPE, headers=headers)
 
 
-def _closing(status: int, detail: str) -> Response:
-    """Return an answer after which the connection ends: what is left of the body must not be read as a request."""
+def _problem_and_close(status: int, detail: str) -> Response:
+    """Return a response that closes the connection: unread bytes of the body must not be parsed as a request."""
     return _problem(status, detail, headers={"Connection": "close"})

@@ -1,8 +1,8 @@
-"""Store: the inbox. Concurrent deliveries share one commit, and each is answered only after it.
+"""Webhook inbox with group commit: concurrent webhooks share one transaction; each is answered after its commit.
 
-One writer thread per process takes what has queued up and writes it in one transaction: the webhooks, each once by its
-event id, and one raised job per connection named by a new one. A repeat raises nothing. PostgreSQL does all of it in
-one statement: the writer pays for every round trip with a hand-over of the interpreter's lock.
+One writer thread per process takes everything that waits in a bounded queue and stores it in one transaction: new
+webhooks, unique by event id, and one read request for each connection that a new webhook names. A repeat requests
+nothing. On PostgreSQL this is one statement, because each round trip costs the writer thread the interpreter's lock.
 """
 
 import asyncio
@@ -17,177 +17,175 @@ from runtime import logs
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.meld.webhook import ReceivedWebhook
+from service.ingest.batch_bisection import write_bisecting
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-LARGEST_BATCH = 500
-LARGEST_BATCH_BYTES = 8 * 1024 * 1024
-"""Bytes of bodies that share a commit: what takes the database a small part of the time that a statement may take.
-Sealed they are a third more, and nothing that it could compress."""
+MAX_BATCH_SIZE = 500
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+"""Bytes of bodies in one commit: PostgreSQL stores them in a small part of its statement timeout. Encrypted bodies are
+a third longer, and cannot be compressed."""
 
-LONGEST_QUEUE = 5_000
-"""Deliveries that may wait; more are told to come again, before Meld's patience of 10 s runs out."""
+MAX_QUEUE_LENGTH = 5_000
+"""Webhooks that wait for a commit; further ones are answered 503 at once, before Meld's timeout of 10 s."""
 
-ANSWER_SECONDS = 8.0
+COMMIT_TIMEOUT_SECONDS = 8.0
 
 
 class WebhookTable(Protocol):
-    """Where webhooks are kept: writes a batch in one transaction."""
+    """Stores batches of webhooks, each in one transaction."""
 
-    def insert(self, deliveries: Sequence[ReceivedWebhook]) -> list[str]:
-        """Store deliveries, count repeats, raise jobs; return the connections whose workers should be called.
+    def insert(self, webhooks: Sequence[ReceivedWebhook]) -> list[str]:
+        """Store new webhooks, count repeats, request reads; return the connections whose workers to notify.
 
         Raises:
             OutOfReachError: The database does not answer; nothing of the batch is stored.
-            Exception: Something in the batch cannot be stored; nothing of it is.
+            Exception: A webhook cannot be stored; nothing of the batch is stored.
         """
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Release the database connection."""
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A delivery that waits for its commit. The last of a turn of the loop bears the timer that the turn shares."""
+class _PendingWebhook:
+    """A webhook that waits for its commit. ``timer`` is set on the last one of each iteration of the event loop."""
 
-    delivery: ReceivedWebhook
+    webhook: ReceivedWebhook
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[None]
+    committed: asyncio.Future[None]
     timer: asyncio.TimerHandle | None = None
 
 
 class Inbox:
-    """The way into the inbox: ``start``, then ``put`` from any event loop, then ``stop``.
+    """Stores webhooks: call ``start``, then ``put`` from any event loop, then ``stop``.
 
     Args:
-        table: Where webhooks are kept.
-        wake: Told, after the commit, which connections' workers to call; must return at once.
-        metrics: Counts.
-        answer_seconds: How long a delivery may wait for its commit.
+        table: The table of webhooks.
+        notify_workers: Called with connection ids after each commit; must return at once.
+        metrics: Counts batches.
+        commit_timeout_seconds: How long a webhook may wait for its commit.
     """
 
     def __init__(
         self,
         *,
         table: WebhookTable,
-        wake: Callable[[Collection[str]], None],
+        notify_workers: Callable[[Collection[str]], None],
         metrics: Metrics,
-        answer_seconds: float = ANSWER_SECONDS,
+        commit_timeout_seconds: float = COMMIT_TIMEOUT_SECONDS,
     ) -> None:
         self._table = table
-        self._wake = wake
+        self._notify_workers = notify_workers
         self._metrics = metrics
-        self._answer_seconds = answer_seconds
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._commit_timeout_seconds = commit_timeout_seconds
+        self._queue: queue.SimpleQueue[_PendingWebhook | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._run, name="inbox", daemon=True)
         self._is_stopping = False
-        self._gathered: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_PendingWebhook]] = {}
 
     def start(self) -> None:
-        """Start the writer."""
+        """Start the writer thread."""
         self._writer.start()
 
     def stop(self, seconds: float = 5.0) -> None:
-        """Write what is waiting, refuse what comes later, and end."""
+        """Refuse further webhooks, store the waiting ones, and wait for the writer thread, at most this long."""
         self._is_stopping = True
         self._queue.put(None)
         self._writer.join(seconds)
 
     def is_alive(self) -> bool:
-        """Return whether its thread runs."""
+        """Return whether the writer thread runs."""
         return self._writer.is_alive()
 
-    async def put(self, delivery: ReceivedWebhook) -> None:
-        """Store a delivery; returns once it is committed, also where it is a repeat.
+    async def put(self, webhook: ReceivedWebhook) -> None:
+        """Store a webhook; returns after the commit. A repeat returns too.
 
         Raises:
-            OutOfReachError: Where it was not stored in time. It may be stored later; Meld's retry is a repeat then.
+            OutOfReachError: It was not stored in time. It may still be stored later; Meld's retry is then a repeat.
         """
-        if self._is_stopping or self._queue.qsize() >= LONGEST_QUEUE:
+        if self._is_stopping or self._queue.qsize() >= MAX_QUEUE_LENGTH:
             raise OutOfReachError("the inbox is stopping" if self._is_stopping else "the inbox is full")
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[None] = loop.create_future()
+        committed: asyncio.Future[None] = loop.create_future()
         gathered = self._gathered.get(loop)
         if gathered is None:
             gathered = self._gathered[loop] = []
-            loop.call_soon(self._hand_over, loop)
-        gathered.append(_Waiting(delivery, loop, answer))
-        await answer
+            loop.call_soon(self._enqueue_gathered, loop)
+        gathered.append(_PendingWebhook(webhook, loop, committed))
+        await committed
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Put what one turn of the loop has gathered: each put wakes the writer, which takes the interpreter's lock."""
+    def _enqueue_gathered(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Enqueue all webhooks of one iteration of the event loop together.
+
+        Each put into an empty queue wakes the writer thread, which then takes the interpreter's lock.
+        """
         gathered = self._gathered.pop(loop)
         if self._is_stopping:
-            # Behind the end of the queue nobody would ever look at them.
-            _resolve(gathered, OutOfReachError("the inbox is stopping"))
+            # The writer ends at the None in the queue, and would never reach them.
+            _complete(gathered, OutOfReachError("the inbox is stopping"))
             return
-        late = OutOfReachError("the database took too long")
-        gathered[-1].timer = loop.call_later(self._answer_seconds, _resolve, gathered, late)
-        for waiting in gathered:
-            self._queue.put(waiting)
+        timeout = OutOfReachError("the database took too long")
+        gathered[-1].timer = loop.call_later(self._commit_timeout_seconds, _complete, gathered, timeout)
+        for pending in gathered:
+            self._queue.put(pending)
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
-            batch = [first, *self._more(len(first.delivery.body))]
-            self._metrics.batches.observe(len(batch))
-            self._write(batch)
+            batch = [first, *self._take_waiting(len(first.webhook.body))]
+            self._metrics.store_batch_size.observe(len(batch))
+            for pending, error in write_bisecting(batch, self._commit):
+                log.error("webhook cannot be stored", error=type(error).__name__)
+                _complete_threadsafe([pending], OutOfReachError("the database rejected it"))
         self._table.close()
 
-    def _write(self, batch: Sequence[_Waiting]) -> None:
-        try:
-            calls = self._table.insert([waiting.delivery for waiting in batch])
-        except OutOfReachError as error:
-            log.warning("batch not stored", size=len(batch), detail=str(error))
-            _settle(batch, error)
-        except Exception as error:  # noqa: BLE001 - whatever one delivery is made of, the others must not suffer for it
-            self._split(batch, error)
-        else:
-            _settle(batch, None)
-            self._wake(calls)
+    def _take_waiting(self, size: int) -> Iterable[_PendingWebhook]:
+        """Take waiting webhooks from the queue, up to a batch's limits.
 
-    def _more(self, size: int) -> Iterable[_Waiting]:
-        """Take what waits, up to a batch's bounds; ``size`` is how many bytes it has already."""
-        for _ in range(LARGEST_BATCH - 1):
-            if size >= LARGEST_BATCH_BYTES:
+        Args:
+            size: Bytes that are in the batch already.
+        """
+        for _ in range(MAX_BATCH_SIZE - 1):
+            if size >= MAX_BATCH_BYTES:
                 return
             try:
-                waiting = self._queue.get_nowait()
+                pending = self._queue.get_nowait()
             except queue.Empty:
                 return
-            if waiting is None:
+            if pending is None:
                 self._queue.put(None)
                 return
-            size += len(waiting.delivery.body)
-            yield waiting
+            size += len(pending.webhook.body)
+            yield pending
 
-    def _split(self, batch: Sequence[_Waiting], error: Exception) -> None:
-        """Find the delivery that spoilt its batch, by halves."""
-        if len(batch) == 1:
-            log.error("webhook cannot be stored", error=type(error).__name__)
-            _settle(batch, OutOfReachError("the database refused it"))
+    def _commit(self, batch: Sequence[_PendingWebhook]) -> None:
+        try:
+            connection_ids = self._table.insert([pending.webhook for pending in batch])
+        except OutOfReachError as error:
+            log.warning("batch not stored", size=len(batch), detail=str(error))
+            _complete_threadsafe(batch, error)
             return
-        middle = len(batch) // 2
-        self._write(batch[:middle])
-        self._write(batch[middle:])
+        _complete_threadsafe(batch, None)
+        self._notify_workers(connection_ids)
 
 
-def _settle(batch: Sequence[_Waiting], error: OutOfReachError | None) -> None:
-    """Answer all of a batch with one hand-over to the event loop: one each would cost more than the commit."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
-    for waiting in batch:
-        loops.setdefault(waiting.loop, []).append(waiting)
-    for loop, mine in loops.items():
-        with suppress(RuntimeError):  # the loop has ended, and with it the requests
-            loop.call_soon_threadsafe(_resolve, mine, error)
+def _complete_threadsafe(batch: Sequence[_PendingWebhook], error: OutOfReachError | None) -> None:
+    """Complete a batch's futures with one call into each event loop; one for each future costs more than the commit."""
+    loops: dict[asyncio.AbstractEventLoop, list[_PendingWebhook]] = {}
+    for pending in batch:
+        loops.setdefault(pending.loop, []).append(pending)
+    for loop, group in loops.items():
+        with suppress(RuntimeError):  # the loop was closed, and its requests with it
+            loop.call_soon_threadsafe(_complete, group, error)
 
 
-def _resolve(batch: Sequence[_Waiting], error: OutOfReachError | None) -> None:
-    for waiting in batch:
-        if waiting.timer is not None:
-            waiting.timer.cancel()
-        if waiting.answer.done():
+def _complete(batch: Sequence[_PendingWebhook], error: OutOfReachError | None) -> None:
+    for pending in batch:
+        if pending.timer is not None:
+            pending.timer.cancel()
+        if pending.committed.done():
             continue
         if error is None:
-            waiting.answer.set_result(None)
+            pending.committed.set_result(None)
         else:
-            waiting.answer.set_exception(error)
+            pending.committed.set_exception(error)

@@ -1,16 +1,19 @@
-"""Hint: what a verified body says, as far as it can be read. Nothing is taken as state, and nothing is refused."""
+"""Lenient parsing of a webhook's payload into a hint: which connection to read again, and why.
+
+A payload never becomes state, and a verified webhook is never refused for its form.
+"""
 
 from typing import Any
 
-from runtime.security.lenient_json import ParseError, clean, parse
-from schemas.meld.connection import LONGEST_ID, is_id, lenient_time
+from runtime.security.lenient_json import ParseError, clean_text, parse_json
+from schemas.meld.connection import MAX_ID_LENGTH, is_connection_id, parse_time_or_none
 from schemas.meld.webhook import CONNECTION_DELETED, DELETED, STATUS_CHANGE, Hint
 
 
-def read_hint(body: bytes) -> Hint:
-    """Read a webhook's body: any JSON object, any fields missing or null. What cannot be read gives an empty hint."""
+def parse_hint(body: bytes) -> Hint:
+    """Return the hint of a webhook's body. Fields may be missing or null; an unreadable body gives an empty hint."""
     try:
-        envelope = parse(body)
+        envelope = parse_json(body)
     except ParseError:
         return Hint()
     if not isinstance(envelope, dict):
@@ -26,7 +29,7 @@ def read_hint(body: bytes) -> Hint:
         connection_id=_id(fields.get("connectionId")),
         status=status,
         status_reason=_reason(fields) if status is not None and type_ == STATUS_CHANGE else None,
-        occurred_at=lenient_time(envelope.get("timestamp")),
+        occurred_at=parse_time_or_none(envelope.get("timestamp")),
     )
 
 
@@ -37,15 +40,15 @@ def _status(type_: str | None, payload: dict[str, Any]) -> str | None:
 
 
 def _reason(payload: dict[str, Any]) -> str | None:
-    """Return the reason that is announced, empty for none; None where nothing is said of it."""
+    """Return the announced reason: empty if the payload says that there is none, None if it does not name any."""
     if payload.get("newStatusReason", "") is None:
         return ""
     return _text(payload.get("newStatusReason"))
 
 
 def _id(value: object) -> str | None:
-    return value if is_id(value) else None
+    return value if is_connection_id(value) else None
 
 
 def _text(value: object) -> str | None:
-    return clean(value)[:LONGEST_ID] if isinstance(value, str) and value else None
+    return clean_text(value)[:MAX_ID_LENGTH] if isinstance(value, str) and value else None

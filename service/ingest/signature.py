@@ -1,8 +1,8 @@
-"""Verify: is this request Meld's? Pure: bytes and values in, a value out.
+"""Signature verification of Meld's webhooks: HMAC-SHA256 over timestamp, URL and raw body. Pure, without I/O.
 
 Meld signs ``<timestamp header>.<URL as configured>.<raw body>`` with HMAC-SHA256 and sends it as padded base64url
-(docs.meld.io/docs/webhook-authentication). The URL is never taken from the request: behind a proxy it is another one,
-and its host is the sender's to choose.
+(docs.meld.io/docs/webhook-authentication). The URL comes from the settings, never from the
+request: a proxy changes it, and the sender chooses its host.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-SIGNATURE = b"meld-signature"
-TIMESTAMP = b"meld-signature-timestamp"
+SIGNATURE_HEADER = b"meld-signature"
+TIMESTAMP_HEADER = b"meld-signature-timestamp"
 
 _UNIX_SECONDS = re.compile(r"\d{9,11}(?:\.\d{1,9})?", re.ASCII)
 _UNIX_MILLISECONDS = re.compile(r"\d{13}", re.ASCII)
@@ -24,10 +24,10 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class TimestampWindow:
-    """How far a signature's time may lie from the present.
+    """How far a signature's time may be from the present.
 
-    Meld retries for three days and may keep the first attempt's time on a retry, so an old time is no attack: repeats
-    are known by their event id, and a webhook is only a hint.
+    Meld retries for three days and may keep the first attempt's signature time, so an old time is not a replay attack.
+    A repeat is recognized by its event id.
     """
 
     max_age: timedelta
@@ -35,22 +35,22 @@ class TimestampWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """The signature held. ``url`` is the configured URL that it covers, ``signed_at`` the time that it covers."""
+class VerifiedSignature:
+    """The signature is valid. ``url`` is the configured URL that it covers, ``signed_at`` the time that it covers."""
 
     url: str
     signed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """The signature did not hold. ``reason`` is for metrics and logs; the sender is told nothing of it."""
+class SignatureRefusal:
+    """The signature is not valid. ``reason`` is for metrics and logs; the response does not contain it."""
 
     reason: str
 
 
 class SignatureVerifier:
-    """Checks requests against every configured URL with every secret.
+    """Verifies requests against every configured URL with every secret.
 
     Args:
         urls: The webhook URLs exactly as configured in the Meld profile.
@@ -58,7 +58,7 @@ class SignatureVerifier:
         window: The accepted times.
 
     Raises:
-        ValueError: Without a URL or a secret: nothing could be verified, so nothing may pass.
+        ValueError: There is no URL or no secret, so that no request could be verified.
     """
 
     def __init__(self, *, urls: Sequence[str], secrets: Sequence[str], window: TimestampWindow) -> None:
@@ -67,39 +67,39 @@ class SignatureVerifier:
         self._keys = [(url, url.encode(), secret.encode()) for url in urls for secret in secrets]
         self._window = window
 
-    def verify(self, headers: Headers, body: bytes, now: datetime) -> Verified | Refusal:
-        """Check one request. All pairs are tried, in the same time whichever of them holds.
+    def verify(self, headers: Headers, body: bytes, now: datetime) -> VerifiedSignature | SignatureRefusal:
+        """Verify one request. It tries every pair of URL and secret, so that the duration reveals nothing.
 
         Args:
-            headers: Header lines, names in lower case.
+            headers: Header lines, with lower-case names.
             body: The raw body.
-            now: The present.
+            now: The present time.
         """
-        signature, timestamp = _only(headers, SIGNATURE), _only(headers, TIMESTAMP)
+        signature, timestamp = _single_header(headers, SIGNATURE_HEADER), _single_header(headers, TIMESTAMP_HEADER)
         if signature is None or timestamp is None:
-            return Refusal("missing")
-        signed_at = signature_time(timestamp)
+            return SignatureRefusal("missing")
+        signed_at = parse_signature_time(timestamp)
         if signed_at is None:
-            return Refusal("unreadable_time")
-        holding: str | None = None
+            return SignatureRefusal("unreadable_time")
+        matching_url: str | None = None
         for url, url_bytes, secret in self._keys:
             message = b"".join((timestamp, b".", url_bytes, b".", body))
             expected = urlsafe_b64encode(hmac.digest(secret, message, hashlib.sha256))
             is_padded = hmac.compare_digest(expected, signature)
             is_bare = hmac.compare_digest(expected.rstrip(b"="), signature)
-            if (is_padded or is_bare) and holding is None:
-                holding = url
-        if holding is None:
-            return Refusal("wrong")
+            if (is_padded or is_bare) and matching_url is None:
+                matching_url = url
+        if matching_url is None:
+            return SignatureRefusal("wrong")
         if signed_at < now - self._window.max_age:
-            return Refusal("too_old")
+            return SignatureRefusal("too_old")
         if signed_at > now + self._window.max_skew:
-            return Refusal("in_the_future")
-        return Verified(holding, signed_at)
+            return SignatureRefusal("in_the_future")
+        return VerifiedSignature(matching_url, signed_at)
 
 
-def signature_time(value: bytes) -> datetime | None:
-    """Return the time in a ``Meld-Signature-Timestamp``: ISO 8601 or Unix seconds; None where it is neither."""
+def parse_signature_time(value: bytes) -> datetime | None:
+    """Return the time in a ``Meld-Signature-Timestamp``: ISO 8601, Unix seconds or milliseconds; else None."""
     try:
         text = value.decode("ascii")
         if _UNIX_SECONDS.fullmatch(text):
@@ -112,7 +112,7 @@ def signature_time(value: bytes) -> datetime | None:
         return None
 
 
-def _only(headers: Headers, name: bytes) -> bytes | None:
-    """Return the header's value; None where it is missing, or sent twice, which Meld never does."""
+def _single_header(headers: Headers, name: bytes) -> bytes | None:
+    """Return a header's value; None if it is missing, or sent twice, which Meld never does."""
     values = [value for header, value in headers if header == name]
     return values[0] if len(values) == 1 else None

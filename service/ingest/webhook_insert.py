@@ -1,6 +1,7 @@
-"""The inbox's two tables of one meaning: PostgreSQL takes a batch in one statement, SQLite in one short transaction.
+"""Batch insert of webhooks with deduplication (idempotency by event id), repeat counts and read requests.
 
-Bodies are sealed on their way in; what a webhook without an event id is known by is the fingerprint of the clear one.
+PostgreSQL executes one statement for a batch, SQLite one short transaction; the results are the same. Bodies are
+encrypted. A webhook without an event id is identified by the SHA-256 of its clear body.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, col, select
 
-from runtime.database import Database, translate
+from runtime.database import Database, translate_error
 from runtime.errors import OutOfReachError
 from runtime.queues import reads
 from runtime.security.encryption import Encryption
@@ -25,84 +26,86 @@ from schemas.meld.webhook import ReceivedWebhook
 from service.ingest.inbox import WebhookTable
 
 
-def table_for(database: Database, vault: Encryption) -> WebhookTable:
-    """Return the inbox's table for this database's dialect. The vault seals the bodies, where it has a key."""
-    return PostgresWebhookTable(database, vault) if database.is_postgres else SqliteWebhookTable(database, vault)
+def make_webhook_table(database: Database, encryption: Encryption) -> WebhookTable:
+    """Return the implementation for this database's dialect. Bodies are encrypted if ``encryption`` has a key."""
+    return (
+        PostgresWebhookTable(database, encryption) if database.is_postgres else SqliteWebhookTable(database, encryption)
+    )
 
 
-def event_id_of(delivery: ReceivedWebhook) -> str:
-    """Return what a delivery is known by: Meld's ``eventId``, or the body's fingerprint where there is none."""
-    return delivery.hint.event_id or "sha256:" + hashlib.sha256(delivery.body).hexdigest()
+def webhook_event_id(webhook: ReceivedWebhook) -> str:
+    """Return a webhook's unique id: Meld's ``eventId``, or ``sha256:`` and the body's digest if it has none."""
+    return webhook.hint.event_id or "sha256:" + hashlib.sha256(webhook.body).hexdigest()
 
 
 class SqliteWebhookTable:
-    """SQLite has one writer at a time, so reading first and writing then is exact."""
+    """Webhooks on SQLite, which has one writer at a time: what a transaction reads cannot change before it writes."""
 
-    def __init__(self, database: Database, vault: Encryption) -> None:
+    def __init__(self, database: Database, encryption: Encryption) -> None:
         self._database = database
-        self._vault = vault
+        self._encryption = encryption
 
-    def insert(self, deliveries: Sequence[ReceivedWebhook]) -> list[str]:
+    def insert(self, webhooks: Sequence[ReceivedWebhook]) -> list[str]:
         """See ``service.ingest.inbox.WebhookTable``."""
-        times = Counter(map(event_id_of, deliveries))
-        new = {event_id_of(delivery): delivery for delivery in reversed(deliveries)}
-        # Before the lock is taken, which others wait for; those that turn out to be repeats are few.
-        sealed = {event_id: self._vault.seal_bytes(delivery.body) for event_id, delivery in new.items()}
+        times = Counter(map(webhook_event_id, webhooks))
+        first = {webhook_event_id(webhook): webhook for webhook in reversed(webhooks)}
+        # Encrypted before the transaction takes the write lock. Repeats, which need no encryption, are few.
+        bodies = {event_id: self._encryption.encrypt_bytes(webhook.body) for event_id, webhook in first.items()}
         with self._database.write() as session:
             known = select(tables.WebhookRow.event_id).where(col(tables.WebhookRow.event_id).in_(times))
             repeats = set(session.exec(known).all())
             rows = [
-                self._row(event_id, new[event_id], sealed[event_id]) for event_id in times if event_id not in repeats
+                self._row(event_id, first[event_id], bodies[event_id]) for event_id in times if event_id not in repeats
             ]
             if rows:
                 session.exec(self._database.insert(tables.WebhookRow), params=rows)
             for event_id, count in times.items():
-                self._count(session, event_id, count if event_id in repeats else count - 1)
+                self._count_repeats(session, event_id, count if event_id in repeats else count - 1)
             ids = {row["connection_id"] for row in rows} - {None}
-            return reads.raise_jobs(self._database, session, ids, "webhook")
+            return reads.request_reads(self._database, session, ids, "webhook")
 
     def close(self) -> None:
-        """See ``service.ingest.inbox.WebhookTable``; it holds on to nothing."""
+        """See ``service.ingest.inbox.WebhookTable``; there is nothing to release."""
 
-    def _row(self, event_id: str, delivery: ReceivedWebhook, body: bytes) -> dict[str, Any]:
+    def _row(self, event_id: str, webhook: ReceivedWebhook, body: bytes) -> dict[str, Any]:
         now = self._database.clock()
         return {
-            **_columns(event_id, delivery),
+            **_columns(event_id, webhook),
             "body": body,
-            "encrypted_with": self._vault.key_name,
+            "encrypted_with": self._encryption.key_name,
             "received_at": now,
             "delivered_at": now,
             "deliveries": 1,
-            "ignored_at": now if delivery.hint.connection_id is None else None,
+            "ignored_at": now if webhook.hint.connection_id is None else None,
         }
 
-    def _count(self, session: Session, event_id: str, count: int) -> None:
+    def _count_repeats(self, session: Session, event_id: str, count: int) -> None:
         if count:
-            repeat = update(tables.WebhookRow).where(col(tables.WebhookRow.event_id) == event_id)
-            more = {"deliveries": tables.WebhookRow.deliveries + count, "delivered_at": self._database.now()}
-            session.exec(repeat.values(**more))
+            statement = update(tables.WebhookRow).where(col(tables.WebhookRow.event_id) == event_id)
+            values = {"deliveries": tables.WebhookRow.deliveries + count, "delivered_at": self._database.now()}
+            session.exec(statement.values(**values))
 
 
 class PostgresWebhookTable:
-    """One connection of its own, in autocommit, and one statement a batch.
+    """Webhooks on PostgreSQL: one dedicated connection in autocommit mode, and one statement for each batch.
 
-    The webhooks are inserted in the order of their ids and the jobs raised in the order of theirs, so that writers of
-    several processes cannot deadlock; the repeats are counted in a statement of their own, after the commit, so that
-    no lock on an old row is held while one on a job is waited for.
+    Webhooks and read requests are inserted in the order of their ids, so that writers in several processes cannot
+    deadlock. Repeats are counted in a second statement, after the commit, so that no lock on an existing webhook is
+    held while the writer waits for a lock on a read request.
     """
 
-    def __init__(self, database: Database, vault: Encryption) -> None:
+    def __init__(self, database: Database, encryption: Encryption) -> None:
         self._engine = database.engine
-        self._vault = vault
+        self._encryption = encryption
         self._connection: Connection | None = None
 
-    def insert(self, deliveries: Sequence[ReceivedWebhook]) -> list[str]:
+    def insert(self, webhooks: Sequence[ReceivedWebhook]) -> list[str]:
         """See ``service.ingest.inbox.WebhookTable``."""
         try:
-            return self._insert(deliveries)
+            return self._insert(webhooks)
         except DBAPIError as error:
-            self._drop()
-            raise translate(error) from error
+            self._drop_connection()
+            raise translate_error(error) from error
         except PoolTimeoutError as error:
             raise OutOfReachError("All connections to the database are in use.") from error
 
@@ -112,33 +115,33 @@ class PostgresWebhookTable:
             self._connection.close()
             self._connection = None
 
-    def _insert(self, deliveries: Sequence[ReceivedWebhook]) -> list[str]:
-        rows = [_columns(event_id_of(delivery), delivery) for delivery in deliveries]
+    def _insert(self, webhooks: Sequence[ReceivedWebhook]) -> list[str]:
+        rows = [_columns(webhook_event_id(webhook), webhook) for webhook in webhooks]
         batch = {
             "rows": json.dumps(rows, default=datetime.isoformat, ensure_ascii=False),
-            "bodies": [self._vault.seal_bytes(delivery.body) for delivery in deliveries],
-            "encrypted_with": self._vault.key_name,
+            "bodies": [self._encryption.encrypt_bytes(webhook.body) for webhook in webhooks],
+            "encrypted_with": self._encryption.key_name,
         }
-        stored, calls = self._execute(INSERT, batch)
+        stored, connection_ids = self._execute(INSERT_SQL, batch)
         repeats = Counter(row["event_id"] for row in rows) - Counter(stored or ())
         if repeats:
-            self._execute(COUNT, {"event_id": list(repeats.keys()), "times": list(repeats.values())})
-        return list(calls or ())
+            self._execute(COUNT_REPEATS_SQL, {"event_id": list(repeats.keys()), "times": list(repeats.values())})
+        return list(connection_ids or ())
 
     def _execute(self, statement: str, parameters: dict[str, Any]) -> Any:  # noqa: ANN401 - one row
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         return self._connection.exec_driver_sql(statement, parameters).one()
 
-    def _drop(self) -> None:
+    def _drop_connection(self) -> None:
         if self._connection is not None:
             with suppress(DBAPIError):
                 self._connection.invalidate()
             self.close()
 
 
-def _columns(event_id: str, delivery: ReceivedWebhook) -> dict[str, Any]:
-    hint = delivery.hint
+def _columns(event_id: str, webhook: ReceivedWebhook) -> dict[str, Any]:
+    hint = webhook.hint
     return {
         "event_id": event_id,
         "type": hint.type,
@@ -147,13 +150,13 @@ def _columns(event_id: str, delivery: ReceivedWebhook) -> dict[str, Any]:
         "hint_status": hint.status,
         "hint_reason": hint.status_reason,
         "occurred_at": hint.occurred_at,
-        "signed_at": delivery.signed_at,
-        "url": delivery.url,
-        "headers": delivery.headers,
+        "signed_at": webhook.signed_at,
+        "url": webhook.url,
+        "headers": webhook.headers,
     }
 
 
-# The rules of a raise are those of runtime/queues/reads.py with trigger "webhook".
+# Requests reads as ``runtime.queues.reads.request_reads`` does with trigger "webhook".
 _INSERT = """
 WITH incoming AS (
     SELECT * FROM ROWS FROM (
@@ -177,7 +180,7 @@ WITH incoming AS (
     ORDER BY event_id COLLATE "C"
     ON CONFLICT (event_id) DO NOTHING
     RETURNING event_id, connection_id
-), raised AS (
+), request AS (
     INSERT INTO read_request (
         connection_id, requested, completed, trigger, requested_at, due_at, woken_at, attempts, depth, rechecks
     )
@@ -191,7 +194,7 @@ WITH incoming AS (
         due_at = LEAST(read_request.due_at, now()),
         woken_at = CASE
             WHEN (read_request.leased_until IS NULL OR read_request.leased_until < now())
-                AND (read_request.woken_at IS NULL OR read_request.woken_at < now() - interval '{woken_seconds} s')
+                AND (read_request.woken_at IS NULL OR read_request.woken_at < now() - interval '{renotify_seconds} s')
             THEN now() ELSE read_request.woken_at
         END,
         attempts = 0,
@@ -199,16 +202,16 @@ WITH incoming AS (
         rechecks = 0,
         failed_at = NULL,
         replay_id = NULL
-    RETURNING connection_id, woken_at = requested_at AS is_called
+    RETURNING connection_id, woken_at = requested_at AS needs_notification
 )
 SELECT
     (SELECT array_agg(event_id) FROM stored),
-    (SELECT array_agg(connection_id) FROM raised WHERE is_called)
+    (SELECT array_agg(connection_id) FROM request WHERE needs_notification)
 """
 
-INSERT = _INSERT.replace("{woken_seconds}", str(reads.WOKEN_SECONDS))
+INSERT_SQL = _INSERT.replace("{renotify_seconds}", str(reads.RENOTIFY_AFTER_SECONDS))
 
-COUNT = """
+COUNT_REPEATS_SQL = """
 WITH repeated AS (
     SELECT id, times
     FROM webhook JOIN unnest(%(event_id)s::text[], %(times)s::integer[]) AS t (event_id, times) USING (event_id)

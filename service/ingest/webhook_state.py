@@ -8,7 +8,7 @@ from schemas.api_resources import WebhookState
 
 
 def in_state(state: WebhookState) -> ColumnElement[bool]:
-    """Return the condition that a webhook is in a state; the states are those of ``schemas.api_resources.state_of``."""
+    """Return the condition that a webhook has this state, as in ``schemas.api_resources.get_webhook_state``."""
     processed, ignored, failed = (
         col(step).is_not(None)
         for step in (tables.WebhookRow.processed_at, tables.WebhookRow.ignored_at, tables.WebhookRow.failed_at)

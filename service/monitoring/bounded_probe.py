@@ -1,4 +1,4 @@
-"""Probe: asks a question that may take for ever, without waiting for ever, or asking twice at a time."""
+"""Bounded probe: runs a check that may hang, with a timeout for the caller, one run at a time, and a cached result."""
 
 import asyncio
 import threading
@@ -13,45 +13,43 @@ T = TypeVar("T")
 
 
 class BoundedProbe(Generic[T]):
-    """A question, and its last answer.
-
-    However many ask, and however long it takes, one thread is at it.
+    """A check and its last result. At most one thread runs the check, however long it takes.
 
     Args:
-        ask: Answers the question; may block.
-        clock: The present.
-        fresh: For how long an answer is given again without asking.
+        check: The check; may block.
+        clock: Returns the present time.
+        max_age: How long a result is returned again without another run.
     """
 
-    def __init__(self, ask: Callable[[], T], *, clock: Clock, fresh: timedelta) -> None:
-        self._ask = ask
+    def __init__(self, check: Callable[[], T], *, clock: Clock, max_age: timedelta) -> None:
+        self._check = check
         self._clock = clock
-        self._fresh = fresh
+        self._max_age = max_age
         self._lock = threading.Lock()
-        self._asked: tuple[datetime, Future[T]] | None = None
+        self._last: tuple[datetime, Future[T]] | None = None
 
-    async def answer(self, seconds: float) -> T | None:
-        """Return the answer, or raise what was raised; None where there is none within so many seconds."""
-        answer = asyncio.wrap_future(self._current())
-        await asyncio.wait([answer], timeout=seconds)
-        return answer.result() if answer.done() else None
+    async def result(self, timeout_seconds: float) -> T | None:
+        """Return the check's result, or raise its exception; None if there is no result in time."""
+        future = asyncio.wrap_future(self._current_run())
+        await asyncio.wait([future], timeout=timeout_seconds)
+        return future.result() if future.done() else None
 
-    def _current(self) -> Future[T]:
+    def _current_run(self) -> Future[T]:
         now = self._clock()
         with self._lock:
-            if self._asked is not None:
-                asked_at, answer = self._asked
-                # A clock that was set back makes no answer last longer.
-                if not answer.done() or timedelta(0) <= now - asked_at < self._fresh:
-                    return answer
-            answer = Future()
-            self._asked = now, answer
-        # Not from a pool, whose threads the interpreter waits for when it ends.
-        threading.Thread(target=self._settle, args=(answer,), name="probe", daemon=True).start()
-        return answer
+            if self._last is not None:
+                started_at, future = self._last
+                # A clock that was set back must not prolong the age.
+                if not future.done() or timedelta(0) <= now - started_at < self._max_age:
+                    return future
+            future = Future()
+            self._last = now, future
+        # Not a pool's thread: the interpreter waits for those when it ends.
+        threading.Thread(target=self._run, args=(future,), name="probe", daemon=True).start()
+        return future
 
-    def _settle(self, answer: Future[T]) -> None:
+    def _run(self, future: Future[T]) -> None:
         try:
-            answer.set_result(self._ask())
-        except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
-            answer.set_exception(error)
+            future.set_result(self._check())
+        except Exception as error:  # noqa: BLE001 - ``result`` raises it
+            future.set_exception(error)

@@ -1,7 +1,8 @@
-"""Reverify: what was refused is tried against the present secrets and URLs; what passes is stored as if it arrived now.
+"""Verification of stored rejections with the present secrets and URLs; the valid ones are stored as new webhooks.
 
-Its time is held against the moment at which it was received, not against now: it was fresh then. Storing comes first
-and its note after it, so that whatever is killed in between is tried once more, and known by its event id.
+A signature's time is compared with the time at which the request was received, not with the present. A webhook is
+stored first, and its rejection marked as admitted afterwards. A run that is killed in between verifies it again, and
+recognizes the stored webhook by its event id.
 """
 
 from collections import Counter
@@ -13,31 +14,32 @@ from sqlmodel import col, select
 
 from runtime import audit
 from runtime.database import Database
-from runtime.errors import EncryptionError, OutOfReachError
+from runtime.errors import EncryptionError
 from runtime.security.encryption import Encryption
 from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, ReceivedWebhook
 from schemas.tables import RejectionRow, WebhookRow
+from service.ingest.batch_bisection import write_bisecting
 from service.ingest.inbox import WebhookTable
-from service.ingest.payload import read_hint
-from service.ingest.signature import Refusal, SignatureVerifier
-from service.ingest.webhook_insert import event_id_of
+from service.ingest.payload import parse_hint
+from service.ingest.signature import SignatureRefusal, SignatureVerifier
+from service.ingest.webhook_insert import webhook_event_id
 
-CHUNK = 100
+CHUNK_SIZE = 100
 """Rows in memory at once, and webhooks in one commit."""
 
 
 @dataclass(slots=True)
-class Reverified:
-    """What trying them again came to.
+class ReverifyResult:
+    """Result of a run. The names are those of the command's JSON output.
 
     Attributes:
-        admitted: How many passed and are stored.
-        repeats: How many passed and were stored already, as Meld had sent them again.
-        refused: How many did not pass, by the reason of now.
-        truncated: How many cannot be tried, since their end was not kept.
-        sealed: How many cannot be opened with the keys that are set.
-        unstorable: How many passed, and the database refuses them.
-        is_suspicious: Whether any that looks like Meld's did not pass.
+        admitted: Rejections that are valid now and were stored as webhooks.
+        repeats: Rejections that are valid now, of webhooks that were stored already.
+        refused: Rejections that are still not valid, by the present reason.
+        truncated: Rejections that cannot be verified, because only the beginning of the body was stored.
+        sealed: Rejections that cannot be decrypted with the present keys.
+        unstorable: Valid rejections that the database rejects as webhooks.
+        is_suspicious: Whether a likely one (see ``service.rejected.limits``) is still not valid.
     """
 
     admitted: int = 0
@@ -50,151 +52,139 @@ class Reverified:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is left that somebody should look at."""
+        """Whether no rejection needs an operator's attention."""
         return not self.is_suspicious and not self.unstorable
 
 
 @dataclass(frozen=True, slots=True)
-class _Passed:
-    """A refused webhook that passes now."""
+class _ValidRejection:
+    """A rejection whose signature is valid now."""
 
     digest: str
-    delivery: ReceivedWebhook
+    webhook: ReceivedWebhook
 
     @property
     def event_id(self) -> str:
-        return event_id_of(self.delivery)
+        return webhook_event_id(self.webhook)
 
 
-class Reverify:
-    """Tries all that was refused and not admitted yet.
+class RejectionReverifier:
+    """Verifies all rejections that are not admitted yet.
 
     Args:
         database: The database.
-        vault: Opens the bodies.
-        verifier: Tells whether one is Meld's, by the present settings.
-        table: The inbox's; closed at the end.
-        call: Calls workers for connections.
-        chunk: How many are tried at a time.
+        encryption: Decrypts the bodies.
+        verifier: Verifies signatures with the present settings.
+        table: Stores webhooks; ``run`` closes it.
+        notify_workers: Notifies a worker for each given connection id.
+        chunk_size: Rejections of one chunk.
     """
 
     def __init__(
         self,
         *,
         database: Database,
-        vault: Encryption,
+        encryption: Encryption,
         verifier: SignatureVerifier,
         table: WebhookTable,
-        call: Callable[[Collection[str]], None],
-        chunk: int = CHUNK,
+        notify_workers: Callable[[Collection[str]], None],
+        chunk_size: int = CHUNK_SIZE,
     ) -> None:
         self._database = database
-        self._vault = vault
+        self._encryption = encryption
         self._verifier = verifier
         self._table = table
-        self._call = call
-        self._chunk = chunk
+        self._notify_workers = notify_workers
+        self._chunk_size = chunk_size
 
-    def run(self, *, who: str, is_dry: bool, progress: Callable[[int], None]) -> Reverified:
-        """Try them all, in the order in which they first came.
+    def run(self, *, who: str, is_dry: bool, progress: Callable[[int], None]) -> ReverifyResult:
+        """Verify all rejections, in the order in which they were first received.
 
         Args:
-            who: The operator.
-            is_dry: Whether to write nothing.
-            progress: Told how many were tried so far.
+            who: The operator, for the audit log.
+            is_dry: Whether to write nothing (dry run).
+            progress: Called with the number of rejections verified so far.
 
         Raises:
-            OutOfReachError: The database does not answer; what was admitted stays so, and the rest is tried next time.
+            OutOfReachError: The database does not answer. Admitted webhooks stay stored; another run does the rest.
         """
-        came_to = Reverified()
-        tried = 0
+        result = ReverifyResult()
+        verified = 0
         try:
-            for rows in self._chunks(came_to):
-                passed = [each for row in rows if (each := self._passed(row, came_to)) is not None]
-                self._admit(passed, came_to, who=None if is_dry else who)
-                progress(tried := tried + len(rows))
+            for rows in self._chunks(result):
+                valid = [rejection for row in rows if (rejection := self._verify(row, result)) is not None]
+                self._admit(valid, result, who=None if is_dry else who)
+                progress(verified := verified + len(rows))
         finally:
             self._table.close()
-        return came_to
+        return result
 
-    def _chunks(self, came_to: Reverified) -> Iterator[Sequence[RejectionRow]]:
-        """Yield those that are there now: what is refused meanwhile is not waited for."""
-        waiting, after = col(RejectionRow.admitted_at).is_(None), 0
+    def _chunks(self, result: ReverifyResult) -> Iterator[Sequence[RejectionRow]]:
+        """Yield the rejections that exist at the start of the run, so that it ends however many arrive meanwhile."""
+        pending, after = col(RejectionRow.admitted_at).is_(None), 0
         whole = col(RejectionRow.size) <= MAX_REJECTED_BODY_BYTES
         with self._database.read() as session:
             last = session.exec(select(func.max(RejectionRow.id))).one() or 0
-            came_to.truncated = session.exec(select(func.count()).where(waiting, ~whole)).one()
+            result.truncated = session.exec(select(func.count()).where(pending, ~whole)).one()
         while True:
-            mine = select(RejectionRow).where(
-                waiting, whole, col(RejectionRow.id) > after, col(RejectionRow.id) <= last
+            chunk = select(RejectionRow).where(
+                pending, whole, col(RejectionRow.id) > after, col(RejectionRow.id) <= last
             )
             with self._database.read() as session:
-                rows = session.exec(mine.order_by(col(RejectionRow.id)).limit(self._chunk)).all()
+                rows = session.exec(chunk.order_by(col(RejectionRow.id)).limit(self._chunk_size)).all()
             if not rows:
                 return
             yield rows
             after = rows[-1].id or last
 
-    def _passed(self, row: RejectionRow, came_to: Reverified) -> _Passed | None:
+    def _verify(self, row: RejectionRow, result: ReverifyResult) -> _ValidRejection | None:
         headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in row.headers.items()]
         try:
-            body = self._vault.open_bytes(row.body, row.encrypted_with)
+            body = self._encryption.decrypt_bytes(row.body, row.encrypted_with)
         except EncryptionError:
-            came_to.sealed += 1
-            came_to.is_suspicious |= row.is_likely
+            result.sealed += 1
+            result.is_suspicious |= row.is_likely
             return None
         verdict = self._verifier.verify(headers, body, row.received_at)
-        if isinstance(verdict, Refusal):
-            came_to.refused[verdict.reason] += 1
-            came_to.is_suspicious |= row.is_likely
+        if isinstance(verdict, SignatureRefusal):
+            result.refused[verdict.reason] += 1
+            result.is_suspicious |= row.is_likely
             return None
-        delivery = ReceivedWebhook(body, row.headers, verdict.url, verdict.signed_at, read_hint(body))
-        return _Passed(row.digest, delivery)
+        webhook = ReceivedWebhook(body, row.headers, verdict.url, verdict.signed_at, parse_hint(body))
+        return _ValidRejection(row.digest, webhook)
 
-    def _admit(self, passed: Sequence[_Passed], came_to: Reverified, *, who: str | None) -> None:
-        """Store what passed, each once, and note it; only count it where nobody is named who does."""
-        new = self._new(passed)
+    def _admit(self, valid: Sequence[_ValidRejection], result: ReverifyResult, *, who: str | None) -> None:
+        """Store valid rejections as webhooks, each event once, and mark them; only count them if ``who`` is None."""
+        new = self._select_new(valid)
         if who is not None:
-            failed = {each.event_id for each in self._store(new)}
-            came_to.unstorable += len(failed)
-            new, passed = ([each for each in some if each.event_id not in failed] for some in (new, passed))
-            self._note(passed, who, admitted=len(new))
-        came_to.admitted += len(new)
-        came_to.repeats += len(passed) - len(new)
+            failed = {rejection.event_id for rejection, _error in write_bisecting(new, self._store)}
+            result.unstorable += len(failed)
+            new, valid = ([each for each in some if each.event_id not in failed] for some in (new, valid))
+            self._mark_admitted(valid, who, admitted=len(new))
+        result.admitted += len(new)
+        result.repeats += len(valid) - len(new)
 
-    def _new(self, passed: Sequence[_Passed]) -> list[_Passed]:
-        """Return those that are not stored yet, each event once."""
-        first = {each.event_id: each for each in reversed(passed)}
+    def _select_new(self, valid: Sequence[_ValidRejection]) -> list[_ValidRejection]:
+        """Return one rejection for each event that is not stored as a webhook."""
+        first = {rejection.event_id: rejection for rejection in reversed(valid)}
         with self._database.read() as session:
             known = set(session.exec(select(WebhookRow.event_id).where(col(WebhookRow.event_id).in_(first))).all())
-        return [each for each in passed if first[each.event_id] is each and each.event_id not in known]
+        return [each for each in valid if first[each.event_id] is each and each.event_id not in known]
 
-    def _store(self, new: Sequence[_Passed]) -> list[_Passed]:
-        """Store webhooks as arrivals are, and have their connections read; return those that cannot be stored."""
-        if not new:
-            return []
-        try:
-            calls = self._table.insert([each.delivery for each in new])
-        except OutOfReachError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever one is made of, the others must not suffer for it
-            if len(new) == 1:
-                return list(new)
-            middle = len(new) // 2
-            return self._store(new[:middle]) + self._store(new[middle:])
-        if calls:
-            self._call(calls)
-        return []
+    def _store(self, new: Sequence[_ValidRejection]) -> None:
+        connection_ids = self._table.insert([rejection.webhook for rejection in new]) if new else []
+        if connection_ids:
+            self._notify_workers(connection_ids)
 
-    def _note(self, passed: Sequence[_Passed], who: str, *, admitted: int) -> None:
-        if not passed:
+    def _mark_admitted(self, valid: Sequence[_ValidRejection], who: str, *, admitted: int) -> None:
+        if not valid:
             return
         with self._database.write() as session:
-            # In the order in which those are locked that come again.
-            for each in sorted(passed, key=lambda each: each.digest):
-                mine = update(RejectionRow).where(
-                    col(RejectionRow.digest) == each.digest, col(RejectionRow.admitted_at).is_(None)
+            # In the order in which RejectionStore locks the rows of repeats.
+            for rejection in sorted(valid, key=lambda each: each.digest):
+                statement = update(RejectionRow).where(
+                    col(RejectionRow.digest) == rejection.digest, col(RejectionRow.admitted_at).is_(None)
                 )
-                session.exec(mine.values(admitted_at=self._database.now(), event_id=each.event_id))
-            details = {"admitted": admitted, "repeats": len(passed) - admitted}
-            audit.note(self._database, session, who=who, act="webhooks.reverified", details=details)
+                session.exec(statement.values(admitted_at=self._database.now(), event_id=rejection.event_id))
+            details = {"admitted": admitted, "repeats": len(valid) - admitted}
+            audit.append_entry(self._database, session, who=who, act="webhooks.reverified", details=details)

@@ -1,177 +1,151 @@
-"""Evidence: the table of refused webhooks, within bounds that strangers cannot stretch.
+"""Rejection store: bounded table of refused requests; deduplicates, caps likely requests, keeps a sample of noise.
 
-Nobody knows who sent what is here. So what looks like Meld's has room that nothing else can take, and nothing of it
-makes way for what comes later; of everything else only the latest is kept, as a sample. What comes again is counted.
+Likely requests (see ``service.rejected.limits``) are never removed for newer ones. Of all others the latest are kept.
+A request that comes again is counted in its row.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from time import monotonic
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import Executable, delete, func
-from sqlmodel import Session, col, select
+from sqlmodel import col, select
 
 from runtime.database import Database
 from runtime.security.encryption import Encryption
-from runtime.security.lenient_json import clean
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, Hint, RefusedWebhook
+from runtime.security.lenient_json import clean_text
+from schemas.meld.webhook import Hint, RefusedWebhook
 from schemas.tables import RejectionRow
-from service.ingest.payload import read_hint
-from service.ingest.signature import TIMESTAMP, signature_time
+from service.ingest.payload import parse_hint
+from service.ingest.signature import TIMESTAMP_HEADER, parse_signature_time
+from service.rejected.limits import (
+    MAX_LIKELY_BYTES,
+    MAX_LIKELY_ROWS,
+    MAX_UNLIKELY_ROWS,
+    SIGNED_REASONS,
+    is_whole,
+)
 
-MOST_LIKELY = 50_000
-"""Rows that look like Meld's and wait to be admitted, of each reason. What comes beyond is dropped: it may be anybody's
-forgery, and what is there may be genuine."""
-
-MOST_LIKELY_BYTES = 128 * 1024 * 1024
-"""Bytes of their bodies, of each reason."""
-
-MOST_UNLIKELY = 100
-"""Rows of everything else, of each reason; the oldest make way."""
-
-COUNT_SECONDS = 10.0
-"""How long the count of what is there is relied upon: other processes add to it too."""
-
-SIGNED = frozenset({"unreadable_time", "wrong", "too_old", "in_the_future"})
-"""The reasons of what came with a signature and a time, whole."""
-
-Result = Literal["kept", "repeated", "over_cap"]
+InsertResult = Literal["kept", "repeated", "over_cap"]
 
 
 class RejectionStore:
-    """Writes refused webhooks down.
+    """Stores refused requests.
 
     Args:
         database: The database.
-        vault: Seals the bodies.
-        most_likely: See ``MOST_LIKELY``.
-        most_likely_bytes: See ``MOST_LIKELY_BYTES``.
-        most_unlikely: See ``MOST_UNLIKELY``.
-        count_seconds: See ``COUNT_SECONDS``.
+        encryption: Encrypts the bodies.
+        max_likely_rows: See ``service.rejected.limits``.
+        max_likely_bytes: See ``service.rejected.limits``.
+        max_unlikely_rows: See ``service.rejected.limits``.
     """
 
     def __init__(
         self,
         *,
         database: Database,
-        vault: Encryption,
-        most_likely: int = MOST_LIKELY,
-        most_likely_bytes: int = MOST_LIKELY_BYTES,
-        most_unlikely: int = MOST_UNLIKELY,
-        count_seconds: float = COUNT_SECONDS,
+        encryption: Encryption,
+        max_likely_rows: int = MAX_LIKELY_ROWS,
+        max_likely_bytes: int = MAX_LIKELY_BYTES,
+        max_unlikely_rows: int = MAX_UNLIKELY_ROWS,
     ) -> None:
         self._database = database
-        self._vault = vault
-        self._most_unlikely = most_unlikely
-        self._room = _Room(rows=most_likely, size=most_likely_bytes)
-        self._count_seconds = count_seconds
-        self._counted_at: float | None = None
+        self._encryption = encryption
+        self._max_likely_rows = max_likely_rows
+        self._max_likely_bytes = max_likely_bytes
+        self._max_unlikely_rows = max_unlikely_rows
 
-    def keep(self, batch: Sequence[RefusedWebhook]) -> Counter[Result]:
-        """Write a batch down; return how many came to what.
+    def insert(self, batch: Sequence[RefusedWebhook]) -> Counter[InsertResult]:
+        """Store a batch; return how many were kept, repeated, or dropped over the cap.
+
+        Several processes together may exceed the cap by a batch each, because each counts before it writes.
 
         Raises:
-            OutOfReachError: The database does not answer; nothing of the batch is kept.
+            OutOfReachError: The database does not answer; nothing of the batch is stored.
         """
-        self._count_now_and_then()
-        rows = self._merged(batch)
-        results: Counter[Result] = Counter()
+        rows = self._merge(batch)
+        stored = self._count_likely({row["reason"] for row in rows.values() if row["is_likely"]})
+        results: Counter[InsertResult] = Counter()
         with self._database.write() as session:
             known = set(session.exec(select(RejectionRow.digest).where(col(RejectionRow.digest).in_(rows))).all())
-            fitting = [row for digest, row in rows.items() if digest in known or self._fits(row)]
-            if fitting:
-                session.connection().execute(_upsert(self._database), fitting)
-        for row in fitting:
-            results["repeated"] += row["times"] - (row["digest"] not in known)
-            results["kept"] += row["digest"] not in known
+            accepted = [row for digest, row in rows.items() if digest in known or self._has_room(row, stored)]
+            if accepted:
+                session.connection().execute(_upsert(self._database), accepted)
+        for row in accepted:
+            is_new = row["digest"] not in known
+            results["kept"] += is_new
+            results["repeated"] += row["times"] - is_new
         results["over_cap"] = len(batch) - results.total()
-        self._make_way({row["reason"] for row in fitting if not row["is_likely"]})
+        self._delete_oldest_unlikely({row["reason"] for row in accepted if not row["is_likely"]})
         return results
 
-    def _merged(self, batch: Iterable[RefusedWebhook]) -> dict[str, dict[str, Any]]:
-        """Return a row for each digest, in the order in which all processes lock them."""
+    def _merge(self, batch: Iterable[RefusedWebhook]) -> dict[str, dict[str, Any]]:
+        """Return one row for each digest, in the order in which every process locks them."""
         rows: dict[str, dict[str, Any]] = {}
         for refused in batch:
             digest = _digest(refused)
             if digest not in rows:
-                rows[digest] = {"digest": digest, "times": 0, **self._first(refused)}
-            rows[digest].update(_latest(refused), times=rows[digest]["times"] + 1)
+                rows[digest] = {"digest": digest, "times": 0, **self._constant_columns(refused)}
+            rows[digest].update(_latest_columns(refused), times=rows[digest]["times"] + 1)
         return dict(sorted(rows.items()))
 
-    def _first(self, refused: RefusedWebhook) -> dict[str, Any]:
-        """Return what is the same whenever it comes again."""
-        hint = read_hint(refused.body) if is_whole(refused.size) else Hint()
+    def _constant_columns(self, refused: RefusedWebhook) -> dict[str, Any]:
+        """Return the columns that a repeat does not change."""
+        hint = parse_hint(refused.body) if is_whole(refused.size) else Hint()
         return {
             "reason": refused.reason,
             "first_at": refused.received_at,
             "size": refused.size,
-            "body": self._vault.seal_bytes(refused.body),
-            "encrypted_with": self._vault.key_name,
-            "is_likely": refused.reason in SIGNED and hint.event_id is not None,
+            "body": self._encryption.encrypt_bytes(refused.body),
+            "encrypted_with": self._encryption.key_name,
+            "is_likely": refused.reason in SIGNED_REASONS and hint.event_id is not None,
             "event_id": hint.event_id,
-            # It is shown on terminals, to which a stranger shall not speak.
+            # The CLI prints it: control characters could manipulate a terminal.
             "type": hint.type if hint.type is not None and hint.type.isprintable() else None,
         }
 
-    def _fits(self, row: Mapping[str, Any]) -> bool:
-        return not row["is_likely"] or self._room.take(row["reason"], row["size"])
-
-    def _count_now_and_then(self) -> None:
-        now = monotonic()
-        if self._counted_at is None or now - self._counted_at >= self._count_seconds:
-            with self._database.read() as session:
-                self._room.count(session)
-            self._counted_at = now
-
-    def _make_way(self, reasons: Iterable[str]) -> None:
-        """Remove the oldest of what does not look like Meld's, beyond what is kept of it."""
-        for reason in sorted(reasons):
-            mine = select(RejectionRow.id).where(RejectionRow.reason == reason, ~col(RejectionRow.is_likely))
-            beyond = mine.order_by(col(RejectionRow.id).desc()).offset(self._most_unlikely)
-            # What another process is writing is not waited for: it locks in another order.
-            beyond = beyond.with_for_update(skip_locked=True)
-            with self._database.write() as session:
-                session.exec(delete(RejectionRow).where(col(RejectionRow.id).in_(beyond)))
-
-
-class _Room:
-    """What room there is for more that looks like Meld's, by reason."""
-
-    def __init__(self, *, rows: int, size: int) -> None:
-        self._most = (rows, size)
-        self._left: dict[str, tuple[int, int]] = {}
-
-    def count(self, session: Session) -> None:
-        waiting = select(RejectionRow.reason, func.count(), func.sum(RejectionRow.size)).where(
-            col(RejectionRow.is_likely), col(RejectionRow.admitted_at).is_(None)
+    def _count_likely(self, reasons: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Return rows and bytes of the likely requests that wait to be admitted, by reason."""
+        if not reasons:
+            return {}
+        statement = (
+            select(RejectionRow.reason, func.count(), func.sum(RejectionRow.size))
+            .where(col(RejectionRow.reason).in_(sorted(reasons)))
+            .where(col(RejectionRow.is_likely), col(RejectionRow.admitted_at).is_(None))
+            .group_by(col(RejectionRow.reason))
         )
-        counts = session.exec(waiting.group_by(col(RejectionRow.reason))).all()
-        rows, size = self._most
-        self._left = {reason: (rows - count, size - int(total)) for reason, count, total in counts}
+        with self._database.read() as session:
+            return {reason: (rows, int(size)) for reason, rows, size in session.exec(statement).all()}
 
-    def take(self, reason: str, size: int) -> bool:
-        rows_left, size_left = self._left.get(reason, self._most)
-        if rows_left < 1 or size_left < size:
+    def _has_room(self, row: Mapping[str, Any], stored: dict[str, tuple[int, int]]) -> bool:
+        """Return whether a new row fits, and count it in ``stored`` if it is a likely one."""
+        if not row["is_likely"]:
+            return True
+        rows, size = stored.get(row["reason"], (0, 0))
+        if rows >= self._max_likely_rows or size + row["size"] > self._max_likely_bytes:
             return False
-        self._left[reason] = rows_left - 1, size_left - size
+        stored[row["reason"]] = rows + 1, size + row["size"]
         return True
 
-
-def is_whole(size: int) -> bool:
-    """Return whether the whole of a body is kept."""
-    return size <= MAX_REJECTED_BODY_BYTES
+    def _delete_oldest_unlikely(self, reasons: Iterable[str]) -> None:
+        for reason in sorted(reasons):
+            unlikely = select(RejectionRow.id).where(RejectionRow.reason == reason, ~col(RejectionRow.is_likely))
+            oldest = unlikely.order_by(col(RejectionRow.id).desc()).offset(self._max_unlikely_rows)
+            # Other processes lock rows in another order: waiting for them could deadlock.
+            oldest = oldest.with_for_update(skip_locked=True)
+            with self._database.write() as session:
+                session.exec(delete(RejectionRow).where(col(RejectionRow.id).in_(oldest)))
 
 
 def _digest(refused: RefusedWebhook) -> str:
     return hashlib.sha256(f"{refused.reason} {refused.size}\n".encode() + refused.body).hexdigest()
 
 
-def _latest(refused: RefusedWebhook) -> dict[str, Any]:
-    """Return what is kept as it came last: Meld may sign a retry anew."""
-    headers = {name: clean(value) for name, value in refused.headers.items()}
-    signed_at = signature_time(headers.get(TIMESTAMP.decode(), "").encode("latin-1", "replace"))
+def _latest_columns(refused: RefusedWebhook) -> dict[str, Any]:
+    """Return the columns that a repeat replaces: Meld may sign a retry again."""
+    headers = {name: clean_text(value) for name, value in refused.headers.items()}
+    signed_at = parse_signature_time(headers.get(TIMESTAMP_HEADER.decode(), "").encode("latin-1", "replace"))
     return {
         "received_at": refused.received_at,
         "off_seconds": (refused.received_at - signed_at).total_seconds() if signed_at is not None else None,
@@ -182,5 +156,5 @@ def _latest(refused: RefusedWebhook) -> dict[str, Any]:
 def _upsert(database: Database) -> Executable:
     insert = database.insert(RejectionRow)
     latest = {name: insert.excluded[name] for name in ("received_at", "off_seconds", "headers")}
-    again = {"times": RejectionRow.times + insert.excluded["times"], **latest}
-    return insert.on_conflict_do_update(index_elements=["digest"], set_=again)
+    values = {"times": RejectionRow.times + insert.excluded["times"], **latest}
+    return insert.on_conflict_do_update(index_elements=["digest"], set_=values)

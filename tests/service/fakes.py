@@ -1,4 +1,4 @@
-"""Fakes for tests of the API: a clock that is set by hand, a broker that can be away."""
+"""Fakes for tests of the API: a clock that is set by hand, a broker that can be out of reach."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,23 +12,23 @@ class HandClock:
         self.now = datetime(2026, 1, 2, tzinfo=UTC)
 
     def __call__(self) -> datetime:
-        """Tell the time."""
+        """Return the set time."""
         return self.now
 
     def move(self, seconds: float) -> None:
-        """Move on, or back."""
+        """Move the time forward, or back."""
         self.now += timedelta(seconds=seconds)
 
 
 class FakeBroker:
-    """A broker that answers, or is away, and counts how often it was asked."""
+    """A broker that answers, or is out of reach, and counts the pings."""
 
     def __init__(self) -> None:
         self.is_away = False
         self.pings = 0
 
     def ping(self) -> None:
-        """Give a sign of life, or none."""
+        """Return, or raise if the broker is out of reach."""
         self.pings += 1
         if self.is_away:
             raise OutOfReachError("The broker does not answer.")

@@ -3,7 +3,7 @@ from starlette.testclient import TestClient
 
 from runtime.database import Database
 from service.feed.notifier import FeedNotifier
-from tests.service.conftest import READ, Api, Parts
+from tests.service.conftest import READ, Api, AppFactory
 from tests.support import row_factory
 
 
@@ -59,9 +59,9 @@ def test_answers_are_safe_to_receive(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/webhooks/e1"])
-def test_a_database_that_is_away_is_503(away: Database, path: str) -> None:
+def test_a_database_that_is_away_is_503(unreachable_database: Database, path: str) -> None:
     """The caller is told to come again, not that something broke."""
-    client = TestClient(Parts(database=away).app(FeedNotifier(database=away)))
+    client = TestClient(AppFactory(database=unreachable_database).app(FeedNotifier(database=unreachable_database)))
 
     response = client.get(path, headers={"Authorization": f"Bearer {READ}"})
 

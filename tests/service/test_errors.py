@@ -18,7 +18,7 @@ def test_the_tree_shows_every_error(kind: type[MeldwatchError]) -> None:
     assert kind.__name__ in (errors.__doc__ or "")
 
 
-@pytest.mark.parametrize("error", [errors.TokenError(), errors.RightError()])
+@pytest.mark.parametrize("error", [errors.InvalidTokenError(), errors.ForbiddenError()])
 def test_errors_of_access_say_what_to_do(error: MeldwatchError) -> None:
     """They need no more words than their own."""
     assert ". Send " in str(error)

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from runtime.database import Database
 from schemas.tables import FeedCounterRow
-from service.feed.notifier import FeedNotifier, position
+from service.feed.notifier import FeedNotifier, last_position
 from tests.support import row_factory
 from tests.support.polling import eventually
 
@@ -42,10 +42,10 @@ def pollers() -> list[threading.Thread]:
 def test_the_end_of_the_feed(database: Database) -> None:
     """It is the position of the newest event, and 0 before the first."""
     with database.read() as session:
-        before = position(session)
+        before = last_position(session)
     row_factory.store(database, row_factory.event(1), row_factory.event(2))
     with database.read() as session:
-        after = position(session)
+        after = last_position(session)
 
     assert (before, after) == (0, 2)
 
@@ -184,9 +184,9 @@ def test_waiters_of_several_loops_are_woken(database: Database) -> None:
     assert [thread.is_alive() for thread in threads] == [False] * 3
 
 
-def test_a_database_that_is_away_stops_nobody(away: Database) -> None:
+def test_a_database_that_is_away_stops_nobody(unreachable_database: Database) -> None:
     """Those who wait go when their time is up, and the next ones are looked for again."""
-    feed = FeedNotifier(database=away)
+    feed = FeedNotifier(database=unreachable_database)
 
     for _ in range(2):
         asyncio.run(asyncio.wait_for(feed.wait(0, 0.1), 5))

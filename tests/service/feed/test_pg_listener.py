@@ -50,7 +50,7 @@ def listening(database: Database) -> Iterator[threading.Event]:
 def tell(database: Database) -> None:
     """Commit what a worker commits with its events."""
     with database.write() as session:
-        session.exec(select(database.notification(FEED_CHANNEL))).one()
+        session.exec(select(database.notify_expression(FEED_CHANNEL))).one()
 
 
 def listeners(postgres_url: str) -> list[int]:
@@ -73,7 +73,7 @@ def test_it_hears_nothing_of_what_was_not_committed(database: Database, other: D
     """A transaction that rolls back, or is not over yet, tells nothing."""
     with listening(database) as heard:
         with suppress(ZeroDivisionError), other.write() as session:
-            session.exec(select(other.notification(FEED_CHANNEL))).one()
+            session.exec(select(other.notify_expression(FEED_CHANNEL))).one()
             _ = 1 / 0
 
         assert not heard.wait(0.3)

@@ -4,77 +4,77 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from runtime.database import Database
-from service.errors import RightError, TokenError
+from service.errors import ForbiddenError, InvalidTokenError
 from service.feed.notifier import FeedNotifier
-from service.http.auth import TokenAuth, who_of
-from tests.service.conftest import ADMIN, READ, Api, Parts
+from service.http.auth import TokenAuth, caller_name
+from tests.service.conftest import ADMIN, READ, Api, AppFactory
 
 
 def request(*headers: tuple[bytes, bytes], client: tuple[str, int] | None = ("203.0.113.9", 1)) -> Request:
-    """Return a request as a server would hand it over."""
+    """Return a request as a server creates it."""
     return Request({"type": "http", "headers": list(headers), "client": client, "method": "GET", "path": "/"})
 
 
-def bearing(token: bytes) -> Request:
-    """Return a request with a token."""
+def request_with_token(token: bytes) -> Request:
+    """Return a request with a bearer token."""
     return request((b"authorization", b"Bearer " + token))
 
 
-ACCESS = TokenAuth(read_tokens=[SecretStr("r1"), SecretStr("clé")], admin_tokens=[SecretStr("a1"), SecretStr("a2")])
+AUTH = TokenAuth(read_tokens=[SecretStr("r1"), SecretStr("clé")], admin_tokens=[SecretStr("a1"), SecretStr("a2")])
 
 
 @pytest.mark.parametrize("token", [b"r1", "clé".encode(), b"a1", b"a2"])
 def test_any_token_may_read(token: bytes) -> None:
     """Each of the read tokens and each of the admin tokens reads."""
-    ACCESS.check(bearing(token), "read")
+    AUTH.authorize(request_with_token(token), "read")
 
 
 @pytest.mark.parametrize("token", [b"secret", b"alice:secret"])
-def test_a_token_may_bear_a_name(token: bytes) -> None:
-    """It is sent with it or without; who acts is known by it."""
-    access, asked = TokenAuth(read_tokens=[], admin_tokens=[SecretStr("alice:secret")]), bearing(token)
+def test_a_token_may_have_a_name(token: bytes) -> None:
+    """The caller sends it with or without the name; the audit log has the name."""
+    auth, sent = TokenAuth(read_tokens=[], admin_tokens=[SecretStr("alice:secret")]), request_with_token(token)
 
-    access.check(asked, "admin")
+    auth.authorize(sent, "admin")
 
-    assert who_of(asked) == "alice"
+    assert caller_name(sent) == "alice"
 
 
 @pytest.mark.parametrize("token", [b"alice", b"alice:", b":secret", b"secret:alice"])
 def test_a_name_is_no_token(token: bytes) -> None:
-    """Nor is any other part of it."""
-    with pytest.raises(TokenError):
-        TokenAuth(read_tokens=[], admin_tokens=[SecretStr("alice:secret")]).check(bearing(token), "read")
+    """Neither is any other part of a named token."""
+    with pytest.raises(InvalidTokenError):
+        TokenAuth(read_tokens=[], admin_tokens=[SecretStr("alice:secret")]).authorize(request_with_token(token), "read")
 
 
-def test_a_token_without_a_name_is_known_by_its_digest() -> None:
-    """So two of them are told apart, and nothing of either is."""
+def test_a_token_without_a_name_is_named_by_its_digest() -> None:
+    """Two such tokens have different names, and a name reveals nothing of its token."""
     names = set()
     for token in (b"a1", b"a2"):
-        asked = bearing(token)
-        ACCESS.check(asked, "admin")
-        names.add(who_of(asked))
+        sent = request_with_token(token)
+        AUTH.authorize(sent, "admin")
+        names.add(caller_name(sent))
 
     assert len(names) == 2
     assert all(name.startswith("token ") and "a1" not in name for name in names)
 
 
-def test_any_admin_token_may_act() -> None:
+def test_each_admin_token_is_valid() -> None:
     """Rotation needs two at a time."""
-    ACCESS.check(bearing(b"a1"), "admin")
-    ACCESS.check(bearing(b"a2"), "admin")
+    AUTH.authorize(request_with_token(b"a1"), "admin")
+    AUTH.authorize(request_with_token(b"a2"), "admin")
 
 
-def test_a_read_token_may_not_act() -> None:
-    """A valid token without the right is told apart from no token."""
-    with pytest.raises(RightError):
-        ACCESS.check(bearing(b"r1"), "admin")
+def test_a_read_token_has_no_admin_permission() -> None:
+    """A valid token without the permission is a different error than an invalid token."""
+    with pytest.raises(ForbiddenError):
+        AUTH.authorize(request_with_token(b"r1"), "admin")
 
 
-def test_a_token_in_both_lists_may_act() -> None:
-    """The higher right counts, in whichever order the lists are compared."""
+def test_a_token_in_both_lists_has_the_admin_permission() -> None:
+    """The higher permission counts, whatever the order of the lists."""
     both = TokenAuth(read_tokens=[SecretStr("t")], admin_tokens=[SecretStr("t")])
 
-    both.check(bearing(b"t"), "admin")
+    both.authorize(request_with_token(b"t"), "admin")
 
 
 @pytest.mark.parametrize(
@@ -96,27 +96,27 @@ def test_a_token_in_both_lists_may_act() -> None:
     ],
 )
 def test_no_valid_token_is_no_access(headers: list[tuple[bytes, bytes]]) -> None:
-    """Missing, malformed, doubled, foreign or not even text: nobody gets in, and nothing breaks."""
-    with pytest.raises(TokenError):
-        ACCESS.check(request(*headers), "read")
+    """Missing, malformed, repeated, unknown or not valid text: the token is invalid, and nothing else fails."""
+    with pytest.raises(InvalidTokenError):
+        AUTH.authorize(request(*headers), "read")
 
 
-def test_the_scheme_has_no_case() -> None:
-    """RFC 9110: the name of the scheme is compared without case."""
-    ACCESS.check(request((b"authorization", b"bEARER r1")), "read")
+def test_the_scheme_is_case_insensitive() -> None:
+    """As RFC 9110 demands."""
+    AUTH.authorize(request((b"authorization", b"bEARER r1")), "read")
 
 
 @pytest.mark.parametrize("token", [b"", b"r1", b"None"])
 def test_without_tokens_nobody_gets_in(token: bytes) -> None:
-    """Nothing configured means closed."""
-    with pytest.raises(TokenError):
-        TokenAuth(read_tokens=[], admin_tokens=[]).check(bearing(token), "read")
+    """No token in the settings means that no token is valid."""
+    with pytest.raises(InvalidTokenError):
+        TokenAuth(read_tokens=[], admin_tokens=[]).authorize(request_with_token(token), "read")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
-def test_this_machine_is_near(host: str) -> None:
-    """Loopback in every notation needs no token where nearness is enough."""
-    ACCESS.check(request(client=(host, 1)), "nearness")
+def test_loopback_addresses_need_no_token(host: str) -> None:
+    """In every notation, for operations with the access level loopback."""
+    AUTH.authorize(request(client=(host, 1)), "loopback")
 
 
 @pytest.mark.parametrize(
@@ -131,15 +131,15 @@ def test_this_machine_is_near(host: str) -> None:
         (("127.0.0.1", 1), [(b"forwarded", b"for=203.0.113.9")]),
     ],
 )
-def test_others_are_not_near(client: tuple[str, int] | None, headers: list[tuple[bytes, bytes]]) -> None:
-    """Another machine is not near, nor is one that asks through a proxy on this one."""
-    with pytest.raises(TokenError):
-        ACCESS.check(request(*headers, client=client), "nearness")
+def test_other_addresses_need_a_token(client: tuple[str, int] | None, headers: list[tuple[bytes, bytes]]) -> None:
+    """Also requests that a proxy on this machine forwards."""
+    with pytest.raises(InvalidTokenError):
+        AUTH.authorize(request(*headers, client=client), "loopback")
 
 
-def test_nearness_is_also_met_by_a_token() -> None:
-    """Prometheus on another machine reads with a read token."""
-    ACCESS.check(bearing(b"r1"), "nearness")
+def test_a_token_replaces_the_loopback_address() -> None:
+    """Prometheus on another machine sends a read token."""
+    AUTH.authorize(request_with_token(b"r1"), "loopback")
 
 
 GUARDED = [
@@ -158,15 +158,15 @@ GUARDED = [
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 def test_every_route_of_the_api_is_guarded(api: Api, method: str, path: str) -> None:
-    """Without a token there is 401 with its challenge, whether or not the thing exists."""
+    """Without a token the response is 401 with its challenge, whether or not the resource exists."""
     response = api.anonymous.request(method, path)
 
     assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_acting_with_a_read_token_is_forbidden(api: Api) -> None:
-    """403, not 401: the token is known."""
+def test_an_admin_operation_with_a_read_token_is_forbidden(api: Api) -> None:
+    """403, not 401: the token is valid."""
     response = api.reader.post("/api/connections/c1/refresh")
 
     assert (response.status_code, "www-authenticate" in response.headers) == (403, False)
@@ -174,10 +174,10 @@ def test_acting_with_a_read_token_is_forbidden(api: Api) -> None:
 
 @pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/events/stream", "/metrics"])
 def test_a_service_without_tokens_stays_closed(database: Database, path: str) -> None:
-    """Nothing configured: every token is wrong."""
-    parts = Parts(database=database)
-    parts.settings = parts.settings.model_copy(update={"read_tokens": (), "admin_tokens": ()})
-    client = TestClient(parts.app(FeedNotifier(database=database)))
+    """Without tokens in the settings every token is invalid."""
+    factory = AppFactory(database=database)
+    factory.settings = factory.settings.model_copy(update={"read_tokens": (), "admin_tokens": ()})
+    client = TestClient(factory.app(FeedNotifier(database=database)))
 
     statuses = {client.get(path, headers={"Authorization": f"Bearer {token}"}).status_code for token in (READ, ADMIN)}
 

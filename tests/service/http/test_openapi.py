@@ -138,7 +138,7 @@ def test_answers_are_as_described(api: Api, document: Any, path: str, asked: str
 def test_not_being_ready_is_as_described(api: Api, document: Any) -> None:
     """So is 503, with its parts."""
     with api.database.write() as session:
-        circuit_breaker.close(api.database, session, reason="refused", detail="", seconds=30)
+        circuit_breaker.open_circuit(api.database, session, reason="refused", detail="", seconds=30)
 
     response = api.anonymous.get("/readyz")
 

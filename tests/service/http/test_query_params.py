@@ -4,20 +4,20 @@ import pytest
 from starlette.datastructures import QueryParams
 
 from schemas.api_queries import ConnectionQuery, EventQuery, Query, WebhookQuery
-from service.errors import QueryError
-from service.http.query_params import read_query
+from service.errors import InvalidQueryError
+from service.http.query_params import parse_query
 from tests.service.conftest import Api
 
 
-def test_defaults_hold_where_nothing_is_asked() -> None:
-    """A page has 100 items, the feed begins at its beginning, and nobody waits."""
-    assert EventQuery(limit=100, after=0, wait=0) == read_query(QueryParams(""), EventQuery)
+def test_defaults() -> None:
+    """A page has 100 items, the feed starts at position 0, and there is no long poll."""
+    assert EventQuery(limit=100, after=0, wait=0) == parse_query(QueryParams(""), EventQuery)
 
 
 @pytest.mark.parametrize("limit", ["1", "1000"])
-def test_bounds_are_within(limit: str) -> None:
-    """The least and the greatest limit are taken."""
-    assert int(limit) == read_query(QueryParams({"limit": limit}), ConnectionQuery).limit
+def test_bounds_are_inclusive(limit: str) -> None:
+    """The least and the greatest limit are valid."""
+    assert int(limit) == parse_query(QueryParams({"limit": limit}), ConnectionQuery).limit
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def test_bounds_are_within(limit: str) -> None:
         (WebhookQuery, "until", "0001-01-01T00:00:00+14:00"),
     ],
 )
-def test_out_of_bounds_is_named(shape: type[Query], name: str, value: str) -> None:
-    """Whatever cannot be asked is refused with the parameter's name, and goes nowhere near the database."""
-    with pytest.raises(QueryError, match=f"^'{name}': "):
-        read_query(QueryParams({name: value}), shape)
+def test_a_value_out_of_range_is_named(shape: type[Query], name: str, value: str) -> None:
+    """The error names the parameter; no query reaches the database."""
+    with pytest.raises(InvalidQueryError, match=f"^'{name}': "):
+        parse_query(QueryParams({name: value}), shape)
 
 
 @pytest.mark.parametrize(
@@ -47,47 +47,47 @@ def test_out_of_bounds_is_named(shape: type[Query], name: str, value: str) -> No
     ["2026-01-02T03:04:05Z", "2026-01-02T04:04:05+01:00", "2026-01-02T04:04:05 01:00", "2026-01-02T03:04:05"],
 )
 def test_times_are_iso(text: str) -> None:
-    """With an offset, with one whose plus was not escaped, or in UTC where none is said."""
+    """With an offset, with an unescaped plus sign, or without an offset, which means UTC."""
     expected = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
-    assert expected == read_query(QueryParams({"since": text}), WebhookQuery).since
+    assert expected == parse_query(QueryParams({"since": text}), WebhookQuery).since
 
 
 def test_a_day_is_its_first_moment() -> None:
-    """A date alone can be asked with."""
+    """A date without a time is valid."""
     expected = datetime(2026, 1, 2, tzinfo=UTC)
 
-    assert expected == read_query(QueryParams({"since": "2026-01-02"}), WebhookQuery).since
+    assert expected == parse_query(QueryParams({"since": "2026-01-02"}), WebhookQuery).since
 
 
-def test_an_unknown_parameter_is_named_with_those_there_are() -> None:
-    """A typing error in a filter must not answer with everything."""
-    with pytest.raises(QueryError) as caught:
-        read_query(QueryParams({"stauts": "ACTIVE"}), ConnectionQuery)
+def test_an_unknown_parameter_is_named_with_the_known_ones() -> None:
+    """A typing error in a filter must not return everything."""
+    with pytest.raises(InvalidQueryError) as caught:
+        parse_query(QueryParams({"stauts": "ACTIVE"}), ConnectionQuery)
 
     expected = (
-        "'stauts' is no parameter here. There are: limit, status, customer_id, external_customer_id, institution_id,"
+        "'stauts' is an unknown parameter. Known: limit, status, customer_id, external_customer_id, institution_id,"
         " after."
     )
     assert expected == str(caught.value)
 
 
-def test_a_parameter_given_twice_is_refused() -> None:
-    """Two values for one filter: either would be a guess."""
-    with pytest.raises(QueryError, match=r"^'status' is given more than once"):
-        read_query(QueryParams([("status", "A"), ("status", "B")]), ConnectionQuery)
+def test_a_repeated_parameter_is_refused() -> None:
+    """Neither of two values for one filter is right."""
+    with pytest.raises(InvalidQueryError, match=r"^'status' is given more than once"):
+        parse_query(QueryParams([("status", "A"), ("status", "B")]), ConnectionQuery)
 
 
-def test_routes_without_parameters_say_so() -> None:
-    """The unknown is refused where nothing can be asked."""
-    with pytest.raises(QueryError, match="There are none"):
-        read_query(QueryParams({"a": "b"}), Query)
+def test_a_route_without_parameters_refuses_any() -> None:
+    """The error says that there are none."""
+    with pytest.raises(InvalidQueryError, match="This route has no parameters"):
+        parse_query(QueryParams({"a": "b"}), Query)
 
 
-def test_a_long_tale_is_answered_shortly() -> None:
-    """Thousands of unknown names do not come back."""
-    with pytest.raises(QueryError) as caught:
-        read_query(QueryParams({f"{n}" * 200: "" for n in range(1000, 3000)}), Query)
+def test_an_error_text_is_short() -> None:
+    """It does not repeat thousands of unknown names."""
+    with pytest.raises(InvalidQueryError) as caught:
+        parse_query(QueryParams({f"{n}" * 200: "" for n in range(1000, 3000)}), Query)
 
     assert len(str(caught.value)) < 1000
 
@@ -105,12 +105,12 @@ def test_a_long_tale_is_answered_shortly() -> None:
     ],
 )
 def test_a_bad_query_is_422(api: Api, path: str) -> None:
-    """The caller is told so, with a problem."""
+    """As problem details."""
     response = api.reader.get(path)
 
     assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
 
 
-def test_the_right_is_asked_before_the_query(api: Api) -> None:
-    """Who may not read learns nothing of what may be asked."""
+def test_the_token_is_checked_before_the_query(api: Api) -> None:
+    """Without a valid token the response reveals nothing about parameters."""
     assert api.anonymous.get("/api/connections?stauts=1").status_code == 401

@@ -1,10 +1,10 @@
 from schemas.api_responses import RefreshReceipt
-from service.http.responses import reply
+from service.http.responses import make_response
 
 
-def test_a_shape_is_sent_as_json() -> None:
-    """Safe to receive, with headers of its own beside."""
-    response = reply(RefreshReceipt(connection_id="é"), status=202, headers={"X": "1"})
+def test_a_model_is_serialized() -> None:
+    """With the security headers and its own headers."""
+    response = make_response(RefreshReceipt(connection_id="é"), status=202, headers={"X": "1"})
 
     expected = {
         "x-content-type-options": "nosniff",
@@ -18,7 +18,7 @@ def test_a_shape_is_sent_as_json() -> None:
 
 
 def test_bytes_are_sent_as_they_are() -> None:
-    """In the media type that they are said to be."""
-    response = reply(b"\x00\xff", media_type="application/octet-stream")
+    """With the given media type."""
+    response = make_response(b"\x00\xff", media_type="application/octet-stream")
 
     assert (response.body, response.headers["content-type"]) == (b"\x00\xff", "application/octet-stream")

@@ -2,41 +2,41 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from schemas.api_queries import Paged
-from service.app import assemble
+from schemas.api_queries import PageQuery
+from service.app import assemble_app
 from service.http.auth import TokenAuth
 from service.http.operation import Operation, ResponseSpec
-from service.http.responses import reply
+from service.http.responses import make_response
 
 
-async def echo(request: Request, query: Paged | None) -> Response:
-    """Answer with what was understood."""
+async def echo(request: Request, query: PageQuery | None) -> Response:
+    """Return the parsed argument."""
     limit = str(query.limit) if query else "none"
-    return reply(f"{request.method} {limit}".encode(), media_type="text/plain")
+    return make_response(f"{request.method} {limit}".encode(), media_type="text/plain")
 
 
-def operation(method: str, query: type[Paged] | None = None) -> Operation:
-    """Return one method of one path."""
+def operation(method: str, query: type[PageQuery] | None = None) -> Operation:
+    """Return an operation."""
     return Operation(
         method=method,  # type: ignore[arg-type]
         path="/thing/{id}",
-        name=f"{method}Thing",
+        operation_id=f"{method}Thing",
         summary="Echoes.",
-        need="nothing",
-        query=query,
-        answers=(ResponseSpec(description="What was understood.", media_type="text/plain"),),
-        handle=echo,
+        access="public",
+        query_model=query,
+        responses=(ResponseSpec(description="What was understood.", media_type="text/plain"),),
+        handler=echo,
     )
 
 
 def client() -> TestClient:
     """Return a client of one path with two methods."""
-    operations = (operation("GET", Paged), operation("DELETE"))
-    return TestClient(assemble(operations, TokenAuth(read_tokens=[], admin_tokens=[])))
+    operations = (operation("GET", PageQuery), operation("DELETE"))
+    return TestClient(assemble_app(operations, TokenAuth(read_tokens=[], admin_tokens=[])))
 
 
 def test_methods_of_one_path_share_a_route() -> None:
-    """Each has its own handler and its own query, and a third is told of both."""
+    """Each has its own handler and query; the Allow header lists both."""
     asked = client()
 
     texts = [asked.get("/thing/1?limit=7").text, asked.delete("/thing/1?limit=x").text]
@@ -46,6 +46,6 @@ def test_methods_of_one_path_share_a_route() -> None:
     assert (405, {"GET", "HEAD", "DELETE"}) == (refused.status_code, set(refused.headers["allow"].split(", ")))
 
 
-def test_an_id_with_nul_is_unknown() -> None:
-    """It never reaches a handler."""
+def test_an_id_with_nul_is_not_found() -> None:
+    """It never reaches the handler."""
     assert client().get("/thing/a%00b").status_code == 404

@@ -11,8 +11,8 @@ from service.http.threadpool import ThreadPool
 from tests.support.polling import eventually
 
 
-def test_work_is_done_beside_the_event_loop() -> None:
-    """The thread of the loop stays free; what the work returns, and what it raises, comes back."""
+def test_functions_run_outside_the_event_loop() -> None:
+    """The event loop stays free; results and exceptions reach the caller."""
     threads = ThreadPool()
 
     async def scene() -> tuple[int, int]:
@@ -25,8 +25,8 @@ def test_work_is_done_beside_the_event_loop() -> None:
     assert there != here
 
 
-def test_no_more_than_so_many_work_at_once() -> None:
-    """The others wait their turn, and hold no thread."""
+def test_the_number_of_threads_is_bounded() -> None:
+    """Further functions wait without a thread."""
     threads, may_end = ThreadPool(2), threading.Event()
     at_work: list[int] = []
 
@@ -46,7 +46,7 @@ def test_no_more_than_so_many_work_at_once() -> None:
 
 
 def test_a_handler_answers_with_json() -> None:
-    """Written from the shape, with the status that was asked for."""
+    """Serialized from the model, with the given status."""
     handle = ThreadPool().handler(lambda _request, _query: Liveness(), status=202)
 
     async def scene() -> Response:

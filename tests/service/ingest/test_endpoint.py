@@ -11,7 +11,7 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
 from schemas.tables import ReadRequestRow, WebhookRow
-from service.ingest.endpoint import LONGEST_BODY, LONGEST_DRAIN, LONGEST_HEADER
+from service.ingest.endpoint import MAX_BODY_BYTES, MAX_DISCARDED_BYTES, MAX_HEADER_CHARACTERS
 from tests.meldwatch.process.raw_http_client import Answer, Wire, request
 from tests.service.ingest.webhook_server import Door, Shelf, chunked, door, inbox, signed
 from tests.support.meld_signature import SECRET, SIGNED_AT, TIMESTAMP, sign
@@ -109,7 +109,7 @@ def test_kept_headers_are_bounded(shelf_door: Door, shelf: Shelf) -> None:
     """A header of thousands of characters is kept in part."""
     send(shelf_door, signed(BODY, "User-Agent: " + "x" * 10_000))
 
-    assert shelf.kept[0].headers["user-agent"] == "x" * LONGEST_HEADER
+    assert shelf.kept[0].headers["user-agent"] == "x" * MAX_HEADER_CHARACTERS
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_late_webhooks_are_counted(shelf_door: Door) -> None:
     assert (answer.status, late) == (200, 1)
 
 
-@pytest.mark.parametrize("size", [LONGEST_BODY - 1, LONGEST_BODY])
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES - 1, MAX_BODY_BYTES])
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunks"])
 def test_a_body_of_one_mebibyte_passes(database_door: Door, database: Database, size: int, is_chunked: bool) -> None:  # noqa: FBT001 - drawn
     """Exactly 1 MiB is stored, byte for byte."""
@@ -184,7 +184,7 @@ def ordinary_post(url: str, body: bytes, headers: dict[str, str], *, is_chunked:
     return answer.status, answer.getheader("connection")
 
 
-@pytest.mark.parametrize("size", [LONGEST_BODY + 1, 8 * LONGEST_BODY])
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 8 * MAX_BODY_BYTES])
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunks"])
 def test_a_longer_body_is_413(shelf_door: Door, shelf: Shelf, size: int, is_chunked: bool) -> None:  # noqa: FBT001 - drawn
     """An ordinary client, which sends the whole body before it reads, gets to see the 413."""
@@ -200,14 +200,14 @@ def test_an_ordinary_client_sees_the_415(shelf_door: Door) -> None:
     """So it does where the body is encoded: the answer must not be lost with what was still on its way."""
     headers = {"Content-Encoding": "gzip"}
 
-    assert ordinary_post(shelf_door.url, body_of(LONGEST_BODY), headers, is_chunked=False) == (415, "close")
+    assert ordinary_post(shelf_door.url, body_of(MAX_BODY_BYTES), headers, is_chunked=False) == (415, "close")
 
 
 def test_an_endless_body_ends(shelf_door: Door) -> None:
     """Who sends far more than is drained is cut off."""
     with Wire(shelf_door.url) as wire:
-        wire.send(signed(BODY, f"Content-Length: {100 * LONGEST_DRAIN}"))
-        wire.send_what_is_taken(b"x" * 2 * LONGEST_DRAIN)
+        wire.send(signed(BODY, f"Content-Length: {100 * MAX_DISCARDED_BYTES}"))
+        wire.send_what_is_taken(b"x" * 2 * MAX_DISCARDED_BYTES)
 
         assert eventually(lambda: not wire.is_taking(), seconds=3)
     assert shelf_door.count("too_large") + shelf_door.count("slow") == 1
@@ -337,7 +337,7 @@ def hidden(*lines: str, beyond: int = 0) -> bytes:
     [
         pytest.param(hidden(), 401, id="401"),
         pytest.param(hidden("Content-Encoding: gzip"), 415, id="415"),
-        pytest.param(hidden(beyond=LONGEST_BODY), 413, id="413"),
+        pytest.param(hidden(beyond=MAX_BODY_BYTES), 413, id="413"),
         pytest.param(hidden("Content-Length: 5000"), 408, id="408"),
     ],
 )
@@ -357,7 +357,7 @@ def test_a_request_inside_a_refused_body_stays_inside(
     ("outer", "status"),
     [
         pytest.param(request(BODY, "Content-Encoding: gzip"), 415, id="415"),
-        pytest.param(request(b"x" * (LONGEST_BODY + 1)), 413, id="413"),
+        pytest.param(request(b"x" * (MAX_BODY_BYTES + 1)), 413, id="413"),
     ],
 )
 def test_nothing_is_taken_behind_a_closing_refusal(shelf_door: Door, shelf: Shelf, outer: bytes, status: int) -> None:
@@ -379,7 +379,7 @@ def test_nothing_is_taken_behind_a_closing_refusal(shelf_door: Door, shelf: Shel
             request(BODY, "Meld-Signature: x", "Meld-Signature-Timestamp: now"), "unreadable_time", id="unreadable"
         ),
         pytest.param(signed(BODY, "Content-Encoding: br"), "encoded", id="encoded"),
-        pytest.param(signed(body_of(LONGEST_BODY + 1)), "too_large", id="too large"),
+        pytest.param(signed(body_of(MAX_BODY_BYTES + 1)), "too_large", id="too large"),
     ],
 )
 def test_what_is_refused_is_handed_on(

@@ -15,10 +15,10 @@ from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.meld.webhook import Hint, ReceivedWebhook
 from schemas.tables import ReadRequestRow, WebhookRow
-from service.ingest.inbox import LARGEST_BATCH, LONGEST_QUEUE, Inbox
-from service.ingest.webhook_insert import table_for
+from service.ingest.inbox import MAX_BATCH_SIZE, MAX_QUEUE_LENGTH, Inbox
+from service.ingest.webhook_insert import make_webhook_table
 from tests.service.ingest.webhook_server import Shelf, inbox
-from tests.support.encryption_keys import VAULT
+from tests.support.encryption_keys import ENCRYPTION
 from tests.support.polling import eventually
 from tests.support.webhook_factory import body, delivery
 
@@ -104,7 +104,7 @@ def test_what_waits_during_a_commit_shares_the_next(shelf: Shelf, background: Ba
 def test_a_batch_has_a_bound(shelf: Shelf, background: Background) -> None:
     """A crowd is written in batches of at most 500, in the order in which it came."""
     shelf.gate.clear()
-    crowd = deliveries(2 * LARGEST_BATCH + 7)
+    crowd = deliveries(2 * MAX_BATCH_SIZE + 7)
     with inbox(shelf) as store:
         first = background.start(put(store, *deliveries(1)))
         eventually(lambda: shelf.sizes)
@@ -113,7 +113,7 @@ def test_a_batch_has_a_bound(shelf: Shelf, background: Background) -> None:
         shelf.gate.set()
         assert (first.result(5), crowded.result(5)) == (STORED, STORED)
 
-    assert shelf.sizes == [1, LARGEST_BATCH, LARGEST_BATCH, 7]
+    assert shelf.sizes == [1, MAX_BATCH_SIZE, MAX_BATCH_SIZE, 7]
     assert shelf.kept[1:] == crowd
 
 
@@ -152,10 +152,10 @@ def test_more_than_may_wait_are_refused_at_once(shelf: Shelf, background: Backgr
     """A full inbox says so without making the sender wait, stores what it took, and takes more afterwards."""
     shelf.gate.clear()
     with inbox(shelf) as store:
-        taken = background.start(crowd_in(store, deliveries(LONGEST_QUEUE)))
-        eventually(lambda: store._queue.qsize() + sum(shelf.sizes) == LONGEST_QUEUE)
-        more = background.start(crowd_in(store, deliveries(LONGEST_QUEUE - store._queue.qsize())))
-        eventually(lambda: store._queue.qsize() == LONGEST_QUEUE)
+        taken = background.start(crowd_in(store, deliveries(MAX_QUEUE_LENGTH)))
+        eventually(lambda: store._queue.qsize() + sum(shelf.sizes) == MAX_QUEUE_LENGTH)
+        more = background.start(crowd_in(store, deliveries(MAX_QUEUE_LENGTH - store._queue.qsize())))
+        eventually(lambda: store._queue.qsize() == MAX_QUEUE_LENGTH)
 
         refused = put_all(store, deliveries(3))
         shelf.gate.set()
@@ -167,7 +167,7 @@ def test_more_than_may_wait_are_refused_at_once(shelf: Shelf, background: Backgr
 def test_stopping_stores_what_waits_and_refuses_what_comes(shelf: Shelf, background: Background) -> None:
     """An inbox that ends owes nobody an answer, and lets go of its table."""
     shelf.gate.clear()
-    store = Inbox(table=shelf, wake=lambda _ids: None, metrics=Metrics())
+    store = Inbox(table=shelf, notify_workers=lambda _ids: None, metrics=Metrics())
     store.start()
     waiting = background.start(crowd_in(store, deliveries(700)))
     eventually(lambda: store._queue.qsize() + sum(shelf.sizes) == 700)
@@ -183,7 +183,7 @@ def test_stopping_stores_what_waits_and_refuses_what_comes(shelf: Shelf, backgro
 
 def test_what_was_not_handed_over_before_the_end_is_refused_at_once(shelf: Shelf) -> None:
     """A delivery that came in the turn of its loop in which the inbox stopped is not left to wait."""
-    store = Inbox(table=shelf, wake=lambda _ids: None, metrics=Metrics(), answer_seconds=60)
+    store = Inbox(table=shelf, notify_workers=lambda _ids: None, metrics=Metrics(), commit_timeout_seconds=60)
     store.start()
 
     async def run() -> str:
@@ -325,7 +325,7 @@ def test_a_bad_delivery_does_not_fail_its_batch(background: Background, places: 
 def test_concurrent_deliveries_share_commits(database: Database) -> None:
     """Two hundred at once need far fewer commits than two hundred, and all are there."""
     metrics = Metrics()
-    store = Inbox(table=table_for(database, VAULT), wake=lambda _ids: None, metrics=metrics)
+    store = Inbox(table=make_webhook_table(database, ENCRYPTION), notify_workers=lambda _ids: None, metrics=metrics)
     store.start()
     results = put_all(store, deliveries(200))
     store.stop()
@@ -384,7 +384,7 @@ def test_what_a_database_refuses_does_not_fail_its_batch(database: Database) -> 
         after = put_all(store, deliveries(1))
 
     assert results.count(STORED) == 30
-    assert results[15] == "the database refused it"
+    assert results[15] == "the database rejected it"
     assert (after, len(webhooks(database))) == ([STORED], 31)
 
 
@@ -404,7 +404,7 @@ def test_what_postgres_refuses_does_not_fail_its_batch(postgres_url: str, hint: 
         stored = len(webhooks(database))
     database.close()
 
-    assert (results.count(STORED), results[15], stored) == (30, "the database refused it", 30)
+    assert (results.count(STORED), results[15], stored) == (30, "the database rejected it", 30)
 
 
 POSTGRES_COMMITS_FAIL = (
@@ -444,7 +444,7 @@ def test_a_commit_that_fails_answers_nobody(database: Database) -> None:
             session.execute(text(drop))
         after = put_all(store, deliveries(1))
 
-    assert (results, stored, after) == (["the database refused it"] * 10, [], [STORED])
+    assert (results, stored, after) == (["the database rejected it"] * 10, [], [STORED])
 
 
 def test_a_connection_that_is_cut_costs_one_batch(postgres_url: str) -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.meld.connection import LONGEST_ID
+from schemas.meld.connection import MAX_ID_LENGTH
 from schemas.meld.webhook import Hint
-from service.ingest.payload import read_hint
+from service.ingest.payload import parse_hint
 
 STATUS_CHANGE = "BANK_LINKING_CONNECTION_STATUS_CHANGE"
 DELETED = "BANK_LINKING_CONNECTION_DELETED"
@@ -58,7 +58,7 @@ def encoded(document: object) -> bytes:
 def assert_storable(hint: Hint) -> None:
     """Fail unless every database takes what the hint holds."""
     for text in (hint.event_id, hint.type, hint.account_id, hint.connection_id, hint.status):
-        assert text is None or 0 < len(text) <= LONGEST_ID
+        assert text is None or 0 < len(text) <= MAX_ID_LENGTH
         assert text is None or "\x00" not in text
         assert text is None or text.encode("utf-8")
     assert hint.occurred_at is None or hint.occurred_at.astimezone(UTC)
@@ -66,7 +66,7 @@ def assert_storable(hint: Hint) -> None:
 
 def test_all_that_is_believed_is_read() -> None:
     """A whole STATUS_CHANGE gives a whole hint."""
-    hint = read_hint(encoded(envelope()))
+    hint = parse_hint(encoded(envelope()))
 
     assert hint == Hint(
         event_id="NGoTSGJYpd3cLv1iyHWSw9",
@@ -92,7 +92,7 @@ def test_published_samples_are_read() -> None:
         b'"payload":{"requestId":"Q8C97KA8CSAfaUSv8Q5s2f"}}'
     )
 
-    read = [(hint.event_id, hint.connection_id, hint.status) for hint in map(read_hint, (completed, test))]
+    read = [(hint.event_id, hint.connection_id, hint.status) for hint in map(parse_hint, (completed, test))]
     assert read == [
         ("NGoTSGJYpd3cLv1iyHWSw9", "WQ4mBt3BEX2cmhCvSPyfTu", None),
         ("Mf4jwUv6JodLmEWRxC6j2N", None, None),
@@ -130,13 +130,13 @@ def test_published_samples_are_read() -> None:
 )
 def test_what_is_no_object_gives_an_empty_hint(body: bytes) -> None:
     """What cannot be read, or is no object, hints at nothing and raises nothing."""
-    assert read_hint(body) == Hint()
+    assert parse_hint(body) == Hint()
 
 
 @pytest.mark.parametrize("payload", [None, [], "text", 1, True, [{"connectionId": "c"}], {}, {"connectionId": None}])
 def test_a_payload_that_names_no_connection_leaves_the_rest(payload: object) -> None:
     """Without a usable payload the event is still known by its id."""
-    hint = read_hint(encoded(envelope(payload=payload)))
+    hint = parse_hint(encoded(envelope(payload=payload)))
 
     assert (hint.event_id, hint.connection_id, hint.status) == ("NGoTSGJYpd3cLv1iyHWSw9", None, None)
 
@@ -147,18 +147,18 @@ def test_a_payload_that_names_no_connection_leaves_the_rest(payload: object) -> 
 @pytest.mark.parametrize("field", ["eventId", "accountId"])
 def test_an_unusable_id_is_none(field: str, value: object) -> None:
     """An id of another type, empty, or with characters that no id has, is as good as missing."""
-    hint = read_hint(encoded(envelope(**{field: value})))
+    hint = parse_hint(encoded(envelope(**{field: value})))
 
     assert (hint.event_id if field == "eventId" else hint.account_id) is None
 
 
 @pytest.mark.parametrize(
-    ("length", "is_kept"), [(1, True), (22, True), (LONGEST_ID, True), (LONGEST_ID + 1, False), (100_000, False)]
+    ("length", "is_kept"), [(1, True), (22, True), (MAX_ID_LENGTH, True), (MAX_ID_LENGTH + 1, False), (100_000, False)]
 )
 def test_an_id_is_kept_whole_or_not_at_all(length: int, is_kept: bool) -> None:  # noqa: FBT001 - a table's column
     """An over-long id is never cut: what is left of it would name something else."""
     id_ = "ü" * length
-    hint = read_hint(encoded(envelope(eventId=id_, payload={"connectionId": id_})))
+    hint = parse_hint(encoded(envelope(eventId=id_, payload={"connectionId": id_})))
 
     assert (hint.event_id, hint.connection_id) == ((id_, id_) if is_kept else (None, None))
 
@@ -168,7 +168,7 @@ def test_an_id_of_invalid_utf8_is_none(field: bytes) -> None:
     """Two ids that differ in bytes that are no text must not become one: the second event would be lost as a repeat."""
     body = b'{"eventId":"e","accountId":"a","payload":{"connectionId":"c"}}'
     broken = body.replace(b'"%s":"' % field, b'"%s":"\xff' % field)
-    hint = read_hint(broken)
+    hint = parse_hint(broken)
 
     read = {b"eventId": hint.event_id, b"accountId": hint.account_id, b"connectionId": hint.connection_id}
     assert read[field] is None
@@ -180,7 +180,7 @@ def test_an_id_of_invalid_utf8_is_none(field: bytes) -> None:
 )
 def test_only_two_types_announce_a_status(type_: str, status: str | None) -> None:
     """STATUS_CHANGE announces its new status, DELETED announces itself; no other type announces any, known or not."""
-    hint = read_hint(encoded(envelope(eventType=type_, payload={"connectionId": "c", "newStatus": "NEW"})))
+    hint = parse_hint(encoded(envelope(eventType=type_, payload={"connectionId": "c", "newStatus": "NEW"})))
 
     assert (hint.type, hint.status, hint.connection_id) == (type_, status, "c")
 
@@ -188,16 +188,16 @@ def test_only_two_types_announce_a_status(type_: str, status: str | None) -> Non
 @pytest.mark.parametrize("value", [None, 1, "", [], {}, True])
 def test_an_unusable_status_is_none(value: object) -> None:
     """A STATUS_CHANGE without a readable status is a hint all the same."""
-    hint = read_hint(encoded(envelope(payload={"connectionId": "c", "newStatus": value})))
+    hint = parse_hint(encoded(envelope(payload={"connectionId": "c", "newStatus": value})))
 
     assert (hint.status, hint.connection_id) == (None, "c")
 
 
 def test_type_and_status_are_cut_and_cleaned() -> None:
     """What is only shown may be altered: over-long texts are cut, and what no database takes is replaced."""
-    hint = read_hint(encoded(envelope(eventType="T\x00\ud800" + "x" * 1000)))
+    hint = parse_hint(encoded(envelope(eventType="T\x00\ud800" + "x" * 1000)))
 
-    assert hint.type == "T\ufffd\ufffd" + "x" * (LONGEST_ID - 3)
+    assert hint.type == "T\ufffd\ufffd" + "x" * (MAX_ID_LENGTH - 3)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_times_are_read_in_every_form(text: str) -> None:
     """Any number of digits and any offset name the moment."""
     expected = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
-    assert read_hint(encoded(envelope(timestamp=text))).occurred_at == expected
+    assert parse_hint(encoded(envelope(timestamp=text))).occurred_at == expected
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_times_are_read_in_every_form(text: str) -> None:
 )
 def test_an_unusable_time_is_none(value: object) -> None:
     """A time that is none, or that names no moment, is left out; the rest stays."""
-    hint = read_hint(encoded(envelope(timestamp=value)))
+    hint = parse_hint(encoded(envelope(timestamp=value)))
 
     assert (hint.occurred_at, hint.event_id) == (None, "NGoTSGJYpd3cLv1iyHWSw9")
 
@@ -230,12 +230,12 @@ def test_an_unusable_time_is_none(value: object) -> None:
 @pytest.mark.parametrize("text", ["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+14:00"])
 def test_a_time_that_utc_cannot_tell_is_none(text: str) -> None:
     """At the ends of the calendar an offset leads out of it: no database could store the time, or give it back."""
-    assert read_hint(encoded(envelope(timestamp=text))).occurred_at is None
+    assert parse_hint(encoded(envelope(timestamp=text))).occurred_at is None
 
 
 def test_a_byte_order_mark_is_not_in_the_way() -> None:
     """A BOM before the object is skipped."""
-    assert read_hint(b"\xef\xbb\xbf" + encoded(envelope())).event_id == "NGoTSGJYpd3cLv1iyHWSw9"
+    assert parse_hint(b"\xef\xbb\xbf" + encoded(envelope())).event_id == "NGoTSGJYpd3cLv1iyHWSw9"
 
 
 def test_strange_values_do_not_hide_the_others() -> None:
@@ -245,14 +245,14 @@ def test_strange_values_do_not_hide_the_others() -> None:
         b'"payload":{"connectionId":"c","financialAccounts":[{"id":' + b"[" * 100 + b"]" * 100 + b"}]}}"
     )
 
-    hint = read_hint(body)
+    hint = parse_hint(body)
 
     assert (hint.event_id, hint.connection_id) == ("e", "c")
 
 
 def test_the_last_of_two_fields_counts() -> None:
     """Where a name comes twice the last one holds, as with most readers of JSON."""
-    assert read_hint(b'{"eventId":"first","eventId":"last"}').event_id == "last"
+    assert parse_hint(b'{"eventId":"first","eventId":"last"}').event_id == "last"
 
 
 @given(st.binary(max_size=200))
@@ -260,29 +260,29 @@ def test_the_last_of_two_fields_counts() -> None:
 @example(b'{"eventId":"\\ud800"}')
 def test_any_bytes_give_a_hint(body: bytes) -> None:
     """Whatever was signed, reading it raises nothing and gives what can be stored."""
-    assert_storable(read_hint(body))
+    assert_storable(parse_hint(body))
 
 
 @given(st.one_of(json_values, envelopes))
 def test_any_json_gives_a_hint(document: object) -> None:
     """Any JSON, and any fields of any type, gives a hint that can be stored."""
-    assert_storable(read_hint(encoded(document)))
+    assert_storable(parse_hint(encoded(document)))
 
 
-@given(st.text(st.characters(codec=None), max_size=LONGEST_ID + 5), st.booleans())
+@given(st.text(st.characters(codec=None), max_size=MAX_ID_LENGTH + 5), st.booleans())
 def test_ids_survive_unaltered_or_not_at_all(id_: str, is_ascii: bool) -> None:  # noqa: FBT001 - drawn
     """An id is what Meld sent, or there is none: nothing is trimmed, folded, replaced or cut."""
     document = json.dumps(envelope(eventId=id_, payload={"connectionId": id_}), ensure_ascii=is_ascii)
-    hint = read_hint(document.encode("utf-8", errors="surrogatepass"))
+    hint = parse_hint(document.encode("utf-8", errors="surrogatepass"))
 
     assert hint.event_id in {id_, None}
     assert hint.connection_id == hint.event_id
 
 
-@given(st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz-_:. ", min_size=1, max_size=LONGEST_ID))
+@given(st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz-_:. ", min_size=1, max_size=MAX_ID_LENGTH))
 def test_ids_of_usual_characters_are_always_kept(id_: str) -> None:
     """Meld's alphabet, and what else an id may be made of, is never refused."""
-    assert read_hint(encoded({"eventId": id_})).event_id == id_
+    assert parse_hint(encoded({"eventId": id_})).event_id == id_
 
 
 @given(st.datetimes(timezones=st.timezones()))
@@ -295,4 +295,4 @@ def test_any_time_is_read_or_left_out(moment: datetime) -> None:
     if expected is not None and (moment.utcoffset() or timedelta()).total_seconds() % 60:
         return  # offsets of the time before time zones have seconds, which ISO 8601 does not know
 
-    assert read_hint(encoded({"timestamp": moment.isoformat()})).occurred_at == expected
+    assert parse_hint(encoded({"timestamp": moment.isoformat()})).occurred_at == expected

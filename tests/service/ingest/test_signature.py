@@ -7,7 +7,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.ingest.signature import Refusal, SignatureVerifier, TimestampWindow, Verified, signature_time
+from service.ingest.signature import (
+    SignatureRefusal,
+    SignatureVerifier,
+    TimestampWindow,
+    VerifiedSignature,
+    parse_signature_time,
+)
 from tests.support.meld_signature import SECRET, SIGNED_AT, TIMESTAMP, URL, digest, headers, sign
 
 BODY = (
@@ -29,7 +35,7 @@ raw = st.binary(max_size=80)
 
 def verify(
     body: bytes, lines: list[tuple[bytes, bytes]], *, verifier: SignatureVerifier = VERIFIER
-) -> Verified | Refusal:
+) -> VerifiedSignature | SignatureRefusal:
     return verifier.verify(lines, body, SIGNED_AT)
 
 
@@ -42,7 +48,7 @@ def flipped(value: bytes, place: int, bits: int) -> bytes:
 @pytest.mark.parametrize(("body", "signature"), [(BODY, SIGNATURE), (OWN_BODY, OWN_SIGNATURE)], ids=["meld", "own"])
 def test_published_vectors_hold(body: bytes, signature: bytes) -> None:
     """Meld's published vector verifies, and so does one whose body a parser and writer of JSON would change."""
-    assert verify(body, headers(signature)) == Verified(URL, SIGNED_AT)
+    assert verify(body, headers(signature)) == VerifiedSignature(URL, SIGNED_AT)
 
 
 def test_a_body_that_was_written_anew_does_not_verify() -> None:
@@ -51,8 +57,8 @@ def test_a_body_that_was_written_anew_does_not_verify() -> None:
     also = json.dumps(json.loads(OWN_BODY), separators=(",", ":"), ensure_ascii=False).encode()
 
     assert [verify(body, headers(OWN_SIGNATURE)) for body in (again, also)] == [
-        Verified(URL, SIGNED_AT),
-        Refusal("wrong"),
+        VerifiedSignature(URL, SIGNED_AT),
+        SignatureRefusal("wrong"),
     ]
 
 
@@ -83,19 +89,19 @@ def test_a_body_that_was_written_anew_does_not_verify() -> None:
 )
 def test_near_misses_do_not_verify(signature: bytes) -> None:
     """What other constructions and encodings make of the vector is refused, and only as wrong."""
-    assert verify(BODY, headers(signature)) == Refusal("wrong")
+    assert verify(BODY, headers(signature)) == SignatureRefusal("wrong")
 
 
 def test_a_secret_that_was_decoded_first_does_not_verify() -> None:
     """The secret is text: who decodes it from base64 gets another signature."""
     key = base64.b64decode(SECRET + "=" * (-len(SECRET) % 4)).decode("latin-1")
 
-    assert verify(BODY, headers(sign(BODY, secret=key))) == Refusal("wrong")
+    assert verify(BODY, headers(sign(BODY, secret=key))) == SignatureRefusal("wrong")
 
 
 def test_an_unpadded_signature_verifies() -> None:
     """Padding is Meld's habit and carries nothing."""
-    assert verify(BODY, headers(SIGNATURE.rstrip(b"="))) == Verified(URL, SIGNED_AT)
+    assert verify(BODY, headers(SIGNATURE.rstrip(b"="))) == VerifiedSignature(URL, SIGNED_AT)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,7 @@ def test_an_unpadded_signature_verifies() -> None:
 )
 def test_headers_must_come_exactly_once(lines: list[tuple[bytes, bytes]]) -> None:
     """A signature or a time that is missing, or there twice, is refused before anything is compared."""
-    assert verify(BODY, lines) == Refusal("missing")
+    assert verify(BODY, lines) == SignatureRefusal("missing")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,7 @@ def test_garbage_times_are_refused_although_signed(timestamp: bytes) -> None:
     """A time that is none is refused by name, even where the signature over it holds."""
     signed = sign(BODY, timestamp=timestamp)
 
-    assert verify(BODY, headers(signed, timestamp)) == Refusal("unreadable_time")
+    assert verify(BODY, headers(signed, timestamp)) == SignatureRefusal("unreadable_time")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +167,7 @@ def test_iso_times_have_any_number_of_digits(timestamp: bytes, microsecond: int 
     digits = timestamp.partition(b".")[2].rstrip(b"Z").decode()
     expected = int(digits[:6].ljust(6, "0")) if microsecond is None else microsecond
 
-    assert signature_time(timestamp) == datetime(2022, 5, 26, 20, 25, 17, expected, tzinfo=UTC)
+    assert parse_signature_time(timestamp) == datetime(2022, 5, 26, 20, 25, 17, expected, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -184,14 +190,14 @@ def test_iso_times_have_any_number_of_digits(timestamp: bytes, microsecond: int 
 )
 def test_a_time_is_read_in_every_form(timestamp: bytes) -> None:
     """ISO 8601 with offsets or without (UTC then), and Unix seconds or milliseconds, name one moment."""
-    assert signature_time(timestamp) == datetime(2022, 5, 26, 20, 25, 17, tzinfo=UTC)
+    assert parse_signature_time(timestamp) == datetime(2022, 5, 26, 20, 25, 17, tzinfo=UTC)
 
 
 def test_a_time_without_an_offset_is_utc_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the machine stands decides nothing."""
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
-    moment = signature_time(b"2022-05-26T20:25:17")
+    moment = parse_signature_time(b"2022-05-26T20:25:17")
     monkeypatch.undo()
     time.tzset()
 
@@ -204,7 +210,7 @@ def test_iso_and_unix_seconds_agree(moment: datetime) -> None:
     moment = moment.replace(tzinfo=UTC, microsecond=0)
     forms = (moment.isoformat(), moment.isoformat().replace("+00:00", "Z"), str(int(moment.timestamp())))
 
-    assert [signature_time(form.encode()) for form in forms] == [moment] * 3
+    assert [parse_signature_time(form.encode()) for form in forms] == [moment] * 3
 
 
 @pytest.mark.parametrize(
@@ -222,7 +228,7 @@ def test_iso_and_unix_seconds_agree(moment: datetime) -> None:
 )
 def test_the_window_is_closed_at_both_ends(age: timedelta, verdict: str | None) -> None:
     """Times exactly at the edges of the window hold, a microsecond beyond they do not."""
-    expected = Verified(URL, SIGNED_AT) if verdict is None else Refusal(verdict)
+    expected = VerifiedSignature(URL, SIGNED_AT) if verdict is None else SignatureRefusal(verdict)
 
     assert VERIFIER.verify(headers(SIGNATURE), BODY, SIGNED_AT + age) == expected
 
@@ -231,7 +237,7 @@ def test_a_wrong_signature_is_wrong_at_any_time() -> None:
     """Whoever cannot sign learns nothing of the window: an old forgery counts as wrong, not as old."""
     verdict = VERIFIER.verify(headers(b"forged"), BODY, SIGNED_AT + timedelta(days=400))
 
-    assert verdict == Refusal("wrong")
+    assert verdict == SignatureRefusal("wrong")
 
 
 @pytest.mark.parametrize(("urls", "secrets"), [([], [SECRET]), ([URL], []), ([], [])], ids=["URL", "secret", "both"])
@@ -249,7 +255,7 @@ def test_any_url_with_any_secret_verifies(url: str, secret: str) -> None:
     verifier = SignatureVerifier(urls=urls, secrets=["new", "old", SECRET], window=WINDOW)
     lines = headers(sign(BODY, url=url, secret=secret))
 
-    assert verify(BODY, lines, verifier=verifier) == Verified(url, SIGNED_AT)
+    assert verify(BODY, lines, verifier=verifier) == VerifiedSignature(url, SIGNED_AT)
 
 
 @pytest.mark.parametrize("part", ["url", "secret"])
@@ -261,7 +267,7 @@ def test_a_pair_that_was_removed_verifies_no_more(part: str) -> None:
         window=WINDOW,
     )
 
-    assert verify(BODY, headers(SIGNATURE), verifier=verifier) == Refusal("wrong")
+    assert verify(BODY, headers(SIGNATURE), verifier=verifier) == SignatureRefusal("wrong")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +285,7 @@ def test_a_pair_that_was_removed_verifies_no_more(part: str) -> None:
 )
 def test_urls_are_never_normalised(url: str) -> None:
     """The configured URL is compared byte by byte: what a browser takes for the same is another."""
-    assert verify(BODY, headers(sign(BODY, url=url))) == Refusal("wrong")
+    assert verify(BODY, headers(sign(BODY, url=url))) == SignatureRefusal("wrong")
 
 
 def test_a_url_and_a_secret_may_be_any_text() -> None:
@@ -287,19 +293,21 @@ def test_a_url_and_a_secret_may_be_any_text() -> None:
     url, secret = "https://bücher.test/häkchen?q=ü", "geheim🔑\x00ü"
     verifier = SignatureVerifier(urls=[url], secrets=[secret], window=WINDOW)
 
-    assert verify(BODY, headers(sign(BODY, url=url, secret=secret)), verifier=verifier) == Verified(url, SIGNED_AT)
+    assert verify(BODY, headers(sign(BODY, url=url, secret=secret)), verifier=verifier) == VerifiedSignature(
+        url, SIGNED_AT
+    )
 
 
 @given(raw)
 def test_whatever_is_signed_verifies(body: bytes) -> None:
     """Any bytes can be a body: none is decoded, trimmed or parsed before the comparison."""
-    assert verify(body, headers(sign(body))) == Verified(URL, SIGNED_AT)
+    assert verify(body, headers(sign(body))) == VerifiedSignature(URL, SIGNED_AT)
 
 
 @given(body=st.binary(min_size=1, max_size=80), place=st.integers(0, 10_000), bits=st.integers(1, 255))
 def test_a_changed_body_never_verifies(body: bytes, place: int, bits: int) -> None:
     """Any other byte anywhere in the body breaks the signature."""
-    assert verify(flipped(body, place, bits), headers(sign(body))) == Refusal("wrong")
+    assert verify(flipped(body, place, bits), headers(sign(body))) == SignatureRefusal("wrong")
 
 
 @given(place=st.integers(0, 10_000), bits=st.integers(1, 255))
@@ -307,7 +315,7 @@ def test_a_changed_time_never_verifies(place: int, bits: int) -> None:
     """Any other byte in the time breaks the signature, also where what results is the time of now."""
     verdict = verify(BODY, headers(SIGNATURE, flipped(TIMESTAMP, place, bits)))
 
-    assert isinstance(verdict, Refusal)
+    assert isinstance(verdict, SignatureRefusal)
 
 
 @given(place=st.integers(0, 10_000), bits=st.integers(1, 127))
@@ -320,13 +328,13 @@ def test_a_changed_url_or_secret_never_verifies(place: int, bits: int) -> None:
         SignatureVerifier(urls=[URL], secrets=[secret], window=WINDOW),
     )
 
-    assert [verify(BODY, headers(SIGNATURE), verifier=each) for each in verifiers] == [Refusal("wrong")] * 2
+    assert [verify(BODY, headers(SIGNATURE), verifier=each) for each in verifiers] == [SignatureRefusal("wrong")] * 2
 
 
 @given(place=st.integers(0, 10_000), bits=st.integers(1, 255))
 def test_a_changed_signature_never_verifies(place: int, bits: int) -> None:
     """Any other byte in the signature breaks it."""
-    assert verify(BODY, headers(flipped(SIGNATURE, place, bits))) == Refusal("wrong")
+    assert verify(BODY, headers(flipped(SIGNATURE, place, bits))) == SignatureRefusal("wrong")
 
 
 @given(body=raw, signature=raw, timestamp=raw, more=st.lists(st.tuples(raw, raw), max_size=4))
@@ -336,7 +344,7 @@ def test_any_bytes_are_refused_without_an_error(
     """Whatever a stranger sends, the answer is a refusal and never an exception."""
     assume(not any(name.startswith(b"meld-signature") for name, _ in more))
 
-    assert isinstance(verify(body, [*more, *headers(signature, timestamp)]), Refusal)
+    assert isinstance(verify(body, [*more, *headers(signature, timestamp)]), SignatureRefusal)
 
 
 @given(signature=raw)
@@ -344,13 +352,13 @@ def test_any_signature_is_compared_without_an_error(signature: bytes) -> None:
     """The comparison takes any bytes: what is not ASCII cannot make it fail."""
     assume(signature != SIGNATURE)
 
-    assert verify(BODY, headers(signature)) == Refusal("wrong")
+    assert verify(BODY, headers(signature)) == SignatureRefusal("wrong")
 
 
 @given(raw)
 def test_any_bytes_are_a_time_or_none(value: bytes) -> None:
     """A time is aware and UTC, or there is none."""
-    moment = signature_time(value)
+    moment = parse_signature_time(value)
 
     assert moment is None or moment.utcoffset() == timedelta(0)
 
@@ -358,7 +366,7 @@ def test_any_bytes_are_a_time_or_none(value: bytes) -> None:
 @given(st.text("0123456789-:.TZ+ W", max_size=40))
 def test_what_looks_like_a_time_is_one_or_none(value: str) -> None:
     """Texts of a time's characters, in any disorder, never raise."""
-    moment = signature_time(value.encode())
+    moment = parse_signature_time(value.encode())
 
     assert moment is None or moment.utcoffset() == timedelta(0)
 

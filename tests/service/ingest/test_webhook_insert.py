@@ -23,15 +23,15 @@ from runtime.security.encryption import Encryption
 from schemas.meld.read_outcome import ReadOutcome, Unavailable
 from schemas.meld.webhook import Hint
 from schemas.tables import CircuitBreakerRow, ReadRequestRow, WebhookRow
-from service.ingest.inbox import LARGEST_BATCH
-from service.ingest.webhook_insert import PostgresWebhookTable, SqliteWebhookTable, event_id_of, table_for
-from tests.support.encryption_keys import OLD, VAULT
+from service.ingest.inbox import MAX_BATCH_SIZE
+from service.ingest.webhook_insert import PostgresWebhookTable, SqliteWebhookTable, make_webhook_table, webhook_event_id
+from tests.support.encryption_keys import ENCRYPTION, OLD
 from tests.support.polling import eventually
 from tests.support.scripted_meld import found
 from tests.support.webhook_factory import body, delivery, opened, store
-from workers.refetch.lease import take
-from workers.refetch.refetch import Refetch
-from workers.refetch.reschedule import postpone
+from workers.refetch.lease import acquire_lease
+from workers.refetch.refetch import Refetcher
+from workers.refetch.reschedule import reschedule
 
 Raiser = Callable[[Database, str], list[str]]
 
@@ -70,7 +70,7 @@ def test_each_database_has_its_table(database: Database) -> None:
     """The table is the dialect's own."""
     expected = PostgresWebhookTable if database.is_postgres else SqliteWebhookTable
 
-    assert type(table_for(database, VAULT)) is expected
+    assert type(make_webhook_table(database, ENCRYPTION)) is expected
 
 
 def test_a_webhook_is_stored_whole(database: Database) -> None:
@@ -79,7 +79,7 @@ def test_a_webhook_is_stored_whole(database: Database) -> None:
     item = replace(delivery(raw), headers={"meld-signature": "s\u00e9", "user-agent": "x"})
     item = replace(item, hint=replace(item.hint, connection_id="c1", status="ACTIVE"))
 
-    with closing(table_for(database, VAULT)) as table:
+    with closing(make_webhook_table(database, ENCRYPTION)) as table:
         called = table.insert([item])
 
     (row,) = webhooks(database)
@@ -108,24 +108,24 @@ def test_a_body_without_an_event_id_is_known_by_itself(database: Database) -> No
     rows = {opened(row): (row.event_id, row.deliveries) for row in webhooks(database)}
     assert rows == {
         b"junk": ("sha256:" + hashlib.sha256(b"junk").hexdigest(), 3),
-        b"other junk": (event_id_of(delivery(b"other junk")), 1),
+        b"other junk": (webhook_event_id(delivery(b"other junk")), 1),
     }
 
 
 def test_a_body_is_sealed_and_known_by_its_clear_self(database: Database) -> None:
     """Its row tells the key. Under another key, or under none, the same bytes are still the same webhook."""
-    for vault in (VAULT, Encryption([OLD]), Encryption([])):
-        with closing(table_for(database, vault)) as table:
+    for encryption in (ENCRYPTION, Encryption([OLD]), Encryption([])):
+        with closing(make_webhook_table(database, encryption)) as table:
             table.insert([delivery(b"junk")])
 
     (row,) = webhooks(database)
     assert (row.event_id, row.deliveries) == ("sha256:" + hashlib.sha256(b"junk").hexdigest(), 3)
-    assert (row.encrypted_with, opened(row)) == (VAULT.key_name, b"junk")
+    assert (row.encrypted_with, opened(row)) == (ENCRYPTION.key_name, b"junk")
 
 
 def test_without_a_key_a_body_is_stored_in_clear(database: Database) -> None:
     """And its row says so; what a key is set for later can still be read."""
-    with closing(table_for(database, Encryption([]))) as table:
+    with closing(make_webhook_table(database, Encryption([]))) as table:
         table.insert([delivery(b"junk")])
 
     (row,) = webhooks(database)
@@ -171,13 +171,13 @@ def test_several_events_of_a_connection_in_one_batch_are_one_wish(database: Data
 
 def test_the_largest_batch_is_stored(database: Database) -> None:
     """Five hundred new events of five hundred connections, and five hundred repeats beside them."""
-    bodies = [body(f"c{number}", event_id=f"e{number}") for number in range(LARGEST_BATCH)]
+    bodies = [body(f"c{number}", event_id=f"e{number}") for number in range(MAX_BATCH_SIZE)]
     random.Random(1).shuffle(bodies)
 
     called = store(database, *bodies)
     again = store(database, *bodies)
 
-    assert (len(called), again) == (LARGEST_BATCH, [])
+    assert (len(called), again) == (MAX_BATCH_SIZE, [])
     assert {row.deliveries for row in webhooks(database)} == {2}
     assert {job.requested for job in all_jobs(database).values()} == {1}
 
@@ -197,7 +197,7 @@ def test_a_failed_batch_leaves_nothing(database: Database) -> None:
     store(database, body("c1", event_id="e1"))
     bad = replace(delivery(body("c9")), hint=Hint(event_id="bad", type="\ud800", connection_id="c9"))
 
-    with closing(table_for(database, VAULT)) as table, pytest.raises(UnicodeEncodeError):
+    with closing(make_webhook_table(database, ENCRYPTION)) as table, pytest.raises(UnicodeEncodeError):
         table.insert([delivery(body("c1", event_id="e1")), delivery(body("c2")), bad])
 
     assert [(row.event_id, row.deliveries) for row in webhooks(database)] == [("e1", 1)]
@@ -212,7 +212,7 @@ def test_writers_of_several_processes_raise_each_event_once(database_url: str, w
 
     def write(number: int) -> None:
         mine = random.Random(number).sample(events, len(events))
-        with closing(table_for(databases[number], VAULT)) as table:
+        with closing(make_webhook_table(databases[number], ENCRYPTION)) as table:
             for start in range(0, len(mine), 10):
                 chunk = mine[start : start + 10]
                 table.insert([delivery(body(connection_id, event_id=event_id)) for event_id, connection_id in chunk])
@@ -238,7 +238,7 @@ def test_one_event_at_once_through_many_writers_is_one_wish(database_url: str, w
     ready = threading.Barrier(writers)
 
     def write(database: Database) -> None:
-        with closing(table_for(database, VAULT)) as table:
+        with closing(make_webhook_table(database, ENCRYPTION)) as table:
             for number in range(20):
                 ready.wait()
                 called.extend(table.insert([delivery(body(f"c{number}", event_id=f"e{number}"))]))
@@ -262,7 +262,7 @@ def through_inbox(database: Database, connection_id: str) -> list[str]:
 
 def through_raise(database: Database, connection_id: str) -> list[str]:
     with database.write() as session:
-        return reads.raise_jobs(database, session, [connection_id], "webhook")
+        return reads.request_reads(database, session, [connection_id], "webhook")
 
 
 @pytest.fixture(params=[through_inbox, through_raise], ids=["inbox", "raise_jobs"])
@@ -274,7 +274,7 @@ def raiser(request: pytest.FixtureRequest) -> Raiser:
 IDLE: dict[str, Any] = {"requested": 3, "completed": 3, "trigger": "operator", "attempts": 0, "rechecks": 0, "depth": 0}
 REPLAYED: dict[str, Any] = {"trigger": "replay", "replay_id": "r1"}
 OWED = {**IDLE, "requested": 4, "due_at": -1.0}
-JUST_NOW, LONG_AGO, SOON = -1.0, -reads.WOKEN_SECONDS - 5.0, 20.0
+JUST_NOW, LONG_AGO, SOON = -1.0, -reads.RENOTIFY_AFTER_SECONDS - 5.0, 20.0
 
 CASES = [
     pytest.param(None, True, id="never seen"),
@@ -379,7 +379,7 @@ def test_making_a_missing_job_does_not_deadlock_with_the_inbox(postgres: Databas
 
     def lock() -> None:
         with postgres.write() as session:
-            reads.lock(postgres, session, ["a", "b"])
+            reads.lock_requests(postgres, session, ["a", "b"])
 
     def let_go() -> None:
         eventually(lambda: is_waiting(postgres_url, 1))
@@ -405,16 +405,16 @@ def test_a_failure_does_not_deadlock_with_counted_repeats(postgres: Database, po
     with postgres.write() as session:
         session.exec(update(CircuitBreakerRow).values(failures=1, connection_id="another"))
         session.exec(update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == "dead").values(attempts=11))
-        claim = take(postgres, session, "dead", token="t", lease_seconds=30)
+        claim = acquire_lease(postgres, session, "dead", token="t", lease_seconds=30)
     assert claim is not None
 
     def give_up() -> None:
         with postgres.write() as session:
-            postpone(postgres, session, claim, Unavailable("Meld answered 500"), jitter=0)
+            reschedule(postgres, session, claim, Unavailable("Meld answered 500"), jitter=0)
 
     def succeed() -> None:
         eventually(lambda: is_waiting(postgres_url, 1))
-        refresher(postgres, found).refresh("good")
+        refresher(postgres, found).refetch("good")
 
     def count() -> None:
         eventually(lambda: is_waiting(postgres_url, 2))
@@ -429,23 +429,23 @@ def test_a_failure_does_not_deadlock_with_counted_repeats(postgres: Database, po
     assert errors == []
 
 
-def refresher(database: Database, read: Callable[[str], ReadOutcome]) -> Refetch:
+def refresher(database: Database, read: Callable[[str], ReadOutcome]) -> Refetcher:
     class Reader:
         def read(self, connection_id: str) -> ReadOutcome:
             return read(connection_id)
 
     numbers = itertools.count()
-    return Refetch(
+    return Refetcher(
         database=database,
         reader=Reader(),
-        call=lambda _ids: None,
-        push=lambda _ids: None,
+        notify_workers=lambda _ids: None,
+        notify_dispatchers=lambda _ids: None,
         clock=utcnow,
         lease_seconds=30,
-        token=lambda: f"token {next(numbers)}",
+        new_token=lambda: f"token {next(numbers)}",
         jitter=lambda: 0.0,
         metrics=Metrics(),
-        notify=lambda: None,
+        notify_feed=lambda: None,
     )
 
 
@@ -456,13 +456,13 @@ class Crowd:
         self._database = database
         self._frontier = itertools.count()
         self._chance = random.Random(7)
-        self._refresh = refresher(database, self._read)
+        self._refetcher = refresher(database, self._read)
         self.is_over = threading.Event()
 
     def write(self, seed: int, batches: int) -> None:
         """Store batches of new and repeated events, in random order."""
         chance = random.Random(seed)
-        with closing(table_for(self._database, VAULT)) as table:
+        with closing(make_webhook_table(self._database, ENCRYPTION)) as table:
             for _ in range(batches):
                 raws = [body(id_, event_id=f"e{chance.randrange(50)}-{id_}") for id_ in self._some(chance)]
                 raws += chance.sample(raws, min(2, len(raws)))
@@ -474,16 +474,16 @@ class Crowd:
         chance = random.Random(seed)
         while not self.is_over.is_set():
             for id_ in self._some(chance):
-                self._refresh.refresh(id_)
+                self._refetcher.refetch(id_)
 
     def ask(self, seed: int) -> None:
         """Wish for reads, and take calls back."""
         chance = random.Random(seed)
         while not self.is_over.is_set():
             with self._database.write() as session:
-                reads.raise_jobs(self._database, session, self._some(chance), "operator")
+                reads.request_reads(self._database, session, self._some(chance), "operator")
             with self._database.write() as session:
-                reads.take_back_calls(session, self._some(chance))
+                reads.clear_notified(session, self._some(chance))
 
     def _some(self, chance: random.Random) -> list[str]:
         # New connections come all the time, and each is wanted by many at once.

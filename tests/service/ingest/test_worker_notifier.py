@@ -8,7 +8,7 @@ import pytest
 from runtime import broker as brokers
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from service.ingest.worker_notifier import LONGEST_QUEUE, WorkerNotifier
+from service.ingest.worker_notifier import MAX_QUEUE_LENGTH, WorkerNotifier
 from tests.support.polling import eventually
 from tests.support.servers import free_ports
 
@@ -52,14 +52,14 @@ def metrics() -> Metrics:
 
 @contextmanager
 def waking(call: Callable[[Collection[str]], None], metrics: Metrics) -> Iterator[WorkerNotifier]:
-    wake = WorkerNotifier(call=call, metrics=metrics)
+    wake = WorkerNotifier(enqueue=call, metrics=metrics)
     wake.start()
     yield wake
     wake.stop(0.1)
 
 
 def lost(metrics: Metrics) -> float:
-    return metrics.registry.get_sample_value("meldwatch_worker_calls_lost_total") or 0
+    return metrics.registry.get_sample_value("meldwatch_worker_notifications_failed_total") or 0
 
 
 def test_calls_are_made_in_order(line: Line, metrics: Metrics) -> None:
@@ -117,17 +117,17 @@ def test_calls_beyond_the_queue_are_counted_as_lost(line: Line, metrics: Metrics
     """A queue that is full takes no more, without waiting, and every call is either made or counted."""
     line.gate.clear()
     with waking(line.call, metrics) as wake:
-        wake(f"c{number}" for number in range(LONGEST_QUEUE + 50))  # type: ignore[arg-type]
+        wake(f"c{number}" for number in range(MAX_QUEUE_LENGTH + 50))  # type: ignore[arg-type]
         missed = lost(metrics)
         line.gate.set()
 
-        assert eventually(lambda: len(line.called) == LONGEST_QUEUE + 50 - missed)
+        assert eventually(lambda: len(line.called) == MAX_QUEUE_LENGTH + 50 - missed)
     assert 49 <= missed <= 50
 
 
 def test_stopping_makes_the_calls_that_wait(line: Line, metrics: Metrics) -> None:
     """A process that ends still calls for what it stored."""
-    wake = WorkerNotifier(call=line.call, metrics=metrics)
+    wake = WorkerNotifier(enqueue=line.call, metrics=metrics)
     wake.start()
     wake([f"c{number}" for number in range(500)])
     wake.stop()
@@ -135,11 +135,11 @@ def test_stopping_makes_the_calls_that_wait(line: Line, metrics: Metrics) -> Non
     assert (len(line.called), wake.is_alive()) == (500, False)
 
 
-@pytest.mark.parametrize("waiting", [1, LONGEST_QUEUE + 10], ids=["few", "a full queue"])
+@pytest.mark.parametrize("waiting", [1, MAX_QUEUE_LENGTH + 10], ids=["few", "a full queue"])
 def test_stopping_waits_for_nobody_for_long(line: Line, metrics: Metrics, waiting: int) -> None:
     """Behind a broker that hangs the end comes all the same."""
     line.gate.clear()
-    wake = WorkerNotifier(call=line.call, metrics=metrics)
+    wake = WorkerNotifier(enqueue=line.call, metrics=metrics)
     wake.start()
     wake([f"c{number}" for number in range(waiting)])
     began = time.monotonic()
@@ -152,7 +152,7 @@ def test_a_real_broker_that_is_not_there_delays_nobody(metrics: Metrics) -> None
     """Where nobody listens, the caller notices nothing and the losses are counted."""
     (port,) = free_ports(1)
     broker = brokers.connect(f"redis://127.0.0.1:{port}")
-    with waking(lambda ids: brokers.call(broker, ids), metrics) as wake:
+    with waking(lambda ids: brokers.enqueue(broker, ids), metrics) as wake:
         began = time.monotonic()
         wake(["a", "b", "c"])
         seconds = time.monotonic() - began
@@ -164,7 +164,7 @@ def test_a_real_broker_that_is_not_there_delays_nobody(metrics: Metrics) -> None
 
 def test_it_lives_from_start_to_stop(line: Line, metrics: Metrics) -> None:
     """Whoever watches the process can tell whether its thread is there."""
-    wake = WorkerNotifier(call=line.call, metrics=metrics)
+    wake = WorkerNotifier(enqueue=line.call, metrics=metrics)
     lives = [wake.is_alive()]
     wake.start()
     lives.append(wake.is_alive())

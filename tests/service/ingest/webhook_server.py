@@ -17,9 +17,9 @@ from schemas.meld.webhook import ReceivedWebhook, RefusedWebhook
 from service.ingest.endpoint import WebhookEndpoint
 from service.ingest.inbox import Inbox, WebhookTable
 from service.ingest.signature import SignatureVerifier, TimestampWindow
-from service.ingest.webhook_insert import table_for
+from service.ingest.webhook_insert import make_webhook_table
 from tests.meldwatch.process.raw_http_client import request, serving
-from tests.support.encryption_keys import VAULT
+from tests.support.encryption_keys import ENCRYPTION
 from tests.support.meld_signature import SECRET, SIGNED_AT, URL, sign
 
 
@@ -87,7 +87,7 @@ def door(
         reject=reject,
         clock=lambda: SIGNED_AT + timedelta(seconds=1),
         metrics=metrics,
-        body_seconds=body_seconds,
+        body_timeout_seconds=body_seconds,
     )
 
     async def endpoint(request: Request) -> Response:
@@ -106,8 +106,8 @@ def inbox(
     answer_seconds: float = 8,
 ) -> Iterator[Inbox]:
     """Run an inbox before a table."""
-    kept = table_for(table, VAULT) if isinstance(table, Database) else table
-    inbox = Inbox(table=kept, wake=wake, metrics=Metrics(), answer_seconds=answer_seconds)
+    kept = make_webhook_table(table, ENCRYPTION) if isinstance(table, Database) else table
+    inbox = Inbox(table=kept, notify_workers=wake, metrics=Metrics(), commit_timeout_seconds=answer_seconds)
     inbox.start()
     try:
         yield inbox

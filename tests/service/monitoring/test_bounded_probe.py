@@ -10,98 +10,98 @@ from tests.service.fakes import HandClock
 from tests.support.polling import eventually
 
 
-class Question:
-    """A question that counts how often it was asked, and is answered when it may be."""
+class FakeCheck:
+    """A check that counts its runs, and returns when it may."""
 
     def __init__(self) -> None:
-        self.asked = 0
-        self.may_answer = threading.Event()
-        self.may_answer.set()
+        self.runs = 0
+        self.may_return = threading.Event()
+        self.may_return.set()
 
     def __call__(self) -> int:
-        """Answer how often it was asked."""
-        self.asked += 1
-        assert self.may_answer.wait(10)
-        return self.asked
+        """Return the number of runs."""
+        self.runs += 1
+        assert self.may_return.wait(10)
+        return self.runs
 
 
-def answered(probe: BoundedProbe[int], seconds: float = 5) -> int | None:
-    """Ask in an event loop of its own."""
-    return asyncio.run(probe.answer(seconds))
+def result_of(probe: BoundedProbe[int], seconds: float = 5) -> int | None:
+    """Return the probe's result, from an event loop of its own."""
+    return asyncio.run(probe.result(seconds))
 
 
-def probe_of(ask: Callable[[], int], clock: HandClock) -> BoundedProbe[int]:
-    """Return a probe whose answers last two seconds."""
-    return BoundedProbe(ask, clock=clock, fresh=timedelta(seconds=2))
+def probe_of(check: Callable[[], int], clock: HandClock) -> BoundedProbe[int]:
+    """Return a probe that caches results for two seconds."""
+    return BoundedProbe(check, clock=clock, max_age=timedelta(seconds=2))
 
 
-def test_an_answer_is_remembered_for_a_while() -> None:
-    """Whoever asks soon after is given the same; then the question is asked anew."""
-    clock, question = HandClock(), Question()
-    probe = probe_of(question, clock)
+def test_a_result_is_cached_for_a_while() -> None:
+    """Within its age it is returned again; then the check runs again."""
+    clock, check = HandClock(), FakeCheck()
+    probe = probe_of(check, clock)
 
-    answers = [answered(probe)]
+    results = [result_of(probe)]
     for seconds in (1.9, 0.1, 1.9):
         clock.move(seconds)
-        answers.append(answered(probe))
+        results.append(result_of(probe))
 
-    assert answers == [1, 1, 2, 2]
+    assert results == [1, 1, 2, 2]
 
 
-def test_a_clock_that_is_set_back_keeps_no_answer_alive() -> None:
-    """An answer from the future is asked anew."""
-    clock, question = HandClock(), Question()
-    probe = probe_of(question, clock)
-    answered(probe)
+def test_a_clock_that_is_set_back_does_not_prolong_the_age() -> None:
+    """A result from the future is not used."""
+    clock, check = HandClock(), FakeCheck()
+    probe = probe_of(check, clock)
+    result_of(probe)
 
     clock.move(-3600)
 
-    assert answered(probe) == 2
+    assert result_of(probe) == 2
 
 
-def test_who_waits_in_vain_goes_in_time() -> None:
-    """A question that hangs holds nobody, and is not asked again while it hangs; when it is answered, that counts."""
-    clock, question = HandClock(), Question()
-    probe = probe_of(question, clock)
-    question.may_answer.clear()
+def test_a_check_that_hangs_runs_into_the_timeout() -> None:
+    """No caller waits longer, no second run begins meanwhile, and the late result counts."""
+    clock, check = HandClock(), FakeCheck()
+    probe = probe_of(check, clock)
+    check.may_return.clear()
 
-    in_vain = [answered(probe, 0.05) for _ in range(3)]
+    timeouts = [result_of(probe, 0.05) for _ in range(3)]
     clock.move(1)
-    question.may_answer.set()
+    check.may_return.set()
 
-    assert (in_vain, answered(probe), question.asked) == ([None, None, None], 1, 1)
+    assert (timeouts, result_of(probe), check.runs) == ([None, None, None], 1, 1)
 
 
-def test_many_who_ask_at_once_share_an_answer() -> None:
-    """One thread is at it, however many wait."""
-    question = Question()
-    probe = probe_of(question, HandClock())
+def test_concurrent_callers_share_one_run() -> None:
+    """One thread runs the check, however many callers wait."""
+    check = FakeCheck()
+    probe = probe_of(check, HandClock())
 
     async def scene() -> list[int | None]:
-        return await asyncio.gather(*(probe.answer(5) for _ in range(100)))
+        return await asyncio.gather(*(probe.result(5) for _ in range(100)))
 
-    assert (asyncio.run(scene()), question.asked) == ([1] * 100, 1)
+    assert (asyncio.run(scene()), check.runs) == ([1] * 100, 1)
 
 
-def test_what_is_raised_is_raised_to_who_asked() -> None:
-    """And the question is asked again later."""
+def test_an_exception_of_the_check_reaches_the_caller() -> None:
+    """The check runs again later."""
     clock, calls = HandClock(), iter([ZeroDivisionError("x"), None])
 
-    def ask() -> int:
+    def check() -> int:
         if (error := next(calls)) is not None:
             raise error
         return 1
 
-    probe = probe_of(ask, clock)
+    probe = probe_of(check, clock)
     with pytest.raises(ZeroDivisionError):
-        answered(probe)
+        result_of(probe)
     clock.move(2)
 
-    assert answered(probe) == 1
+    assert result_of(probe) == 1
 
 
 def test_no_thread_is_left() -> None:
-    """The thread ends with its answer."""
-    answered(probe_of(Question(), HandClock()))
+    """The thread ends with its result."""
+    result_of(probe_of(FakeCheck(), HandClock()))
 
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "probe"])

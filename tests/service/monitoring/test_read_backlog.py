@@ -7,15 +7,15 @@ from tests.support import row_factory
 
 
 def test_nothing_is_due_at_first(database: Database) -> None:
-    """No job, no age."""
+    """No read, no age."""
     with database.read() as session:
         measured = read_backlog.measure(database, session)
 
-    assert read_backlog.ReadBacklog(jobs=0, oldest_seconds=0) == measured
+    assert read_backlog.ReadBacklog(due=0, oldest_seconds=0) == measured
 
 
-def test_what_is_due_is_counted_and_the_oldest_is_timed(database: Database) -> None:
-    """Owed, due by now, and at nobody's hands; what is done, not yet due, given up or leased is not."""
+def test_due_reads_are_counted(database: Database) -> None:
+    """Pending, due and free reads; not those that are completed, due later, dead or leased."""
     now = utcnow()
     past, future = now - timedelta(seconds=60), now + timedelta(seconds=60)
     older = now - timedelta(seconds=90)
@@ -33,4 +33,4 @@ def test_what_is_due_is_counted_and_the_oldest_is_timed(database: Database) -> N
     with database.read() as session:
         measured = read_backlog.measure(database, session)
 
-    assert (measured.jobs, 90 <= measured.oldest_seconds < 100) == (3, True)
+    assert (measured.due, 90 <= measured.oldest_seconds < 100) == (3, True)

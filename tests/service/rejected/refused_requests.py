@@ -1,4 +1,4 @@
-"""Refused webhooks for tests: made as the route makes them, and the rows that become of them."""
+"""Refused requests for tests, made as the webhook endpoint makes them, and their stored rows."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
 from schemas.tables import RejectionRow
 from service.rejected.store import RejectionStore
 from tests.support.meld_signature import sign
-from tests.support.scripted_consumer import VAULT
+from tests.support.scripted_consumer import ENCRYPTION
 from tests.support.webhook_factory import body
 
 WRONG = "the secret of yesterday"
-"""What Meld signs with, and the settings of these tests do not know."""
+"""Secret that Meld signs with, and that is missing in the settings of these tests."""
 
 _NUMBERS = itertools.count(1)
 
@@ -31,7 +31,7 @@ def refused(
     secret: str = WRONG,
     **headers: str,
 ) -> RefusedWebhook:
-    """Return a webhook as Meld signs it, refused."""
+    """Return a refused webhook that Meld signed."""
     raw = body("c1") if raw is None else raw
     at = at or utcnow()
     timestamp = (signed_at or at - timedelta(seconds=1)).isoformat()
@@ -41,16 +41,16 @@ def refused(
 
 
 def noise(reason: str = "missing") -> RefusedWebhook:
-    """Return what a stranger sends."""
+    """Return an unsigned request of a scanner."""
     return RefusedWebhook(reason, utcnow(), {"user-agent": "scanner"}, b"GET /.env %d" % next(_NUMBERS), 20)
 
 
-def evidence(database: Database, **bounds: Any) -> RejectionStore:
-    """Return what writes them down."""
-    return RejectionStore(database=database, vault=VAULT, **bounds)
+def make_store(database: Database, **limits: Any) -> RejectionStore:
+    """Return a rejection store."""
+    return RejectionStore(database=database, encryption=ENCRYPTION, **limits)
 
 
 def rejections(database: Database) -> Sequence[RejectionRow]:
-    """Return all rows, in order."""
+    """Return all stored rejections, by id."""
     with database.read() as session:
         return session.exec(select(RejectionRow).order_by(col(RejectionRow.id))).all()

@@ -8,24 +8,17 @@ from hypothesis import strategies as st
 
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
-from service.rejected.queue import (
-    LARGEST_QUEUE_BYTES,
-    LIKELY_BURST,
-    LONGEST_QUEUE,
-    UNLIKELY_BURST,
-    UNLIKELY_RATE,
-    RejectionQueue,
-    TokenBucket,
-)
-from service.rejected.store import Result
+from schemas.meld.webhook import RefusedWebhook
+from service.rejected.limits import LIKELY_BURST, MAX_QUEUE_LENGTH, UNLIKELY_BURST, UNLIKELY_PER_SECOND
+from service.rejected.queue import RejectionQueue, TokenBucket
+from service.rejected.store import InsertResult
 from tests.service.rejected.refused_requests import noise, refused
 from tests.support.polling import eventually
 from tests.support.webhook_factory import body
 
 
-class Shelf:
-    """Keeps in memory, and can be told to wait or to fail: stands for ``Evidence.keep``."""
+class FakeStore:
+    """Stores in memory, and can be made to wait or to fail: stands in for ``RejectionStore``."""
 
     def __init__(self) -> None:
         self.kept: list[RefusedWebhook] = []
@@ -35,8 +28,8 @@ class Shelf:
         self.gate = threading.Event()
         self.gate.set()
 
-    def keep(self, batch: Sequence[RefusedWebhook]) -> dict[Result, int]:
-        """Keep a batch, or fail, or wait."""
+    def insert(self, batch: Sequence[RefusedWebhook]) -> dict[InsertResult, int]:
+        """Store a batch, or fail, or wait."""
         self.sizes.append(len(batch))
         self.gate.wait()
         if self.error is not None:
@@ -47,36 +40,36 @@ class Shelf:
         return {"kept": len(batch)}
 
 
-class Rejecting:
-    """The part before a shelf, in a time that is moved by hand."""
+class QueueSetup:
+    """A rejection queue in front of a fake store, with a clock that is set by hand."""
 
     def __init__(self) -> None:
-        self.shelf = Shelf()
+        self.store = FakeStore()
         self.metrics = Metrics()
         self.now = 0.0
-        self.reject = RejectionQueue(
-            keep=self.shelf.keep, metrics=self.metrics, clock=lambda: self.now, pause_seconds=0.001
+        self.queue = RejectionQueue(
+            insert=self.store.insert, metrics=self.metrics, clock=lambda: self.now, pause_seconds=0.001
         )
 
     def count(self, result: str) -> float:
-        """Return how many came to this."""
+        """Return the count of requests with this result."""
         return self.metrics.registry.get_sample_value("meldwatch_rejections_total", {"result": result}) or 0
 
 
 @contextmanager
-def running(rejecting: Rejecting) -> Iterator[Rejecting]:
-    rejecting.reject.start()
+def running(setup: QueueSetup) -> Iterator[QueueSetup]:
+    setup.queue.start()
     try:
-        yield rejecting
+        yield setup
     finally:
-        rejecting.shelf.gate.set()
-        rejecting.reject.stop()
+        setup.store.gate.set()
+        setup.queue.stop()
 
 
 @pytest.fixture
-def rejecting() -> Iterator[Rejecting]:
-    """The part, at work."""
-    with running(Rejecting()) as made:
+def setup() -> Iterator[QueueSetup]:
+    """A running queue."""
+    with running(QueueSetup()) as made:
         yield made
 
 
@@ -84,9 +77,9 @@ gaps = st.lists(st.floats(0, 5), max_size=60)
 
 
 @given(gaps, st.integers(1, 5), st.floats(0.1, 5))
-def test_a_bucket_never_lets_more_through(gaps: list[float], burst: int, rate: float) -> None:
-    """Over any stretch of time it is the burst, and the rate times that stretch, at most."""
-    bucket, now, passed = TokenBucket(rate=rate, burst=burst), 0.0, []
+def test_a_bucket_never_exceeds_its_rate(gaps: list[float], burst: int, rate: float) -> None:
+    """In any interval it permits at most the burst, plus the rate times the interval."""
+    bucket, now, passed = TokenBucket(per_second=rate, burst=burst), 0.0, []
     for gap in gaps:
         now += gap
         if bucket.take(now):
@@ -98,8 +91,8 @@ def test_a_bucket_never_lets_more_through(gaps: list[float], burst: int, rate: f
 
 
 def test_a_bucket_is_full_at_first_and_fills_again() -> None:
-    """Who comes seldom always passes."""
-    bucket = TokenBucket(rate=2, burst=3)
+    """Rare requests always pass."""
+    bucket = TokenBucket(per_second=2, burst=3)
 
     first = [bucket.take(10.0) for _ in range(4)]
     later = [bucket.take(now) for now in (10.4, 10.5, 10.6, 100, 100, 100, 100)]
@@ -108,111 +101,92 @@ def test_a_bucket_is_full_at_first_and_fills_again() -> None:
     assert later == [False, True, False, True, True, True, False]
 
 
-def test_what_was_refused_is_kept(rejecting: Rejecting) -> None:
-    """By a thread of its own, and counted."""
+def test_a_refused_request_is_stored(setup: QueueSetup) -> None:
+    """The thread stores and counts it."""
     one = refused()
-    rejecting.reject(one)
+    setup.queue(one)
 
-    eventually(lambda: rejecting.shelf.kept == [one])
-    eventually(lambda: rejecting.count("kept") == 1)
+    eventually(lambda: setup.store.kept == [one])
+    eventually(lambda: setup.count("kept") == 1)
 
 
-def test_noise_takes_no_room_from_what_may_be_melds(rejecting: Rejecting) -> None:
-    """A flood of it is let through by the drop, and counted."""
+def test_noise_takes_no_room_from_likely_requests(setup: QueueSetup) -> None:
+    """A flood of noise is limited to its own rate; the dropped requests are counted."""
     for _ in range(10 * UNLIKELY_BURST):
-        rejecting.reject(noise())
+        setup.queue(noise())
     genuine = [refused(body("c1")) for _ in range(200)]
     for one in genuine:
-        rejecting.reject(one)
-    rejecting.now += 3
+        setup.queue(one)
+    setup.now += 3
     for _ in range(10):
-        rejecting.reject(noise())
+        setup.queue(noise())
 
-    eventually(lambda: {one.body for one in genuine} <= {one.body for one in rejecting.shelf.kept})
-    let_through = UNLIKELY_BURST + 3 * UNLIKELY_RATE
-    eventually(lambda: rejecting.count("kept") == len(genuine) + let_through)
-    assert rejecting.count("over_rate") == 10 * UNLIKELY_BURST + 10 - let_through
-
-
-def test_a_flood_of_forgeries_takes_nothing_from_what_is_signed_well(rejecting: Rejecting) -> None:
-    """They are wrong; what is too old has a rate of its own."""
-    forged = refused(b'{"eventId":"e1"}')
-    for _ in range(LIKELY_BURST + 10):
-        rejecting.reject(forged)
-    rejecting.reject(refused(reason="too_old"))
-
-    eventually(lambda: rejecting.count("kept") == LIKELY_BURST + 1)
-    assert rejecting.count("over_rate") == 10
+    eventually(lambda: {one.body for one in genuine} <= {one.body for one in setup.store.kept})
+    let_through = UNLIKELY_BURST + 3 * UNLIKELY_PER_SECOND
+    eventually(lambda: setup.count("kept") == len(genuine) + let_through)
+    assert setup.count("over_rate") == 10 * UNLIKELY_BURST + 10 - let_through
 
 
-def test_nobody_waits_for_a_slow_database(rejecting: Rejecting) -> None:
-    """It returns at once while nothing is written; beyond what may wait, by number or by bytes, it is dropped."""
-    rejecting.shelf.gate.clear()
-    rejecting.reject(refused())
-    eventually(lambda: rejecting.shelf.sizes == [1])
-    large = refused(b'"eventId"' + b"x" * (MAX_REJECTED_BODY_BYTES - 9))
-    most = LARGEST_QUEUE_BYTES // MAX_REJECTED_BODY_BYTES
-    for _ in range(most + 5):
-        rejecting.reject(large)
-    by_bytes = rejecting.count("lost")
-    rejecting.now += 1_000
-    small = [refused(b'"eventId"', reason) for reason in ("wrong", "too_old", "in_the_future") for _ in range(900)]
-    for one in small:
-        rejecting.reject(one)
+def test_likely_requests_are_limited_too(setup: QueueSetup) -> None:
+    """Those of all reasons together: anybody can forge them."""
+    for reason in ("wrong", "too_old"):
+        for _ in range(LIKELY_BURST // 2 + 5):
+            setup.queue(refused(b'{"eventId":"e1"}', reason))
 
-    assert by_bytes == 5
-    assert rejecting.count("lost") > 5
-    assert rejecting.reject._queue.qsize() <= LONGEST_QUEUE
+    eventually(lambda: setup.count("kept") == LIKELY_BURST)
+    assert setup.count("over_rate") == 10
 
 
-def test_room_comes_back_when_it_was_written(rejecting: Rejecting) -> None:
-    """What is counted as waiting is what waits."""
-    large = refused(b'"eventId"' + b"x" * (MAX_REJECTED_BODY_BYTES - 9))
-    most = LARGEST_QUEUE_BYTES // MAX_REJECTED_BODY_BYTES
-    for round_ in range(1, 4):
-        for _ in range(most):
-            rejecting.reject(large)
-        eventually(lambda count=round_ * most: rejecting.count("kept") == count)
-        rejecting.now += 1_000
+def test_a_slow_database_delays_no_request(setup: QueueSetup) -> None:
+    """While nothing is stored, each call returns at once; requests beyond the queue's length are counted as lost."""
+    setup.store.gate.clear()
+    setup.queue(refused())
+    eventually(lambda: setup.store.sizes == [1])
+    for number in range(MAX_QUEUE_LENGTH + 5):
+        setup.now = number
+        setup.queue(refused(b'"eventId"'))
+    lost = setup.count("lost")
+    setup.store.gate.set()
 
-    assert rejecting.count("lost") == 0
-
-
-def test_a_database_that_is_away_costs_what_waited(rejecting: Rejecting) -> None:
-    """That is counted as lost, and the next is kept when it is back: Meld sends its own again."""
-    rejecting.shelf.error = OutOfReachError("The database does not answer.")
-    rejecting.reject(refused())
-    eventually(lambda: rejecting.count("lost") == 1)
-    rejecting.shelf.error = None
-    rejecting.reject(refused())
-
-    eventually(lambda: rejecting.count("kept") == 1)
+    assert lost == 5
+    eventually(lambda: setup.count("kept") == 1 + MAX_QUEUE_LENGTH)
 
 
-def test_one_that_cannot_be_kept_spoils_no_batch(rejecting: Rejecting) -> None:
-    """The others of its batch are kept, and the thread lives on."""
-    rejecting.shelf.gate.clear()
-    rejecting.reject(refused())
-    eventually(lambda: rejecting.shelf.sizes == [1])
+def test_an_unreachable_database_costs_only_the_waiting_requests(setup: QueueSetup) -> None:
+    """They are counted as lost; later ones are stored when the database is back."""
+    setup.store.error = OutOfReachError("The database does not answer.")
+    setup.queue(refused())
+    eventually(lambda: setup.count("lost") == 1)
+    setup.store.error = None
+    setup.queue(refused())
+
+    eventually(lambda: setup.count("kept") == 1)
+
+
+def test_a_request_that_cannot_be_stored_does_not_fail_its_batch(setup: QueueSetup) -> None:
+    """The others are stored, and the thread survives."""
+    setup.store.gate.clear()
+    setup.queue(refused())
+    eventually(lambda: setup.store.sizes == [1])
     several = [refused(body("c1")) for _ in range(9)]
-    rejecting.shelf.poison = several[4]
+    setup.store.poison = several[4]
     for one in several:
-        rejecting.reject(one)
-    rejecting.shelf.gate.set()
+        setup.queue(one)
+    setup.store.gate.set()
 
-    eventually(lambda: rejecting.count("kept") == 9)
-    assert rejecting.count("lost") == 1
-    assert rejecting.reject.is_alive()
+    eventually(lambda: setup.count("kept") == 9)
+    assert setup.count("lost") == 1
+    assert setup.queue.is_alive()
 
 
-def test_what_waits_is_written_when_it_ends() -> None:
-    """Then its thread is gone."""
-    rejecting = Rejecting()
+def test_waiting_requests_are_stored_at_the_end() -> None:
+    """After that the thread has ended."""
+    setup = QueueSetup()
     several = [refused(body("c1")) for _ in range(700)]
-    with running(rejecting):
-        rejecting.shelf.gate.clear()
+    with running(setup):
+        setup.store.gate.clear()
         for one in several:
-            rejecting.reject(one)
+            setup.queue(one)
 
-    assert rejecting.shelf.kept == several
-    assert not rejecting.reject.is_alive()
+    assert setup.store.kept == several
+    assert not setup.queue.is_alive()

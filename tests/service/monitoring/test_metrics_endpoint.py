@@ -12,20 +12,20 @@ from runtime.database import Database
 from runtime.queues import circuit_breaker
 from schemas.tables import DeliveryQueueRow, DeliveryRow, ReconcileRunRow, TaskLeaseRow
 from service.feed.notifier import FeedNotifier
-from service.monitoring.gauges import NAMES
-from tests.service.conftest import READ, Api, Parts
+from service.monitoring.database_gauges import GAUGE_DESCRIPTIONS
+from tests.service.conftest import READ, Api, AppFactory
 from tests.support import row_factory
 from tests.support.scripted_consumer import subscribe
 
 
-def shown(text: str) -> dict[str, float]:
-    """Return what each gauge of the rows shows."""
+def gauges(text: str) -> dict[str, float]:
+    """Return the values of the database gauges."""
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {sample.name: sample.value for sample in samples if sample.name in NAMES}
+    return {sample.name: sample.value for sample in samples if sample.name in GAUGE_DESCRIPTIONS}
 
 
-def test_gauges_tell_how_things_stand(api: Api) -> None:
-    """By the rows, whichever process wrote them."""
+def test_gauges_are_measured_from_the_database(api: Api) -> None:
+    """Whichever process wrote the rows."""
     past = utcnow() - timedelta(seconds=60)
     row_factory.store(
         api.database,
@@ -42,15 +42,15 @@ def test_gauges_tell_how_things_stand(api: Api) -> None:
         row_factory.connection("leader", primary_duplicate_id="leader"),
         row_factory.connection("gone", primary_duplicate_id="nobody", status="DELETED"),
         DeliveryQueueRow(subscription_id="s1", connection_id="c1", due_at=past),
-        *(owed(position) for position in (1, 2)),
-        owed(3, dead_at=past),
-        owed(4, delivered_at=past),
+        *(delivery(position) for position in (1, 2)),
+        delivery(3, dead_at=past),
+        delivery(4, delivered_at=past),
     )
     subscribe(api.database, failing_since=past - timedelta(days=1))
     with api.database.write() as session:
-        circuit_breaker.close(api.database, session, reason="throttled", detail="", seconds=30)
+        circuit_breaker.open_circuit(api.database, session, reason="throttled", detail="", seconds=30)
 
-    values = shown(api.reader.get("/metrics").text)
+    values = gauges(api.reader.get("/metrics").text)
     job_seconds = values.pop("meldwatch_oldest_due_job_seconds")
     push_seconds = values.pop("meldwatch_oldest_due_delivery_seconds")
 
@@ -71,8 +71,8 @@ def test_gauges_tell_how_things_stand(api: Api) -> None:
     assert 60 <= push_seconds < 70
 
 
-def owed(position: int, **steps: Any) -> DeliveryRow:
-    """Return a delivery to a subscription."""
+def delivery(position: int, **steps: Any) -> DeliveryRow:
+    """Return a delivery to the subscription."""
     usual = {
         "type": "connection.status_changed",
         "created_at": row_factory.TIME,
@@ -82,41 +82,41 @@ def owed(position: int, **steps: Any) -> DeliveryRow:
     return DeliveryRow(subscription_id="s1", connection_id="c1", position=position, **{**usual, **steps})
 
 
-def test_every_gauge_is_there_from_the_beginning(api: Api) -> None:
-    """An alarm needs a 0 to compare with; only what a reconcile or a prune tells is not known before the first one."""
-    values = shown(api.reader.get("/metrics").text)
+def test_gauges_exist_from_the_beginning(api: Api) -> None:
+    """An alarm needs a 0 to compare with; only those of reconcile and prune are missing before the first run."""
+    values = gauges(api.reader.get("/metrics").text)
 
-    known = [name for name in NAMES if not re.search("drift|reconciled|pruned", name)]
+    known = [name for name in GAUGE_DESCRIPTIONS if not re.search("drift|reconciled|pruned", name)]
     assert {**dict.fromkeys(known, 0), "meldwatch_database_up": 1} == values
 
 
 def test_the_drift_of_the_last_finished_reconcile_is_shown(api: Api) -> None:
-    """By kind; a reconcile that is still under way does not hide it."""
+    """By kind; a reconcile that still runs does not hide it."""
     started = utcnow() - timedelta(minutes=5)
     finished = ReconcileRunRow(started_at=started, finished_at=started, unseen=3, changed=2, missing=1, examples={})
     row_factory.store(api.database, finished, ReconcileRunRow(started_at=utcnow(), unseen=9, examples={}))
 
-    values = shown(api.reader.get("/metrics").text)
+    values = gauges(api.reader.get("/metrics").text)
 
     drift = {kind: values[f"meldwatch_drift_{kind}"] for kind in ("unseen", "changed", "missing")}
     assert drift == {"unseen": 3, "changed": 2, "missing": 1}
     assert values["meldwatch_reconciled_seconds"] >= 300
 
 
-def test_how_long_ago_the_last_prune_was_is_shown(api: Api) -> None:
-    """By its lease; one that was begun and never ended says nothing."""
+def test_the_age_of_the_last_prune_is_shown(api: Api) -> None:
+    """From its task lease; without a finished run the gauge is missing."""
     ended = utcnow() - timedelta(minutes=5)
     row_factory.store(api.database, TaskLeaseRow(name="prune", holder="x", until=ended, ran_at=ended))
 
-    assert shown(api.reader.get("/metrics").text)["meldwatch_pruned_seconds"] >= 300
+    assert gauges(api.reader.get("/metrics").text)["meldwatch_pruned_seconds"] >= 300
     with api.database.write() as session:
         session.exec(update(TaskLeaseRow).values(ran_at=None))
     api.clock.move(10)
-    assert "meldwatch_pruned_seconds" not in shown(api.reader.get("/metrics").text)
+    assert "meldwatch_pruned_seconds" not in gauges(api.reader.get("/metrics").text)
 
 
-def test_the_counts_of_the_process_are_there_too(api: Api) -> None:
-    """One page holds both, in Prometheus' own media type."""
+def test_the_counters_of_the_process_are_there_too(api: Api) -> None:
+    """One response has both, in Prometheus' media type."""
     api.metrics.webhooks.labels("stored").inc(3)
 
     response = api.reader.get("/metrics")
@@ -125,28 +125,28 @@ def test_the_counts_of_the_process_are_there_too(api: Api) -> None:
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
-def test_the_rows_are_counted_once_in_a_while(api: Api) -> None:
-    """However often Prometheus asks, for five seconds it is told the same."""
+def test_a_measurement_is_cached(api: Api) -> None:
+    """For five seconds each scrape gets the same values."""
     values = []
     for number, seconds in enumerate((0, 4.9, 0.1), start=1):
         row_factory.store(api.database, row_factory.event(number))
         api.clock.move(seconds)
-        values.append(shown(api.reader.get("/metrics").text)["meldwatch_feed_position"])
+        values.append(gauges(api.reader.get("/metrics").text)["meldwatch_feed_position"])
 
     assert values == [1, 1, 3]
 
 
-def test_a_database_that_is_away_is_a_gauge(away: Database) -> None:
-    """What the process counted is told all the same."""
-    client = TestClient(Parts(database=away).app(FeedNotifier(database=away)))
+def test_an_unreachable_database_is_a_gauge(unreachable_database: Database) -> None:
+    """The counters of the process are there all the same."""
+    client = TestClient(AppFactory(database=unreachable_database).app(FeedNotifier(database=unreachable_database)))
 
     response = client.get("/metrics", headers={"Authorization": f"Bearer {READ}"})
 
-    assert (response.status_code, shown(response.text)) == (200, {"meldwatch_database_up": 0})
-    assert "meldwatch_worker_calls_lost_total 0.0" in response.text
+    assert (response.status_code, gauges(response.text)) == (200, {"meldwatch_database_up": 0})
+    assert "meldwatch_worker_notifications_failed_total 0.0" in response.text
 
 
 @pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("::1", 200), ("203.0.113.9", 401)])
-def test_who_is_near_needs_no_token(api: Api, host: str, status: int) -> None:
-    """Loopback reads, others send a token."""
+def test_loopback_needs_no_token(api: Api, host: str, status: int) -> None:
+    """Requests from this machine need none, others do."""
     assert status == TestClient(api.app, client=(host, 1)).get("/metrics").status_code
