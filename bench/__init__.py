@@ -1,12 +1,9 @@
-"""Figures measured on the real thing: real processes, real databases, a real broker, real load.
+"""Benchmarks: figures measured on real processes, databases and brokers under real load.
 
-    __main__ ("python -m bench")
-      -> burst, race, ingest, latency, feed, worker   one module per figure: arranges, measures, judges
-           stack     our processes over a database and a broker, beside a Meld
-           postgres  a PostgreSQL that syncs; the other servers are those of the tests
-           meld      a stand-in for Meld that costs next to nothing; floors  what our ingest is held against
-           webhooks  signed beforehand; load  wrk, which fires them
-      -> report      a table for people, JSON for machines
+- ``__main__``: the command line, ``python -m bench``
+- ``figures``: one module for each figure; it arranges, measures and compares the result with its target
+- ``harness``: PostgreSQL, Valkey, meldwatch's processes, the simulated and the quick Meld, load generators, consumers
+- ``report``: results as a Markdown table and as JSON
 
-Nothing here is imported by what is shipped.
+No shipped package imports this one.
 """

@@ -1,4 +1,4 @@
-"""``python -m bench [NAME ...]``: measure the figures that are named, or all, and say which targets hold."""
+"""``python -m bench [NAME ...]``: measure the named figures, or all, and report which targets are met."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ from bench.figures import (
     worker,
 )
 from bench.harness.stack import BenchError, Stack
-from bench.report import machine
+from bench.report import describe_machine
 from tests.support.servers import Run
 
 FIGURES = {
@@ -42,19 +42,23 @@ FIGURES = {
 
 
 def main() -> int:
-    """Measure; return 0 where every target holds, 1 where one does not, 2 where nothing could be measured."""
+    """Run; return exit code 0 if every target is met, 1 if one is missed, 2 if nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; none: all")
-    parser.add_argument("--quick", action="store_true", help="see that it works; the figures mean nothing")
-    asked = parser.parse_args()
-    strange = [name for name in asked.names if name not in FIGURES]
-    if strange:
-        parser.error(f"there is no {', '.join(strange)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"figures to measure, by default all: {', '.join(FIGURES)}"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="only check that everything works; the results are meaningless"
+    )
+    args = parser.parse_args()
+    unknown = [name for name in args.names if name not in FIGURES]
+    if unknown:
+        parser.error(f"unknown figure: {', '.join(unknown)}")
     run = Run.begin()
     figures = []
     try:
-        stack = Stack(run, is_quick=asked.quick)
-        for name in asked.names or FIGURES:
+        stack = Stack(run, is_quick=args.quick)
+        for name in args.names or FIGURES:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             figures.append(FIGURES[name](stack))
             figures[-1].save()
@@ -63,10 +67,10 @@ def main() -> int:
         return 2
     finally:
         run.end()
-    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
     for figure in figures:
-        print("\n" + figure.text())
-    return 0 if all(figure.holds for figure in figures) else 1
+        print("\n" + figure.to_markdown())
+    return 0 if all(figure.is_met for figure in figures) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Report: what was measured and whether it is enough, as a table for people and as JSON for machines."""
+"""Report of a figure: results and targets, as a Markdown table and as JSON."""
 
 import json
 import os
@@ -10,22 +10,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-FACTS = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A target, and what was measured of it."""
+    """A target and the measured value."""
 
     what: str
     target: str
     measured: str
-    holds: bool
+    is_met: bool
 
 
 @dataclass(slots=True)
 class Figure:
-    """What one measurement came to: a table, the targets, and what must be known to read them."""
+    """The result of one figure: a table, the targets, notes and the raw values."""
 
     name: str
     title: str
@@ -35,37 +35,39 @@ class Figure:
     notes: list[str] = field(default_factory=list)
     raw: dict[str, object] = field(default_factory=dict)
 
-    def check(self, what: str, *, target: str, measured: str, holds: bool) -> None:
-        """Hold what was measured against a target."""
-        self.checks.append(Check(what, target, measured, holds))
+    def check(self, what: str, *, target: str, measured: str, is_met: bool) -> None:
+        """Compare a measured value with its target."""
+        self.checks.append(Check(what, target, measured, is_met))
 
     @property
-    def holds(self) -> bool:
+    def is_met(self) -> bool:
         """Whether every target is met."""
-        return all(check.holds for check in self.checks)
+        return all(check.is_met for check in self.checks)
 
-    def text(self) -> str:
-        """Return it for people, in Markdown."""
-        verdicts = [["target", "wanted", "measured", "holds"]]
-        verdicts += [[c.what, c.target, c.measured, "yes" if c.holds else "NO"] for c in self.checks]
+    def to_markdown(self) -> str:
+        """Return the result as Markdown."""
+        comparison = [["target", "wanted", "measured", "met"]]
+        comparison += [[c.what, c.target, c.measured, "yes" if c.is_met else "NO"] for c in self.checks]
         parts = [f"## {self.name}: {self.title}", _table([list(self.columns), *self.rows])]
         if self.checks:
-            parts.append(_table(verdicts))
+            parts.append(_table(comparison))
         parts += [f"- {note}" for note in self.notes]
         return "\n\n".join(parts)
 
     def save(self) -> Path:
-        """Write it, with the machine it was measured on, where git does not look."""
+        """Write the result and a description of the machine as JSON, to a directory that git ignores."""
         RESULTS.mkdir(exist_ok=True)
         now = datetime.now(UTC)
         path = RESULTS / f"{now:%Y%m%dT%H%M%SZ}-{self.name}.json"
-        path.write_text(json.dumps({"at": now.isoformat(), "machine": machine(), **asdict(self)}, indent=1) + "\n")
+        path.write_text(
+            json.dumps({"at": now.isoformat(), "machine": describe_machine(), **asdict(self)}, indent=1) + "\n"
+        )
         return path
 
 
-def machine() -> dict[str, object]:
-    """Return what is to be known of the machine and the program's version."""
-    models = {line.partition(":")[2].strip() for line in _lines(FACTS) if line.startswith("model name")}
+def describe_machine() -> dict[str, object]:
+    """Return a description of the machine, and the program's version."""
+    models = {line.partition(":")[2].strip() for line in _lines(CPU_INFO) if line.startswith("model name")}
     revision = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True, check=False
     )
@@ -84,7 +86,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows as a Markdown table; the first is its head."""
+    """Return rows as a Markdown table; the first row is the header."""
     rows = [list(row) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [

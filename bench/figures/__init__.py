@@ -1,1 +1,1 @@
-"""One module for each figure: it arranges, measures and compares with the target."""
+"""One module for each figure: it arranges, measures and compares the result with its target."""

@@ -1,56 +1,57 @@
-"""Move: the primary of a duplicate group moves, and all members are to show it."""
+"""Figure move: time and reads until all members of a duplicate group show that their primary moved."""
 
 import time
 from statistics import median
 
 from sqlalchemy import text
 
-from bench.harness.stack import DESCRIPTIONS, SETUPS, Service, Setup, Stack, until
+from bench.harness.service import DEPLOYMENTS, DESCRIPTIONS, DeploymentFactory, Service
+from bench.harness.stack import Stack, wait_until
 from bench.report import Figure
 from tests.support.servers import free_ports
 
 MEMBERS = 5
 MELD_MS = 50
 ROUNDS = 15
-SETTLED_SECONDS = 40.0
-"""Until reads that are owed to doubt alone have been done."""
+CONFIRMING_SECONDS = 40.0
+"""Time for the confirming reads after the last round."""
 
 
 def measure(stack: Stack) -> Figure:
-    """Measure both set-ups."""
+    """Measure both deployments."""
     figure = Figure(
         "move",
         f"the primary moves in a group of {MEMBERS}, Meld announces it for two of them and answers in {MELD_MS} ms",
-        ["set-up", "rounds", "ms until all agree, median", "most", "reads until then, median", "most", "later"],
+        ["deployment", "rounds", "ms until all agree, median", "max", "reads until then, median", "max", "later"],
     )
-    for setup in SETUPS:
-        _measure(figure, stack, setup)
+    for deploy in DEPLOYMENTS:
+        _measure(figure, stack, deploy)
     figure.notes.append(
-        "From the change at Meld until every member's row names the new primary. The act is an aggregation of another"
-        " member; its webhooks are sent at once and all arrive. Later: reads within"
-        f" {SETTLED_SECONDS:g} s of the last round that confirm what was seen."
+        "From the change at Meld until every member's row shows the new primary. The change is an aggregation of"
+        " another member; all its webhooks are sent at once and arrive. Later: confirming reads within"
+        f" {CONFIRMING_SECONDS:g} s of the last round."
     )
     return figure
 
 
-def _measure(figure: Figure, stack: Stack, setup: Setup) -> None:
+def _measure(figure: Figure, stack: Stack, deploy: DeploymentFactory) -> None:
     (port,) = free_ports(1)
-    with stack.simulated_meld(port, MELD_MS) as meld, setup(stack, port=port, meld=meld.url) as service:
-        members = meld.group(MEMBERS)
-        until(lambda: service.rows("connection") == MEMBERS, 30, "the group in the mirror")
-        service.wait_until_quiet()
+    with stack.simulated_meld(port, MELD_MS) as meld, deploy(stack, port=port, meld=meld.url) as service:
+        members = meld.create_group(MEMBERS)
+        wait_until(lambda: service.count_rows("connection") == MEMBERS, 30, "the group in the mirror")
+        service.wait_until_idle()
         times, reads = [], []
         for number in range(3 if stack.is_quick else ROUNDS):
             before, began = meld.reads(), time.monotonic()
             primary = members[number % MEMBERS]
-            meld.act(primary, "aggregate")
-            until(lambda primary=primary: _agree(service, primary), 30, "agreement")  # type: ignore[misc]
+            meld.run_action(primary, "aggregate")
+            wait_until(lambda primary=primary: _all_show_primary(service, primary), 30, "all members show the primary")  # type: ignore[misc]
             times.append(1000 * (time.monotonic() - began))
-            until(service.is_read, 30, "the end of the reads")
+            wait_until(service.is_idle_except_confirming, 30, "reads")
             reads.append(meld.reads() - before)
         before = meld.reads()
         if not stack.is_quick:
-            time.sleep(SETTLED_SECONDS)
+            time.sleep(CONFIRMING_SECONDS)
         later = meld.reads() - before
     figure.raw[service.name] = {"milliseconds": times, "reads": reads}
     figure.rows.append(
@@ -59,8 +60,8 @@ def _measure(figure: Figure, stack: Stack, setup: Setup) -> None:
     )  # fmt: skip
 
 
-def _agree(service: Service, primary: str) -> bool:
-    # Of a member that is its own primary the field names the connection itself.
+def _all_show_primary(service: Service, primary: str) -> bool:
+    # The row of the primary itself contains its own id.
     wrong = text("SELECT count(*) FROM connection WHERE primary_duplicate_id IS DISTINCT FROM :primary")
     with service.database.read() as session:
         return int(session.connection().execute(wrong, {"primary": primary}).scalar_one()) == 0

@@ -38,7 +38,7 @@ def measure(stack: Stack) -> Figure:
         output, _ = child.communicate()
         acts, reads, wrong, seconds = output.split()[-4:]
         figure.rows.append([name, str(count), acts, reads, seconds, wrong])
-        figure.check(f"exceptions, {name}", target="0", measured=wrong, holds=wrong == "0" and child.returncode == 0)
+        figure.check(f"exceptions, {name}", target="0", measured=wrong, is_met=wrong == "0" and child.returncode == 0)
     figure.notes.append(
         "Half of them hear at least one webhook of each change and get no reconcile; the others may hear nothing and"
         " get one. Then every state is compared with the simulator's truth. See tests/end_to_end/random_history.py."

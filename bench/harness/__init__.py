@@ -1,1 +1,1 @@
-"""What figures need: our processes, servers, load generators, a quick Meld, consumers, floors to compare with."""
+"""What figures use: servers, processes, load generators, a quick Meld, consumers, baseline servers."""

@@ -1,4 +1,4 @@
-"""A handler for the bench: it notes when each event came, in a file."""
+"""An event handler for benchmarks: it appends the position and time of each event to a file."""
 
 import os
 import time
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from meldwatch.handlers import Event, on
 
-PATH = "BENCH_HANDLED"
-"""Names the file."""
+PATH_VARIABLE = "BENCH_HANDLED"
+"""The environment variable with the path of the file."""
 
 
 @on()
-def note(event: Event) -> None:
-    """Note it, in seconds of the epoch."""
-    came = time.time()
-    with Path(os.environ[PATH]).open("a") as file:
-        file.write(f"{event.position} {came}\n")
+def record(event: Event) -> None:
+    """Append the position and the Unix time of the event."""
+    received_at = time.time()
+    with Path(os.environ[PATH_VARIABLE]).open("a") as file:
+        file.write(f"{event.position} {received_at}\n")

@@ -1,53 +1,53 @@
-"""The hand on the consumer in a process of its own: what was pushed to it, and when."""
+"""Control of the push consumer that runs in its own process: what it received, and when."""
 
 import contextlib
 import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bench.harness.simulated_meld import exchange
+from bench.harness.simulated_meld import send_request
 from bench.harness.stack import Stack
 from tests.support.servers import free_ports
 
 
 class ReceivedPush(NamedTuple):
-    """One that was taken; times are in seconds of the epoch."""
+    """A push that the consumer acknowledged; times are Unix times."""
 
     position: int
     connection_id: str
-    came: float
-    answered: float
+    received_at: float
+    answered_at: float
 
 
-class Consumed:
-    """A consumer that takes what is pushed to ``url``, and never answers at ``hanging_url``."""
+class ConsumerControl:
+    """A consumer that acknowledges pushes to ``url`` and never answers those to ``hanging_url``."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self.url = f"http://127.0.0.1:{port}/take"
+        self.url = f"http://127.0.0.1:{port}/push"
         self.hanging_url = f"http://127.0.0.1:{port}/hang"
 
     def pushes(self) -> list[ReceivedPush]:
-        """Return what it took, in the order of its answers."""
-        _status, content = exchange(self._port, "GET", "/got")
+        """Return the acknowledged pushes in the order of the answers."""
+        _status, content = send_request(self._port, "GET", "/pushes")
         return [ReceivedPush(*row) for row in json.loads(content)["pushes"]]
 
     def count(self) -> int:
-        """Return how many it took."""
-        return int(exchange(self._port, "GET", "/count")[1])
+        """Return the number of acknowledged pushes."""
+        return int(send_request(self._port, "GET", "/count")[1])
 
-    def received(self, position: int) -> float | None:
-        """Return when an event came first; None where it has not."""
-        return next((push.came for push in self.pushes() if push.position == position), None)
+    def first_received_at(self, position: int) -> float | None:
+        """Return when an event was first received; None if it was not."""
+        return next((push.received_at for push in self.pushes() if push.position == position), None)
 
-    def end_hanging(self) -> None:
-        """Cut off those that wait for an answer."""
-        exchange(self._port, "POST", "/end")
+    def abort_hanging(self) -> None:
+        """Abort the connections that wait for an answer."""
+        send_request(self._port, "POST", "/abort-hanging")
 
 
 @contextlib.contextmanager
-def consumer(stack: Stack, seconds: float) -> Iterator[Consumed]:
-    """Run a consumer that takes so long over each push."""
+def run_consumer(stack: Stack, seconds: float) -> Iterator[ConsumerControl]:
+    """Run a consumer that answers each push after some seconds."""
     (port,) = free_ports(1)
     with stack.child("consumer", "-m", "bench.harness.consumer_process", str(port), str(seconds), port=port):
-        yield Consumed(port)
+        yield ConsumerControl(port)

@@ -1,6 +1,6 @@
-"""A consumer that costs next to nothing: it takes every push after a fixed time, and remembers what came and when.
+"""A push consumer that needs almost no CPU time: it acknowledges every push after a fixed time and records it.
 
-Those to ``/hang`` it never answers, until it is told to end them. It tells what it has at ``GET /got``.
+Pushes to ``/hang`` are never answered; ``POST /abort-hanging`` aborts them. ``GET /pushes`` returns the records.
 
     python -m bench.harness.consumer_process PORT SECONDS
 """
@@ -18,8 +18,8 @@ HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
-class Pushes:
-    """What came: position, connection, when it was there and when it was answered, in seconds of the epoch."""
+class PushLog:
+    """The received pushes: position, connection, and the Unix times of receipt and answer."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, str, float, float]] = []
@@ -29,32 +29,32 @@ class Pushes:
         """Return them as JSON."""
         return json.dumps({"pushes": self.rows}).encode()
 
-    def end_hanging(self) -> None:
-        """Cut off all those that wait for an answer."""
+    def abort_hanging(self) -> None:
+        """Abort the connections that wait for an answer."""
         for transport in self.hanging:
             transport.abort()
         self.hanging.clear()
 
 
-class Taker(asyncio.Protocol):
+class ConsumerProtocol(asyncio.Protocol):
     """One connection: requests with bodies, one at a time, as an HTTP/1.1 client with a pool sends them."""
 
-    def __init__(self, pushes: Pushes, seconds: float) -> None:
+    def __init__(self, pushes: PushLog, seconds: float) -> None:
         self._pushes = pushes
         self._seconds = seconds
         self._received = b""
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to answer."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Wait for nobody who has gone."""
+        """Remove a closed connection from the hanging ones."""
         self._pushes.hanging.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        """See to every request that is whole."""
+        """Handle every complete request."""
         self._received += data
         while (end := self._received.find(HEAD_END)) >= 0:
             head, start = self._received[:end], end + len(HEAD_END)
@@ -63,28 +63,28 @@ class Taker(asyncio.Protocol):
             if len(self._received) < stop:
                 return
             body, self._received = self._received[start:stop], self._received[stop:]
-            self._see_to(head, body)
+            self._handle(head, body)
 
-    def _see_to(self, head: bytes, body: bytes) -> None:
-        if head.startswith(b"GET /got"):
+    def _handle(self, head: bytes, body: bytes) -> None:
+        if head.startswith(b"GET /pushes"):
             self._write(200, self._pushes.view())
         elif head.startswith(b"GET /count"):
             self._write(200, str(len(self._pushes.rows)).encode())
-        elif head.startswith(b"POST /end"):
-            self._pushes.end_hanging()
+        elif head.startswith(b"POST /abort-hanging"):
+            self._pushes.abort_hanging()
             self._write(204)
         elif head.startswith(b"POST /hang"):
             self._pushes.hanging.add(self._transport)
         else:
             event, at = json.loads(body), time.time()
-            asyncio.get_running_loop().call_later(self._seconds, self._take, event, at)
+            asyncio.get_running_loop().call_later(self._seconds, self._acknowledge, event, at)
 
-    def _take(self, event: dict[str, Any], at: float) -> None:
+    def _acknowledge(self, event: dict[str, Any], at: float) -> None:
         self._pushes.rows.append((event["position"], event["subject"], at, time.time()))
         self._write(204)
 
     def _write(self, status: int, body: bytes = b"") -> None:
-        head = f"HTTP/1.1 {status} Whatever\r\n"
+        head = f"HTTP/1.1 {status} OK\r\n"
         if status != 204:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         if not self._transport.is_closing():
@@ -92,9 +92,11 @@ class Taker(asyncio.Protocol):
 
 
 async def serve(port: int, seconds: float) -> None:
-    """Take for ever."""
-    pushes = Pushes()
-    server = await asyncio.get_running_loop().create_server(lambda: Taker(pushes, seconds), "127.0.0.1", port)
+    """Serve for ever."""
+    pushes = PushLog()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: ConsumerProtocol(pushes, seconds), "127.0.0.1", port
+    )
     await server.serve_forever()
 
 

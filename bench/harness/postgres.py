@@ -1,4 +1,4 @@
-"""A real PostgreSQL as production runs it: it syncs every commit. The tests' one trusts the power not to fail."""
+"""A durable PostgreSQL as in production: fsync is on, unlike in the tests."""
 
 import signal
 
@@ -10,7 +10,7 @@ NAME = "durable"
 
 
 def start(run: Run) -> Server:
-    """Start a PostgreSQL with the settings it comes with: ``fsync``, ``full_page_writes``, autovacuum, all on."""
+    """Start a PostgreSQL with its default settings: ``fsync``, ``full_page_writes`` and autovacuum are on."""
     directory = _directory(run, NAME)
     binaries, user = _postgres_binaries(run)
     _initdb(directory, binaries, user)
@@ -25,8 +25,8 @@ def start(run: Run) -> Server:
     return server
 
 
-def describe(url: str) -> str:
-    """Return the version and the settings that durability hangs on, as the server tells them."""
+def describe_settings(url: str) -> str:
+    """Return the version and the settings that durability depends on, from the server."""
     names = ("server_version", "fsync", "synchronous_commit", "full_page_writes")
     with psycopg.connect(url) as connection:
         values = [str(connection.execute(f"SHOW {name}").fetchone()[0]) for name in names]  # type: ignore[index]

@@ -1,7 +1,7 @@
-"""A stand-in for Meld that costs next to nothing: a fixed latency, the time of every read, and nothing else.
+"""Quick Meld: a stand-in that needs almost no CPU time; it has a fixed latency and records the time of every read.
 
-The simulated Meld takes about a millisecond of a core for each read; at hundreds of reads a second, on a machine
-that is measured at the same time, that would be a part of the figure.
+The simulated Meld needs about a millisecond of CPU time for each read. At hundreds of reads a second on the measured
+machine, that would distort the figure.
 
     python -m bench.harness.quick_meld PORT LATENCY_SECONDS
 """
@@ -20,7 +20,7 @@ HEAD_END = b"\r\n\r\n"
 
 
 class CountedReads:
-    """When each read was answered, by this machine's monotonic clock, which all its processes share."""
+    """The time of each answer, by the monotonic clock, which all processes of the machine share."""
 
     def __init__(self) -> None:
         self.answered: list[float] = []
@@ -40,11 +40,11 @@ class QuickMeldProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to answer."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is whole."""
+        """Answer every complete request."""
         self._received += data
         while (end := self._received.find(HEAD_END)) >= 0:
             head, self._received = self._received[:end], self._received[end + len(HEAD_END) :]
@@ -65,7 +65,7 @@ class QuickMeldProtocol(asyncio.Protocol):
 
 
 def _connection(connection_id: str) -> bytes:
-    """Return a connection as Meld shows it. It has just been aggregated, so that every read sees something new."""
+    """Return a connection in Meld's JSON; its aggregation time is now, so that every read shows a change."""
     document = {
         "id": connection_id,
         "accountId": "QfdzpX3te1cDaviihXA4D5dA6ghnT3",
@@ -88,7 +88,7 @@ def _connection(connection_id: str) -> bytes:
 
 
 async def serve(port: int, latency: float) -> None:
-    """Answer for ever."""
+    """Serve for ever."""
     reads = CountedReads()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: QuickMeldProtocol(reads, latency), "127.0.0.1", port, backlog=2048)

@@ -1,4 +1,4 @@
-"""Webhooks like Meld's, signed as Meld signs them, made before anything is measured."""
+"""Webhooks like Meld's with valid signatures, created before the measurement."""
 
 import hmac
 import json
@@ -18,25 +18,25 @@ _RANDOM = random.Random("meldwatch bench")
 
 
 def new_id(length: int = 22) -> str:
-    """Return an id that looks like Meld's."""
+    """Return an id in Meld's format."""
     return "".join(_RANDOM.choices(ALPHABET, k=length))
 
 
-def url_of(port: int) -> str:
+def webhook_url(port: int) -> str:
     """Return the webhook URL as it would be configured in the Meld profile."""
     return f"http://127.0.0.1:{port}{PATH}"
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
-    """A webhook, ready to be sent."""
+class SignedWebhook:
+    """A webhook with its headers, ready to send."""
 
     event_id: str
     headers: dict[str, str]
     body: bytes
 
 
-def make(url: str, connection_id: str, *, status: str = "ACTIVE", event_id: str | None = None) -> Signed:
+def make_webhook(url: str, connection_id: str, *, status: str = "ACTIVE", event_id: str | None = None) -> SignedWebhook:
     """Return a signed STATUS_CHANGE of about 600 bytes, the size of Meld's published samples with all fields."""
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     event_id = event_id or new_id()
@@ -48,11 +48,11 @@ def make(url: str, connection_id: str, *, status: str = "ACTIVE", event_id: str 
         "Meld-Signature": signature,
         "Meld-Signature-Timestamp": now,
     }
-    return Signed(event_id, headers, body)
+    return SignedWebhook(event_id, headers, body)
 
 
-def write(path: Path, *, url: str, connection_ids: Sequence[str], count: int) -> int:
-    """Write whole HTTP requests, all of one length, unique by event id, round all connections; return the length."""
+def write_requests(path: Path, *, url: str, connection_ids: Sequence[str], count: int) -> int:
+    """Write HTTP requests with unique event ids, spread over all connections; return their common length."""
     host = url.split("/")[2]
     lengths = set()
     with path.open("wb") as file:
@@ -65,7 +65,7 @@ def write(path: Path, *, url: str, connection_ids: Sequence[str], count: int) ->
 
 def _records(url: str, host: str, connection_ids: Sequence[str], count: int) -> Iterable[bytes]:
     for number in range(count):
-        signed = make(url, connection_ids[number * 7919 % len(connection_ids)])
+        signed = make_webhook(url, connection_ids[number * 7919 % len(connection_ids)])
         head = [f"POST {PATH} HTTP/1.1", f"Host: {host}", "User-Agent: Meld", "Accept: */*"]
         head += [f"{name}: {value}" for name, value in signed.headers.items()]
         head += [f"Content-Length: {len(signed.body)}", "", ""]

@@ -1,6 +1,6 @@
-"""A past for the bench: many connections with the same ten observations each, and all that follows from them.
+"""A stored history for benchmarks: many connections with ten observations each, and their events.
 
-One connection's rows are made by the program's own fold; the others are copies with ids of their own.
+The program's projection creates the rows of one connection; those of the others are copies with other ids.
 """
 
 import json
@@ -14,56 +14,56 @@ import psycopg
 from schemas.meld.connection import Snapshot
 from schemas.tables import ConnectionRow, EventRow, ObservationRow
 from workers.events.event_factory import EVENT_NAMESPACE
-from workers.history.projection import step
+from workers.history.projection import project_observation
 
-EACH = 10
+OBSERVATIONS_PER_CONNECTION = 10
 """Observations of each connection."""
 
-BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-PATTERN = "pattern-connection"
-NUMBER = 900_000_000_000
-"""In the pattern, the id of its first observation."""
+FIRST_READ_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PATTERN_CONNECTION_ID = "pattern-connection"
+PATTERN_FIRST_ID = 900_000_000_000
+"""The id of the pattern's first observation."""
 
 
-class Pattern(NamedTuple):
-    """The rows of one connection."""
+class PatternRows(NamedTuple):
+    """The rows of the connection that is copied."""
 
     mirror: ConnectionRow
     observations: list[ObservationRow]
     events: list[EventRow]
 
 
-def fill(url: str, connections: int) -> int:
-    """Store the past of so many connections; return how many events they have."""
+def store_history(url: str, connections: int) -> int:
+    """Store the history of that many connections; return the number of their events."""
     pattern = _pattern()
     with psycopg.connect(url) as server:
         _copy(server, "observation", pattern.observations, connections, _observation)
         _copy(server, "event", pattern.events, connections, _event(pattern))
         _copy(server, "connection", [pattern.mirror], connections, lambda _row, id_, _number, _place: {"id": id_})
         server.execute("UPDATE feed_counter SET value = %s WHERE name = 'feed'", [connections * len(pattern.events)])
-        server.execute("SELECT setval('observation_id_seq', %s)", [connections * EACH])
+        server.execute("SELECT setval('observation_id_seq', %s)", [connections * OBSERVATIONS_PER_CONNECTION])
     with psycopg.connect(url, autocommit=True) as server:
         server.execute("VACUUM ANALYZE")
     return connections * len(pattern.events)
 
 
-def _pattern() -> Pattern:
+def _pattern() -> PatternRows:
     row: ConnectionRow | None = None
     observations, events = [], []
-    for number in range(EACH):
-        observations.append(_seen(number))
-        made = step(row, observations[-1])
+    for number in range(OBSERVATIONS_PER_CONNECTION):
+        observations.append(_create_observation(number))
+        made = project_observation(row, observations[-1])
         row = made.mirror
         events += made.events
     assert row is not None
-    return Pattern(row, observations, events)
+    return PatternRows(row, observations, events)
 
 
-def _seen(number: int) -> ObservationRow:
-    """Return what a read saw: at every other, another status; in between an aggregation, which tells nothing."""
-    began_at = BEGAN + timedelta(hours=number)
+def _create_observation(number: int) -> ObservationRow:
+    """Return one observation: every other has another status, those between only another aggregation time."""
+    began_at = FIRST_READ_AT + timedelta(hours=number)
     document = {
-        "id": PATTERN,
+        "id": PATTERN_CONNECTION_ID,
         "accountId": "bench-account",
         "customerId": "bench-customer",
         "institutionName": "Bench Bank",
@@ -74,8 +74,8 @@ def _seen(number: int) -> ObservationRow:
         "successfullyAggregatedAt": began_at.isoformat(),
     }
     return ObservationRow(
-        id=NUMBER + number,
-        connection_id=PATTERN,
+        id=PATTERN_FIRST_ID + number,
+        connection_id=PATTERN_CONNECTION_ID,
         account_id="bench-account",
         generation=number + 1,
         trigger="webhook",
@@ -88,32 +88,34 @@ def _seen(number: int) -> ObservationRow:
     )
 
 
-Values = Callable[[Any, str, int, int], dict[str, Any]]
-"""What is a copy's own: of a row, told the id and the number of its connection, and its place among its like."""
+OwnValues = Callable[[Any, str, int, int], dict[str, Any]]
+"""Returns the values that differ in a copy, from a row, its connection's id and number, and its index."""
 
 
 def _observation(_row: ObservationRow, _id: str, number: int, place: int) -> dict[str, Any]:
-    return {"id": number * EACH + place + 1}
+    return {"id": number * OBSERVATIONS_PER_CONNECTION + place + 1}
 
 
-def _event(pattern: Pattern) -> Values:
+def _event(pattern: PatternRows) -> OwnValues:
     digests = {row.id: (row.began_at.isoformat(), row.digest) for row in pattern.observations}
 
     def values(row: EventRow, id_: str, number: int, place: int) -> dict[str, Any]:
         began_at, digest = digests[row.observation_id]
-        observation_id = number * EACH + row.observation_id - NUMBER + 1
+        observation_id = number * OBSERVATIONS_PER_CONNECTION + row.observation_id - PATTERN_FIRST_ID + 1
         return {
             "position": number * len(pattern.events) + place + 1,
             "id": str(uuid.uuid5(EVENT_NAMESPACE, f"{id_}\n{began_at}\n{digest}\n{row.type}")),
             "observation_id": observation_id,
-            "data": json.dumps(row.data).replace(PATTERN, id_).replace(str(row.observation_id), str(observation_id)),
+            "data": json.dumps(row.data)
+            .replace(PATTERN_CONNECTION_ID, id_)
+            .replace(str(row.observation_id), str(observation_id)),
         }
 
     return values
 
 
 def _copy(
-    server: psycopg.Connection[Any], table: str, pattern: Iterable[Any], connections: int, values: Values
+    server: psycopg.Connection[Any], table: str, pattern: Iterable[Any], connections: int, values: OwnValues
 ) -> None:
     made = [(row, row.model_dump()) for row in pattern]
     names = list(made[0][1])
@@ -123,16 +125,17 @@ def _copy(
             copy.write_row([row[name] for name in names])
 
 
-def _copies(pattern: list[tuple[Any, dict[str, Any]]], connections: int, values: Values) -> Iterator[dict[str, Any]]:
-    shapes = [(row, {name: _text(value) for name, value in dumped.items()}) for row, dumped in pattern]
+def _copies(pattern: list[tuple[Any, dict[str, Any]]], connections: int, values: OwnValues) -> Iterator[dict[str, Any]]:
+    shapes = [(row, {name: _encode(value) for name, value in dumped.items()}) for row, dumped in pattern]
     for number in range(connections):
         id_ = f"connection-{number:07}"
         for place, (row, shape) in enumerate(shapes):
             copied = {
-                name: value.replace(PATTERN, id_) if isinstance(value, str) else value for name, value in shape.items()
+                name: value.replace(PATTERN_CONNECTION_ID, id_) if isinstance(value, str) else value
+                for name, value in shape.items()
             }
             yield {**copied, **values(row, id_, number, place)}
 
 
-def _text(value: object) -> object:
+def _encode(value: object) -> object:
     return json.dumps(value) if isinstance(value, dict | list) else value

@@ -1,4 +1,4 @@
--- Fires requests that were signed beforehand: a file of records of one length, each sent once; then it ends.
+-- Sends requests signed beforehand, from a file of records of one length, each once; then it stops.
 -- wrk ... -s wrk.lua URL -- FILE LENGTH
 
 function init(args)

@@ -1,4 +1,4 @@
-"""Load: wrk, firing what was signed beforehand, at a process whose time and memory are watched."""
+"""Load generator wrk: sends webhooks signed beforehand; measures CPU time and memory of the server."""
 
 import json
 import shutil
@@ -15,13 +15,13 @@ from bench.harness import signed_webhooks
 from bench.harness.stack import BenchError
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
-FASTEST = 20_000
-"""Requests a second that are signed beforehand. Where more are answered, the run ends early; the rate is right then."""
+MAX_RATE = 20_000
+"""Requests a second that are signed beforehand. A faster server ends the run early; the rate is still correct."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """What one run of wrk came to, and what it cost the process that answered."""
+    """The result of one run of wrk, with CPU time and memory of the server process."""
 
     requests: int
     rate: float
@@ -33,19 +33,19 @@ class LoadRun:
 
     @classmethod
     def median(cls, runs: Sequence["LoadRun"]) -> "LoadRun":
-        """Return the medians of several runs, and all that went wrong in any of them."""
+        """Return the medians of several runs, with the sums of requests and failures."""
         middle = {name: median(getattr(run, name) for run in runs) for name in cls.__slots__}
         return cls(
             **{**middle, "requests": sum(run.requests for run in runs), "not_200": sum(run.not_200 for run in runs)}
         )
 
 
-def fire(url: str, pid: int, *, connection_ids: Sequence[str], concurrency: int, seconds: int) -> LoadRun:
-    """Fire unique webhooks for some seconds from so many connections, each with one request at a time."""
+def run_load(url: str, pid: int, *, connection_ids: Sequence[str], concurrency: int, seconds: int) -> LoadRun:
+    """Send unique webhooks for some seconds over concurrent connections, one request at a time on each."""
     process = psutil.Process(pid)
     with tempfile.TemporaryDirectory(prefix="meldwatch-bench-") as folder:
         path = Path(folder, "requests")
-        length = signed_webhooks.write(path, url=url, connection_ids=connection_ids, count=FASTEST * seconds)
+        length = signed_webhooks.write_requests(path, url=url, connection_ids=connection_ids, count=MAX_RATE * seconds)
         before = process.cpu_times()
         result = _wrk(f"-c{concurrency}", f"-d{seconds}s", url, "--", str(path), str(length))
         after = process.cpu_times()

@@ -58,13 +58,13 @@ class ConnectionStore:
             raise AbsentError(f"there is no connection {connection_id}") from None
 
     def as_of(self, connection_id: str, moment: datetime) -> SimulatedConnection:
-        """The version of that moment; the oldest one kept where that lies before all of them."""
+        """Return the version as of a moment; the oldest stored one if the moment is before all of them."""
         self.get(connection_id)
         versions = self._versions[connection_id]
         return next((version for since, version in reversed(versions) if since <= moment), versions[0][1])
 
     def by_number(self, number: int) -> SimulatedConnection:
-        """The connection that was created as the number-th, counting from 1."""
+        """Return a connection by its number in the order of creation, from 1."""
         return self.get(self._ids[number - 1])
 
     def members(self, group: int | None) -> list[SimulatedConnection]:

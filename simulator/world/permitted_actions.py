@@ -29,7 +29,7 @@ PERMITTED: dict[str, Callable[[MeldState], bool]] = {
     "repair": lambda state: _is_linked(state) and state != HEALTHY,
     "heal": lambda state: _is_linked(state) and state not in (HEALTHY, INACTIVE_DUPLICATE),
     "break": lambda state: _is_linked(state) and state != INACTIVE_DUPLICATE,
-    "change": lambda state: _is_alive(state) and state != INACTIVE_DUPLICATE,
+    "state": lambda state: _is_alive(state) and state != INACTIVE_DUPLICATE,
     "refresh": lambda state: state.status not in NOT_REFRESHABLE,
     "aggregate": lambda state: state.status not in NOT_AGGREGATED,
     "join": _is_linked,

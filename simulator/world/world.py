@@ -125,7 +125,7 @@ class World:
     @synchronized
     def set_state(self, connection_id: str, state: MeldState) -> list[WebhookEvent]:
         """Put a connection into any state except inactive duplicate, including undocumented ones."""
-        connection = self._get_permitted("change", connection_id)
+        connection = self._get_permitted("state", connection_id)
         if state == INACTIVE_DUPLICATE:
             raise ImpossibleError("a connection becomes an inactive duplicate only in a group: use the action join")
         if state == IN_PROGRESS and connection.duplicate_ids:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.end_to_end.deployment import Deployment, free_port
-from tests.examples.receiver_process import Receiver
+from tests.examples.receiver_process import ReceiverProcess
 from tests.support.encryption_keys import KEY
 from tests.support.polling import eventually
 
@@ -21,18 +21,18 @@ def test_a_receiver_takes_all_through_a_rotation(
     secret = secret_of(embedded, "add", "crm", f"http://127.0.0.1:{port}/")
     meld = embedded.meld
 
-    with Receiver(receiver, folder, secret, port=port) as first:
+    with ReceiverProcess(receiver, folder, secret, port=port) as first:
         connection = meld.world.add()
         embedded.hint(connection.id)
-        eventually(lambda: len(first.kept) == 1, 20, message=f"the first event; {embedded.logs()}")
+        eventually(lambda: len(first.stored) == 1, 20, message=f"the first event; {embedded.logs()}")
         rotated = secret_of(embedded, "rotate", "crm")
         meld.send_webhooks(meld.world.break_connection(connection.id))
-        eventually(lambda: len(first.kept) == 2, 20, message=f"the second event; {embedded.logs()}")
-    with Receiver(receiver, folder, rotated, port=port) as second:
+        eventually(lambda: len(first.stored) == 2, 20, message=f"the second event; {embedded.logs()}")
+    with ReceiverProcess(receiver, folder, rotated, port=port) as second:
         meld.send_webhooks(meld.world.heal(connection.id))
-        eventually(lambda: len(second.kept) == 1, 20, message=f"the third event; {embedded.logs()}")
+        eventually(lambda: len(second.stored) == 1, 20, message=f"the third event; {embedded.logs()}")
 
-    assert first.kept + second.kept == [(f"{number:08}", connection.id) for number in (1, 2, 3)]
+    assert first.stored + second.stored == [(f"{number:08}", connection.id) for number in (1, 2, 3)]
 
 
 def secret_of(deployment: Deployment, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""The receivers of ``examples/`` as processes, as a consumer would run them."""
+"""Runs the receivers of ``examples/`` as processes, as a consumer does."""
 
 import os
 import socket
@@ -14,14 +14,14 @@ from tests.support.servers import free_ports
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-class Receiver:
-    """A receiver, and what it has said of the events that it kept.
+class ReceiverProcess:
+    """A running receiver and its output.
 
     Args:
-        command: Its program.
-        folder: Where it keeps what it must not forget; two that share one are the same, started again.
+        command: The program.
+        folder: Its working directory with its stored events; a second receiver in the same folder is a restart.
         secret: The secret of its subscription.
-        port: Where it listens; by default anywhere.
+        port: The port; by default any free one.
     """
 
     def __init__(self, command: Sequence[str | Path], folder: Path, secret: str, *, port: int | None = None) -> None:
@@ -43,28 +43,28 @@ class Receiver:
             raise
 
     def __enter__(self) -> Self:
-        """It listens already."""
+        """Return the receiver, which listens already."""
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """End it at once."""
+        """Kill the process."""
         self.kill()
 
     @property
     def output(self) -> str:
-        """All that it has said."""
+        """Its output so far."""
         return self._output.read_text()
 
     @property
-    def kept(self) -> list[tuple[str, str]]:
-        """Sequence and connection of each event that it took for a new one, in order."""
+    def stored(self) -> list[tuple[str, str]]:
+        """Sequence and connection of each event that it stored, in order."""
         lines = [line.split(" ") for line in self.output.splitlines()]
         return [(line[0], line[2]) for line in lines]
 
-    def ask(self, request: bytes) -> bytes:
-        """Send bytes as they are, and no more; return the head of the answer, if there is one."""
+    def send_raw(self, request: bytes) -> bytes:
+        """Send bytes unchanged; return the head of the answer, if there is one."""
         answer = b""
-        # It may end the connection before it has everything.
+        # The receiver may close the connection before it has read everything.
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as stream, suppress(OSError):
             stream.sendall(request)
             stream.shutdown(socket.SHUT_WR)
@@ -73,7 +73,7 @@ class Receiver:
         return answer
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 

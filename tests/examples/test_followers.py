@@ -1,4 +1,4 @@
-"""The consumers of the feed that the documents show, against a real server, and against rude ones."""
+"""The feed consumers of examples/ (poll.py, stream.py), against a real server and against broken ones."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from runtime.database import Database
 from schemas.events import Event
-from service.resources.event_stream import beat, render
+from service.resources.event_stream import encode_event, encode_heartbeat
 from tests.examples.receiver_process import EXAMPLES
 from tests.runtime.net.raw_socket_server import Handler, Peer, answer, serving
 from tests.service.conftest import READ
@@ -21,7 +21,7 @@ from tests.support.polling import eventually
 
 NEW = Event.from_row(row_factory.event(7))
 POLL = json.dumps({"events": [NEW.model_dump(mode="json")], "next": 7}).encode()
-STREAM = (f"retry: 1000\n{beat(0)}" + render(NEW)).encode()
+STREAM = (f"retry: 1000\n{encode_heartbeat(0)}" + encode_event(NEW)).encode()
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -30,7 +30,7 @@ def chunk(data: bytes) -> bytes:
 
 
 class Follower:
-    """One of the examples, running."""
+    """One of the examples as a process."""
 
     def __init__(self, name: str, folder: Path, url: str, token: str = READ) -> None:
         self.cursor = folder / "cursor"
@@ -42,34 +42,34 @@ class Follower:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=errors)
 
     @property
-    def got(self) -> list[str]:
-        """The sequences of the events that it has printed, in order."""
+    def printed(self) -> list[str]:
+        """The sequences of the printed events, in order."""
         return [line.split(" ")[0] for line in self._output.read_text().splitlines()]
 
     @property
     def errors(self) -> str:
-        """What it has said of what went wrong."""
+        """Its error output."""
         return self._errors.read_text()
 
     def wait_for(self, position: int) -> None:
-        """Wait until it has come so far."""
+        """Wait until it has stored this position."""
         eventually(lambda: self.cursor.exists() and self.cursor.read_text() == str(position), 20, message=self.errors)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
 
 
 @pytest.fixture(params=["poll", "stream"])
 def name(request: pytest.FixtureRequest) -> str:
-    """Each of the two ways."""
+    """Each of the two examples."""
     return str(request.param)
 
 
 @pytest.fixture
 def follow(name: str, tmp_path: Path) -> Iterator[Callable[..., Follower]]:
-    """Start followers; each goes on where the last one was."""
+    """Start followers; each continues after the last position of the previous one."""
     started = []
 
     def start(url: str, token: str = READ) -> Follower:
@@ -83,14 +83,14 @@ def follow(name: str, tmp_path: Path) -> Iterator[Callable[..., Follower]]:
 
 @pytest.fixture
 def database(sqlite_url: str) -> Iterator[Database]:
-    """A database of one kind: nothing here depends on it."""
+    """A SQLite database; nothing here depends on the kind of database."""
     made = Database(sqlite_url)
     yield made
     made.close()
 
 
-def test_it_outlives_a_restart_of_the_service(database: Database, follow: Callable[..., Follower]) -> None:
-    """What comes before, meanwhile and after is printed once, in order."""
+def test_it_survives_a_restart_of_the_service(database: Database, follow: Callable[..., Follower]) -> None:
+    """Events before, during and after a restart are printed once, in order."""
     first = Service(database)
     url = first.server.url
     row_factory.store(database, row_factory.event(1), row_factory.event(2))
@@ -98,18 +98,18 @@ def test_it_outlives_a_restart_of_the_service(database: Database, follow: Callab
     follower.wait_for(2)
     first.close()
     row_factory.store(database, row_factory.event(3))
-    eventually(lambda: "trying again" in follower.errors, 20, message="another try")
+    eventually(lambda: "trying again" in follower.errors, 20, message="another attempt")
     second = Service(database, port=urlsplit(url).port)
     follower.wait_for(3)
     row_factory.store(database, row_factory.event(4))
     follower.wait_for(4)
     second.close()
 
-    assert follower.got == ["00000001", "00000002", "00000003", "00000004"]
+    assert follower.printed == ["00000001", "00000002", "00000003", "00000004"]
 
 
-def test_it_goes_on_where_it_was_killed(database: Database, follow: Callable[..., Follower]) -> None:
-    """Each time with the event behind the last one that it was done with."""
+def test_it_continues_where_it_was_killed(database: Database, follow: Callable[..., Follower]) -> None:
+    """After each kill it continues after the last processed event."""
     service = Service(database)
     for position in (1, 2, 3):
         row_factory.store(database, row_factory.event(position))
@@ -118,11 +118,11 @@ def test_it_goes_on_where_it_was_killed(database: Database, follow: Callable[...
         follower.kill()
     service.close()
 
-    assert follower.got == ["00000001", "00000002", "00000003"]
+    assert follower.printed == ["00000001", "00000002", "00000003"]
 
 
 def cut(data: bytes) -> Handler:
-    """Return what answers with the beginning of an answer, and goes."""
+    """Return a handler that sends only this part of an answer and closes the connection."""
 
     def handle(peer: Peer) -> None:
         peer.request()
@@ -146,8 +146,8 @@ def cuts(name: str) -> list[bytes]:
     return [CHUNKED, CHUNKED + chunk(body), CHUNKED + chunk(body)[:-100], CHUNKED + b"5", CHUNKED + end, answer(503)]
 
 
-def test_a_connection_that_is_cut_costs_nothing(name: str, follow: Callable[..., Follower]) -> None:
-    """Wherever that is: it asks again from where it was, and prints the event once it is whole, once."""
+def test_a_cut_connection_loses_and_repeats_no_event(name: str, follow: Callable[..., Follower]) -> None:
+    """Wherever the answer is cut, it requests again from its position, and prints the complete event once."""
     whole = answer(200, POLL) if name == "poll" else CHUNKED + chunk(STREAM)
     with serving(*map(cut, cuts(name)), cut(whole), wait) as server:
         follower = follow(server.url)
@@ -156,14 +156,14 @@ def test_a_connection_that_is_cut_costs_nothing(name: str, follow: Callable[...,
         requests = list(server.requests)
         follower.kill()
 
-    assert follower.got == ["00000007"]
+    assert follower.printed == ["00000007"]
     assert "Traceback" not in follower.errors
     again = ["after=0" in request or "last-event-id: 0" in request.lower() for request in requests]
     assert again == [True] * (len(cuts(name)) + 1) + [False]
 
 
-def test_a_token_that_is_none_any_more_ends_it(database: Database, follow: Callable[..., Follower]) -> None:
-    """With what the service says about it, and no other try."""
+def test_a_revoked_token_ends_it(database: Database, follow: Callable[..., Follower]) -> None:
+    """It exits with the service's error message, without another attempt."""
     service = Service(database)
     url = service.server.url
     row_factory.store(database, row_factory.event(1))
