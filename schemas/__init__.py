@@ -1,1 +1,1 @@
-"""Shapes only: one file per boundary that data crosses. Nothing here does input or output."""
+"""Data models (pydantic, dataclasses, tables): one module for each boundary. Nothing here does input or output."""

@@ -1,6 +1,7 @@
 """Query parameters of the API's lists, with their bounds: filters, pagination cursors, long poll.
 
-Unknown parameters are refused. Each filter is declared once, here: OpenAPI and the options of the command line are generated from these models.
+Unknown parameters are refused. Each filter is declared once, here: OpenAPI and the options of the command line are
+generated from these models.
 """
 
 import re
@@ -77,16 +78,12 @@ class PageQuery(Query):
 class ConnectionQuery(PageQuery):
     """Filters of the list of connections. All given filters must match exactly."""
 
-    status: Text | None = Field(
-        default=None, description="Only connections with this Meld status, an open string."
-    )
+    status: Text | None = Field(default=None, description="Only connections with this Meld status, an open string.")
     customer_id: Text | None = Field(default=None, description="Only connections of the customer with this Meld id.")
     external_customer_id: Text | None = Field(
         default=None, description="Only connections of the customer with this id of your own."
     )
-    institution_id: Text | None = Field(
-        default=None, description="Only connections to the institution with this id."
-    )
+    institution_id: Text | None = Field(default=None, description="Only connections to the institution with this id.")
     after: Text | None = Field(default=None, description=AFTER)
 
 
@@ -163,9 +160,7 @@ class WebhookQuery(PageQuery):
     """Filters of the list of stored webhooks. All given filters must match."""
 
     state: WebhookState | None = Field(default=None, description="Only webhooks in this state.")
-    type: Text | None = Field(
-        default=None, description="Only webhooks with this Meld `eventType`, an open string."
-    )
+    type: Text | None = Field(default=None, description="Only webhooks with this Meld `eventType`, an open string.")
     connection_id: Text | None = Field(default=None, description=CONNECTION_ID)
     since: Time | None = Field(
         default=None, description="Only webhooks first received at this time or later; UTC unless it has an offset."

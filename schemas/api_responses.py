@@ -1,4 +1,4 @@
-"""What the API answers around the shapes of ``api.py`` and ``events.py``: pages, receipts, readiness, problems."""
+"""Response models of the API: pages of lists, receipts, health and readiness, problem details (RFC 9457)."""
 
 from datetime import datetime
 from typing import Literal
@@ -15,129 +15,132 @@ Cursor = str | None
 
 
 class ConnectionPage(WireModel):
-    """One page of the mirror, in the order of ids."""
+    """A page of connections, ordered by id."""
 
     connections: list[Connection]
-    next: Cursor = Field(description="`after` of the next page; null on the last.")
+    next: Cursor = Field(description="The cursor of the next page, for `after`; null on the last page.")
 
 
 class FailurePage(WireModel):
-    """One page of the failures, in the order of the connections' ids."""
+    """A page of failed reads, ordered by connection id."""
 
     failures: list[Failure]
-    next: Cursor = Field(description="`after` of the next page; null on the last.")
+    next: Cursor = Field(description="The cursor of the next page, for `after`; null on the last page.")
 
 
 class DuplicateGroupMember(WireModel):
-    """One member of a duplicate group, with the group as it sees it; all null for one that was never seen."""
+    """A member of a duplicate group, and its own view of the group; all fields are null if it was never read."""
 
     id: str
     status: str | None = None
     primary_duplicate_id: str | None = None
     duplicate_ids: list[str] | None = None
-    grouped_at: datetime | None = Field(default=None, description="When the read began that last changed its group.")
+    grouped_at: datetime | None = Field(
+        default=None, description="The start of the read that last changed its view of the group."
+    )
     checked_at: datetime | None = None
 
 
 class DuplicateGroup(WireModel):
-    """A duplicate group, by the mirror's rows of all its members."""
+    """A duplicate group, from the stored connections of all its members."""
 
     connection_id: str
-    converged: bool = Field(description="Whether all living members name one of them as primary, and each other.")
-    since: datetime | None = Field(description="When the read began that last changed any member's group.")
+    converged: bool = Field(description="Whether all living members agree on the primary and the members.")
+    since: datetime | None = Field(description="The start of the read that last changed the view of any member.")
     members: list[DuplicateGroupMember]
 
 
 class EventPage(WireModel):
-    """One page of the feed, in the order of positions."""
+    """A page of the feed of events, ordered by position."""
 
     events: list[Event]
     next: int = Field(
-        description="`after` of the next page: the position of the last event, or `after` itself where there is none."
+        description="The cursor of the next page, for `after`: the position of the last event, or `after` itself on an"
+        " empty page."
     )
 
 
 class WebhookPage(WireModel):
-    """One page of the stored webhooks, in the order in which they were stored."""
+    """A page of stored webhooks, in the order in which they were stored."""
 
     webhooks: list[Webhook]
-    next: Cursor = Field(description="`after` of the next page; null on the last.")
+    next: Cursor = Field(description="The cursor of the next page, for `after`; null on the last page.")
 
 
 class RejectionPage(WireModel):
-    """One page of the refused webhooks that were kept, in the order in which they first came."""
+    """A page of refused webhooks that were kept, in the order in which they were first received."""
 
     rejections: list[Rejection]
-    next: Cursor = Field(description="`after` of the next page; null on the last.")
+    next: Cursor = Field(description="The cursor of the next page, for `after`; null on the last page.")
 
 
 class SubscriptionPage(WireModel):
-    """One page of the subscriptions, in the order of their names."""
+    """A page of subscriptions, ordered by name."""
 
     subscriptions: list[Subscription]
-    next: Cursor = Field(description="`after` of the next page; null on the last.")
+    next: Cursor = Field(description="The cursor of the next page, for `after`; null on the last page.")
 
 
 class DeliveryPage(WireModel):
-    """One page of the deliveries, in the order in which they were owed."""
+    """A page of deliveries, in the order in which they were created."""
 
     deliveries: list[Delivery]
-    next: Cursor = Field(description="`after` of the next page; null on the last.")
+    next: Cursor = Field(description="The cursor of the next page, for `after`; null on the last page.")
 
 
 class AuditPage(WireModel):
-    """One page of the operators' acts, the latest first."""
+    """A page of audit entries, newest first."""
 
     acts: list[AuditEntry]
-    next: Cursor = Field(description="`after` of the next page; null on the last.")
+    next: Cursor = Field(description="The cursor of the next page, for `after`; null on the last page.")
 
 
 class ReplayPage(WireModel):
-    """One page of the replays, in the order in which they were started."""
+    """A page of replays, in the order in which they were created."""
 
     replays: list[Replay]
-    next: Cursor = Field(description="`after` of the next page; null on the last.")
+    next: Cursor = Field(description="The cursor of the next page, for `after`; null on the last page.")
 
 
 class RedriveReceipt(WireModel):
-    """Dead deliveries are tried again from now on."""
+    """Dead deliveries are pending again."""
 
     subscription_id: str
-    redriven: int = Field(description="How many there were.")
+    redriven: int = Field(description="The number of these deliveries.")
 
 
 class RefreshReceipt(WireModel):
-    """A read of Meld is owed to the connection and will be done soon."""
+    """A read of the connection is requested and will happen soon."""
 
     connection_id: str
     state: Literal["requested"] = "requested"
 
 
 class Liveness(WireModel):
-    """The process lives."""
+    """The process is alive."""
 
     status: Literal["alive"] = "alive"
 
 
 class Readiness(WireModel):
-    """Everything that the service needs is there."""
+    """All dependencies of the service are available."""
 
     status: Literal["ready"] = "ready"
-    parts: dict[str, str] = Field(description="By part: `ok`.")
+    parts: dict[str, str] = Field(description="`ok`, by the name of the check.")
 
 
 class Problem(WireModel):
-    """What was wrong and what to do about it (RFC 9457)."""
+    """Problem details (RFC 9457): what is wrong, and what to do."""
 
     type: str = "about:blank"
-    title: str = Field(description="The status in words.")
+    title: str = Field(description="The reason phrase of the status.")
     status: int = Field(ge=400, le=599)
-    detail: str = Field(description="What was wrong with this request, and what to do.")
+    detail: str = Field(description="What is wrong with this request, and what to do.")
 
 
 class ReadinessProblem(Problem):
-    """Something that the service needs is missing."""
+    """A dependency of the service is not available."""
 
     parts: dict[str, str] = Field(
-        description="By part: `ok`, what is wrong with it, or `unknown` where another part's failure hides it."
+        description="By the name of the check: `ok`, what is wrong, or `unknown` if another failure prevents the check."
     )

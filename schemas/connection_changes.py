@@ -1,4 +1,4 @@
-"""The changes of a connection that are told: what a decision comes to, before it has a place in the feed."""
+"""Changes of a connection that become events: new status, new reason, moved primary duplicate."""
 
 from typing import ClassVar, Literal
 
@@ -20,7 +20,7 @@ class Status(WireModel):
 
 
 class StatusChanged(WireModel):
-    """The stored status differs from the one read; ``previous`` is null at first sight."""
+    """The stored status differs from the one read; ``previous`` is null on the first read."""
 
     type: ClassVar[EventType] = "connection.status_changed"
 
@@ -29,7 +29,7 @@ class StatusChanged(WireModel):
 
 
 class StatusReasonChanged(WireModel):
-    """The status stayed, its reason differs."""
+    """Only the reason of the status differs."""
 
     type: ClassVar[EventType] = "connection.status_reason_changed"
 
@@ -38,7 +38,7 @@ class StatusReasonChanged(WireModel):
 
 
 class PrimaryDuplicateMoved(WireModel):
-    """The connection's primary moved: ``current`` is where its data lives now."""
+    """The primary of the connection's duplicate group moved: ``current`` now has the data."""
 
     type: ClassVar[EventType] = "connection.primary_duplicate_moved"
 

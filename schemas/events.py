@@ -1,6 +1,6 @@
-"""The internal events: CloudEvents 1.0, the same object in the feed, the stream, a push and a handler.
+"""Event models (CloudEvents 1.0): the same object in the feed, the event stream, a push and a handler.
 
-An event is a change with its connection, its cause and its place in the feed.
+An event has a change, the connection after it, its cause, and its position in the feed.
 """
 
 from datetime import datetime
@@ -14,15 +14,15 @@ from schemas.message_names import Trigger
 from schemas.wire_model import WireModel
 
 if TYPE_CHECKING:
-    # Who takes events needs no tables: a handler's process starts in a third of the time without them.
+    # Consumers of events need no tables: without them a handler process starts in a third of the time.
     from schemas import tables
 
 DATA_VERSION = 1
-"""Of the shape of ``data``, for all types alike; it stands at the end of each event's ``dataschema``."""
+"""The version of ``data`` of all types, at the end of each event's ``dataschema``."""
 
 
 class Cause(WireModel):
-    """Why the read happened that saw the change."""
+    """Why the read that found the change was requested."""
 
     trigger: Trigger
     webhook_event_ids: list[str]
@@ -30,12 +30,12 @@ class Cause(WireModel):
     replay_id: str | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="The replay that had the connection read, where `trigger` is `replay`; else absent.",
+        description="The replay that requested the read, if `trigger` is `replay`; else absent.",
     )
     rebuilt_at: datetime | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="When `meldwatch rebuild --apply` put the event into the feed, long after its read; else absent.",
+        description="When `meldwatch rebuild --apply` appended the event, long after its read; else absent.",
     )
 
 
@@ -63,11 +63,11 @@ class PrimaryDuplicateMovedData(PrimaryDuplicateMoved):
 DATA_MODELS: dict[EventType, type[StatusChangedData | StatusReasonChangedData | PrimaryDuplicateMovedData]] = {
     data.type: data for data in (StatusChangedData, StatusReasonChangedData, PrimaryDuplicateMovedData)
 }
-"""The shape of ``data``, by event type."""
+"""The model of ``data``, by event type."""
 
 
 class _Envelope(WireModel):
-    # What is always the same is always there.
+    # Constant fields are required in the schema, because they are always present.
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     specversion: Literal["1.0"] = "1.0"
@@ -77,9 +77,9 @@ class _Envelope(WireModel):
     time: datetime = Field(description="When the change was read from Meld.")
     datacontenttype: Literal["application/json"] = "application/json"
     dataschema: str
-    position: int = Field(description="The place in the whole feed; strictly increasing in commit order.")
+    position: int = Field(description="The position in the whole feed, strictly increasing in commit order.")
     sequence: Annotated[str, Field(pattern=r"^\d{8,}$")] = Field(
-        description="The place among the connection's events, from 1 without a gap."
+        description="The number of the event among the connection's events, from 1 without gaps."
     )
 
 
@@ -112,18 +112,18 @@ EVENT_MODELS: dict[EventType, type[StatusChangedEvent | StatusReasonChangedEvent
     "connection.status_reason_changed": StatusReasonChangedEvent,
     "connection.primary_duplicate_moved": PrimaryDuplicateMovedEvent,
 }
-"""The shape of an event of each type, down to its data: for who wants to know; what is handed on is an ``Event``."""
+"""The complete model of each event type, for schemas and handlers; internally an ``Event`` is used."""
 
 
 class Event(_Envelope):
-    """An event of any type, as it is sent out."""
+    """An event of any type, as it is sent."""
 
     type: EventType
     data: dict[str, Any]
 
     @classmethod
     def from_row(cls, row: "tables.EventRow") -> "Event":
-        """Make the CloudEvent from the feed's row."""
+        """Create the CloudEvent from a row of the feed."""
         return cls.model_validate(
             {
                 "id": row.id,

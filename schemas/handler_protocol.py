@@ -1,6 +1,6 @@
-"""Handlers in Python, as a worker and the processes that run them speak of them: one line of JSON for each message.
+"""Messages between a worker and its handler processes: one JSON line each.
 
-To a worker a handler is a subscription with a URL of its own kind, ``python:module.function``.
+For a worker, a handler is a subscription with a URL of the form ``python:module.function``.
 """
 
 from schemas.connection_changes import EventType
@@ -15,12 +15,12 @@ def make_handler_url(name: str) -> str:
 
 
 def parse_handler_name(url: str) -> str | None:
-    """Return the name of the handler that a URL leads to; None where it leads to somebody else."""
+    """Return the name of the handler in a URL; None if the URL is not one of a handler."""
     return url.removeprefix(HANDLER_URL_SCHEME) if url.startswith(HANDLER_URL_SCHEME) else None
 
 
 class LoadHandlersRequest(WireModel):
-    """What a new process is told first: which modules to import, and how to write its logs."""
+    """The first message to a new process: the modules to import, and the log format."""
 
     modules: tuple[str, ...]
     log_format: str
@@ -30,9 +30,9 @@ class Handler(WireModel):
     """A function that is called with events.
 
     Attributes:
-        name: The name of its module and its own, with a dot between.
-        types: Which events; none named: all.
-        seconds: How long it may take over one.
+        name: The names of its module and of the function, with a dot between.
+        types: The event types to handle; an empty list means all.
+        seconds: The timeout for one event.
     """
 
     name: str
@@ -41,25 +41,25 @@ class Handler(WireModel):
 
 
 class LoadHandlersResponse(WireModel):
-    """The answer to the greeting: the handlers that the modules have, or what is wrong with a module."""
+    """The response: the handlers in the modules, or what is wrong with a module."""
 
     handlers: tuple[Handler, ...] = ()
     problem: str | None = None
 
 
 class HandlerCall(WireModel):
-    """An event that a handler shall be called with, as JSON."""
+    """A call of a handler with an event, as JSON."""
 
     name: str
     event: str
 
 
 class HandlerResult(WireModel):
-    """What came of a task.
+    """The result of a call.
 
     Attributes:
-        error: The kind of the error that the handler raised; None where it raised none.
-        text: The error in its own words, and where it was raised; or why the handler was not called.
+        error: The class name of the exception that the handler raised; None if it raised none.
+        text: The message of the exception, and where it was raised; or why the handler was not called.
         is_called: Whether the handler was called at all.
     """
 

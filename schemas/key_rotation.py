@@ -1,4 +1,4 @@
-"""A rotation of the keys that encrypt what is stored: what ``meldwatch keys rotate`` came to."""
+"""Report of a key rotation (``meldwatch keys rotate``)."""
 
 from typing import Literal
 
@@ -14,21 +14,21 @@ UNKNOWN_KEY = "unknown"
 
 
 class KeyRotationReport(WireModel):
-    """What a rotation came to, for one kind of what is stored encrypted."""
+    """The result of a key rotation for one kind of encrypted content."""
 
     kind: EncryptedKind
-    rotated: int = Field(description="How many were encrypted anew, with the newest key.")
-    unreadable: int = Field(description="How many are as they were, since no key opens them.")
-    newest: str = Field(description="The newest key, by its name.")
+    rotated: int = Field(description="How many were encrypted again with the newest key.")
+    unreadable: int = Field(description="How many are unchanged, because no key decrypts them.")
+    newest: str = Field(description="The name of the newest key.")
     keys: dict[str, int] = Field(
-        description="How many are encrypted with which key now, by its name; `clear` are those that are not, `unknown`"
-        " those of which nothing tells."
+        description="How many are now encrypted with each key, by its name; `clear` are not encrypted, and the"
+        " key of `unknown` cannot be determined."
     )
 
 
 class KeyUse(WireModel):
-    """How much is encrypted with one key."""
+    """How much content is encrypted with one key."""
 
     key: str
-    place: KeyPlace = Field(description="Where it stands among the keys that are set.")
+    place: KeyPlace = Field(description="The place of the key in the setting.")
     uses: int

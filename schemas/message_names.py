@@ -1,18 +1,18 @@
-"""The names that the web side and the workers share: queues, actors, triggers, leases. Messages carry ids only."""
+"""Names shared by service and workers: actors and their queues, triggers, leases. Messages carry ids only."""
 
 from typing import Literal
 
 REFETCH_ACTOR = "refresh"
-"""The actor, and its queue, that reads one connection again: ``refresh(connection_id: str)``."""
+"""The actor, and its queue, that reads a connection again: ``refresh(connection_id: str)``."""
 
 DELIVERY_ACTOR = "deliver"
-"""The actor, and its queue, that pushes what is due to one subscription: ``deliver(subscription_id: str)``."""
+"""The actor, and its queue, that pushes the due deliveries of a subscription: ``deliver(subscription_id: str)``."""
 
 FEED_CHANNEL = "meldwatch_feed"
-"""Where PostgreSQL tells, with each commit of events, that the feed has grown; without a word about how far."""
+"""The channel on which PostgreSQL notifies listeners of each commit of events, without a payload."""
 
 PRUNE_LEASE = "prune"
-"""The lease under which retention removes rows; its row says when that was last done."""
+"""The task lease of retention; its row has the time of the last run."""
 
 Trigger = Literal["webhook", "sibling", "recheck", "reconcile", "replay", "operator", "clock"]
-"""Why a read was asked for; an event's ``cause.trigger``."""
+"""Why a read was requested; the ``cause.trigger`` of an event."""

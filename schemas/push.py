@@ -1,4 +1,4 @@
-"""A push, from both sides: what is sent, and what came of it. Every answer, or none, is a value."""
+"""Push to a subscriber: the headers (Standard Webhooks), and the result of an attempt as a value."""
 
 from dataclasses import dataclass
 
@@ -7,49 +7,49 @@ from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 
 PUSH_TIMEOUT_SECONDS = 20.0
-"""One attempt, in all."""
+"""The timeout of one attempt."""
 
 
 def _without_default(schema: JsonDict) -> None:
-    """Say only that a header may be absent, not what its absence is called here."""
+    """Remove the default from the schema: the header is optional, and never null."""
     schema.pop("default")
 
 
 class PushHeaders(BaseModel):
-    """The headers of a push, after Standard Webhooks, beside those of every POST."""
+    """The headers of a push, by Standard Webhooks, beside those of every POST."""
 
     id: str = Field(
-        alias="webhook-id", description="The event's id, the same for every attempt: it tells what came before."
+        alias="webhook-id", description="The event's id, the same in every attempt: use it to recognize repeats."
     )
     timestamp: str = Field(
         alias="webhook-timestamp",
         pattern=r"^\d+$",
-        description="When this attempt was signed, in Unix seconds; refuse what is more than five minutes away.",
+        description="When this attempt was signed, in Unix seconds; refuse times that are more than five minutes away.",
     )
     signature: str = Field(
         alias="webhook-signature",
         pattern=r"^v1,\S+( v1,\S+)*$",
-        description="Signatures with spaces between, one for each secret while they are rotated: one must fit.",
+        description="Signatures separated by spaces, one for each secret during a rotation: one of them must be valid.",
     )
     replay: str | SkipJsonSchema[None] = Field(
         default=None,
         alias="meldwatch-replay",
-        description="Where an operator has events sent again: the replay. It is not signed.",
+        description="The id of the replay, if an operator sends the event again. It is not signed.",
         json_schema_extra=_without_default,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """What came of one attempt to push.
+    """The result of one attempt to push.
 
     Attributes:
-        status: The consumer's HTTP status; None where there was no answer.
-        detail: What went wrong, for a person; None where nothing did.
-        response: The beginning of the consumer's answer, as evidence.
-        retry_after: Seconds that the consumer asked to be left alone for.
-        is_ours: Whether the attempt failed here, before anything was sent: no fault of the consumer's.
-        is_void: Whether this process cut the attempt short because it ends: it counts for nothing at all.
+        status: The consumer's HTTP status; None without a response.
+        detail: What went wrong, for people; None if the push was acknowledged.
+        response: The beginning of the consumer's response.
+        retry_after: The seconds of the consumer's ``Retry-After``.
+        is_ours: Whether the attempt failed on our side, before anything was sent.
+        is_void: Whether this process stopped the attempt because it shuts down: the attempt does not count.
     """
 
     status: int | None = None
@@ -61,15 +61,15 @@ class PushResult:
 
     @property
     def is_acknowledged(self) -> bool:
-        """Whether the consumer took the event."""
+        """Whether the consumer acknowledged the event."""
         return self.detail is None
 
     @property
     def is_answered(self) -> bool:
-        """Whether the consumer said anything, if only that it does not take the event."""
+        """Whether there was a response of the consumer, of any status."""
         return self.status is not None or self.response is not None
 
     @property
     def is_unsubscribed(self) -> bool:
-        """Whether the consumer wants no more events at this URL."""
+        """Whether the consumer wants no more events at this URL (410 Gone)."""
         return self.status == 410  # noqa: PLR2004 - a status code

@@ -1,4 +1,4 @@
-"""A finding of ``meldwatch rebuild``: one thing in which what is stored is not what the observations amount to."""
+"""A finding of ``meldwatch rebuild``: a difference between stored data and the projection of the observations."""
 
 from typing import Any, Literal
 
@@ -10,13 +10,15 @@ FindingKind = Literal["mirror", "event", "history"]
 
 
 class RebuildFinding(WireModel):
-    """One thing in which what is stored is not what the observations amount to."""
+    """A difference between stored data and the projection of the observations."""
 
     connection_id: str
-    kind: FindingKind = Field(description="A row of the mirror, an event, or the observations themselves.")
+    kind: FindingKind = Field(
+        description="Where the difference is: in the mirror, in an event, or in the observations themselves."
+    )
     event_id: str | None = None
-    field: str = Field(description="What differs: a field, or `row` where it is there on one side alone.")
+    field: str = Field(description="The field that differs, or `row` if it exists on one side only.")
     stored: Any = None
-    folded: Any = Field(default=None, description="What the observations amount to.")
-    is_mendable: bool = Field(default=True, description="Whether `rebuild --apply` can mend it.")
-    is_mended: bool = Field(default=False, description="Whether it did.")
+    folded: Any = Field(default=None, description="The value that the observations project to.")
+    is_mendable: bool = Field(default=True, description="Whether `rebuild --apply` can repair it.")
+    is_mended: bool = Field(default=False, description="Whether it was repaired.")

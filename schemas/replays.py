@@ -1,4 +1,4 @@
-"""Replays, as they are asked for and told of, and what a dry run of one says."""
+"""API models of replays: request, filters, progress, and the preview of a dry run."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self, get_args
@@ -24,59 +24,77 @@ Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 
 
 class ReplayFilter(RequestModel):
-    """Which of what is stored; all that is given must match."""
+    """Filters of a replay. All given filters must match."""
 
-    connection: Text | None = Field(default=None, description="The connection's id.")
-    type: Text | None = Field(default=None, description="Meld's eventType, or our event's type.")
-    since: Time | None = Field(default=None, description="A webhook received, an event's `time`: then or later.")
-    until: Time | None = Field(default=None, description="The same: before.")
+    connection: Text | None = Field(default=None, description="Only of the connection with this id.")
+    type: Text | None = Field(
+        default=None, description="Only webhooks with this Meld `eventType`, or events of this type."
+    )
+    since: Time | None = Field(
+        default=None, description="Only webhooks first received, or events with a `time`, at this time or later."
+    )
+    until: Time | None = Field(
+        default=None, description="Only webhooks first received, or events with a `time`, before this time."
+    )
 
 
 class WebhookFilter(ReplayFilter):
-    """Which webhooks."""
+    """Filters of a replay of webhooks."""
 
-    event_id: Text | None = Field(default=None, description="Of a webhook: Meld's eventId.")
-    state: WebhookState | None = Field(default=None, description="Of a webhook, as it is when the replay comes to it.")
+    event_id: Text | None = Field(default=None, description="Only the webhook with this Meld `eventId`.")
+    state: WebhookState | None = Field(
+        default=None, description="Only webhooks in this state when the replay reaches them."
+    )
 
 
 class EventFilter(ReplayFilter):
-    """Which events."""
+    """Filters of a replay of events."""
 
-    after: Position | None = Field(default=None, description="Of events: only behind this position.")
-    until_position: Position | None = Field(default=None, description="Of events: up to this position.")
+    after: Position | None = Field(default=None, description="Only events after this position of the feed.")
+    until_position: Position | None = Field(
+        default=None, description="Only events up to and including this position of the feed."
+    )
 
 
 FILTER_MODELS: dict[ReplayKind, type[ReplayFilter]] = {"webhooks": WebhookFilter, "events": EventFilter}
 
 
 class NewReplay(WebhookFilter, EventFilter):
-    """A replay that shall be started: of webhooks, whose connections are read again, or of events to a subscription."""
+    """A new replay: of webhooks (their connections are read again) or of events (they are pushed again)."""
 
-    kind: ReplayKind
-    subscription: Text | None = Field(default=None, description="Of events: whom they are sent to again; name or id.")
-    rate: Rate | None = Field(default=None, description=f"Of webhooks: reads a second; by default {DEFAULT_RATE:g}.")
-    all: bool = Field(default=False, description="Needed where no filter is given.")
+    kind: ReplayKind = Field(description="What to replay.")
+    subscription: Text | None = Field(
+        default=None, description="For events: the name or id of the subscription that they are pushed to."
+    )
+    rate: Rate | None = Field(
+        default=None, description=f"For webhooks: reads per second; the default is {DEFAULT_RATE:g}."
+    )
+    all: bool = Field(default=False, description="Required if there is no filter.")
 
     @property
     def filter(self) -> dict[str, Any]:
-        """The filters that are given, as JSON."""
-        names = {name for shape in FILTER_MODELS.values() for name in shape.model_fields}
+        """The given filters, as JSON."""
+        names = {name for model in FILTER_MODELS.values() for name in model.model_fields}
         return self.model_dump(mode="json", include=names, exclude_none=True)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         known = FILTER_MODELS[self.kind].model_fields
-        foreign = [f"'{name}'" for name in self.filter if name not in known]
-        if foreign:
-            raise ValueError(f"A replay of {self.kind} has no {', '.join(foreign)}. It has: {', '.join(known)}.")
+        unsupported = [f"'{name}'" for name in self.filter if name not in known]
+        if unsupported:
+            raise ValueError(
+                f"A replay of {self.kind} has no filter {', '.join(unsupported)}. Its filters are: {', '.join(known)}."
+            )
         if (self.kind == "events") != (self.subscription is not None):
-            raise ValueError("'subscription' is needed in a replay of events, and there alone.")
+            raise ValueError("'subscription' is required for a replay of events, and not allowed for others.")
         if self.kind == "events" and self.rate is not None:
-            raise ValueError("'rate' belongs to a replay of webhooks: events are sent as fast as they are taken.")
+            raise ValueError(
+                "'rate' is for replays of webhooks only: events are pushed as fast as they are acknowledged."
+            )
         if self.kind == "events" and self.type not in {None, *get_args(EventType)}:
             raise ValueError(f"'type' of an event is one of {', '.join(get_args(EventType))}.")
         if not (self.filter or self.all):
-            raise ValueError("Without a filter a replay is about everything that is stored. Give one, or 'all'.")
+            raise ValueError("A replay without a filter covers everything that is stored. Give a filter, or 'all'.")
         return self
 
 
@@ -85,27 +103,29 @@ class Replay(WireModel):
 
     id: str
     kind: ReplayKind
-    state: ReplayState = Field(description="`failed`: it could not be finished; `error` says why.")
-    filter: dict[str, Any] = Field(description="The filters that it was given.")
-    subscription_id: str | None = Field(description="Whom events are sent to again.")
-    rate: float | None = Field(description="Reads a second.")
-    who: str = Field(description="Who started it.")
+    state: ReplayState = Field(description="`failed`: it could not be finished; `error` has the reason.")
+    filter: dict[str, Any] = Field(description="The filters of the replay.")
+    subscription_id: str | None = Field(description="The subscription that events are pushed to.")
+    rate: float | None = Field(description="Reads per second.")
+    who: str = Field(description="The token or user that started it.")
     created_at: datetime
-    total: int | None = Field(description="Connections to be read, or events to be sent; null until it is counted.")
-    done: int = Field(description="How many of them have been asked for.")
-    pending: int = Field(description="How many of these are still to be read, or to be taken by the subscriber.")
+    total: int | None = Field(
+        description="The number of connections to read, or of events to push; null until it is counted."
+    )
+    done: int = Field(description="How many of them have been requested.")
+    pending: int = Field(description="How many of these are not yet read, or not yet acknowledged by the subscriber.")
     stopped_at: datetime | None
     finished_at: datetime | None
     error: str | None
 
     @classmethod
     def from_row(cls, row: tables.ReplayRow, *, is_leased: bool, pending: int) -> "Replay":
-        """Make the shape from the row.
+        """Create the model from its row.
 
         Args:
             row: The row.
             is_leased: Whether a process runs it.
-            pending: How much of what it has asked for is still to be done.
+            pending: How many of the requested items are not done.
         """
         computed = {"state", "pending"}
         fields = {name: getattr(row, name) for name in cls.model_fields if name not in computed}
@@ -114,7 +134,7 @@ class Replay(WireModel):
 
 
 def get_replay_state(row: tables.ReplayRow, *, is_leased: bool) -> ReplayState:
-    """Return the state that a replay's timestamps amount to."""
+    """Return the state of a replay, from its timestamps and its lease."""
     if row.finished_at is not None:
         return "finished" if row.error is None else "failed"
     if row.stopped_at is not None:
@@ -123,7 +143,7 @@ def get_replay_state(row: tables.ReplayRow, *, is_leased: bool) -> ReplayState:
 
 
 class EventPreview(WireModel):
-    """An event that a read would lead to."""
+    """An event that a read would emit."""
 
     type: EventType
     previous: Status | str | None
@@ -132,23 +152,29 @@ class EventPreview(WireModel):
 
 
 class ReadPreview(WireModel):
-    """What a read of a connection would change, had it been made in earnest."""
+    """Preview of a read of a connection: what it would change (dry run)."""
 
     connection_id: str
-    changes: list[FieldChange] = Field(default=[], description="Fields, as in `GET /api/connections/{id}`.")
-    unshown_changes: list[str] = Field(default=[], description="Fields of Meld's answer that the API does not show.")
-    events: list[EventPreview] = Field(default=[], description="What would be emitted.")
-    siblings: list[str] = Field(default=[], description="Members of its group that would be read as well.")
-    failure: str | None = Field(default=None, description="Why it would fail; then the mirror stays as it is.")
+    changes: list[FieldChange] = Field(
+        default=[], description="The changed fields, named as in `GET /api/connections/{id}`."
+    )
+    unshown_changes: list[str] = Field(
+        default=[], description="Meld's names of further changed fields that the API does not expose."
+    )
+    events: list[EventPreview] = Field(default=[], description="The events that would be emitted.")
+    siblings: list[str] = Field(
+        default=[], description="The members of its duplicate group that would be read as well."
+    )
+    failure: str | None = Field(default=None, description="Why the read would fail and change nothing.")
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing would happen but that it is read."""
+        """Whether the read would change nothing."""
         return not (self.changes or self.unshown_changes or self.events or self.siblings or self.failure)
 
 
 class ResendPreview(WireModel):
-    """How many events of a type a replay would send again about a connection."""
+    """Preview of a replay of events: how many of a type it would push again for a connection (dry run)."""
 
     connection_id: str
     type: str

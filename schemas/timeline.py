@@ -1,4 +1,4 @@
-"""The timeline of a connection: what is known to have happened to it, in order."""
+"""Models of a connection's timeline: webhooks, reads, events, deliveries and audit entries, ordered by time."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -13,31 +13,33 @@ from schemas.wire_model import WireModel
 
 
 class FieldChange(WireModel):
-    """A field that a read found otherwise."""
+    """A field that a read found changed."""
 
-    field: str = Field(description="As in `GET /api/connections/{id}`; inside `service_provider_details` with a dot.")
+    field: str = Field(
+        description="The name as in `GET /api/connections/{id}`; fields in `service_provider_details` with a dot."
+    )
     before: Any
     after: Any
 
 
 class Read(WireModel):
-    """A read of Meld that saw something new. One that saw nothing new only moves the connection's `checked_at`."""
+    """A read of Meld that found a change. A read without a change only updates the connection's `checked_at`."""
 
     observation_id: int
     trigger: Trigger
     webhook_event_ids: list[str]
-    replay_id: str | None = Field(description="The replay that asked for it, where the trigger is one.")
+    replay_id: str | None = Field(description="The replay that requested the read, if the trigger is a replay.")
     began_at: datetime
     ended_at: datetime
-    found: bool = Field(description="False where Meld had the connection no more.")
-    changes: list[FieldChange] = Field(description="What it found otherwise than the read before.")
+    found: bool = Field(description="False if Meld no longer had the connection.")
+    changes: list[FieldChange] = Field(description="The differences from the previous read.")
     unshown_changes: list[str] = Field(
-        description="Fields of Meld's answer, by Meld's names, that changed too, and that the API does not show."
+        description="Meld's names of further changed fields that the API does not expose."
     )
 
 
 class WebhookItem(WireModel):
-    """A webhook came."""
+    """A webhook was received."""
 
     kind: Literal["webhook"] = "webhook"
     at: datetime = Field(description="When it was received.")
@@ -48,7 +50,7 @@ class ReadItem(WireModel):
     """Meld was read."""
 
     kind: Literal["read"] = "read"
-    at: datetime = Field(description="When the answer was there.")
+    at: datetime = Field(description="When the response was complete.")
     read: Read
 
 
@@ -56,20 +58,20 @@ class EventItem(WireModel):
     """An event was emitted."""
 
     kind: Literal["event"] = "event"
-    at: datetime = Field(description="When the read had its answer that the event follows from.")
+    at: datetime = Field(description="When the response that the event was derived from was complete.")
     event: Event
 
 
 class DeliveryItem(WireModel):
-    """An event was owed to a subscription."""
+    """A delivery of an event to a subscription was created."""
 
     kind: Literal["delivery"] = "delivery"
-    at: datetime = Field(description="When it was owed; when it was tried, and what came of it, the outcomes say.")
+    at: datetime = Field(description="When the delivery was created; its `outcomes` have the attempts.")
     delivery: Delivery
 
 
 class AuditItem(WireModel):
-    """An operator did something to the connection."""
+    """An operator acted on the connection."""
 
     kind: Literal["act"] = "act"
     at: datetime
@@ -80,8 +82,8 @@ TimelineItem = Annotated[WebhookItem | ReadItem | EventItem | DeliveryItem | Aud
 
 
 class Timeline(WireModel):
-    """One page of what happened to a connection, in the order of time."""
+    """A page of a connection's timeline, ordered by time."""
 
     connection_id: str
     timeline: list[TimelineItem]
-    next: str | None = Field(description="`after` of the next page; null on the last.")
+    next: str | None = Field(description="The cursor of the next page, for `after`; null on the last page.")

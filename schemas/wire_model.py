@@ -1,9 +1,9 @@
-"""What all shapes have in common that leave the service."""
+"""Base class of the models of responses, events and messages between processes."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class WireModel(BaseModel):
-    """A frozen shape that leaves the service."""
+    """A frozen model without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

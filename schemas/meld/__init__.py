@@ -1,1 +1,1 @@
-"""Meld's shapes: a connection, a webhook, and the outcome of a read."""
+"""Models of Meld's API: connection, webhook, and the outcome of a read."""

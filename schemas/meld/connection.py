@@ -1,7 +1,7 @@
-"""Meld's connection object as we read it, and what a read of Meld can come to.
+"""Lenient parser of Meld's connection object.
 
-Source: Meld's reference of ``GET /bank-linking/connections/{id}``. Status and reason are open strings, kept as they
-come; ``null``, absent and ``[]`` mean the same; fields that we do not know stay in ``document``.
+Source: Meld's reference of ``GET /bank-linking/connections/{id}``. Status and reason are open strings, stored as they
+are. ``null``, missing and ``[]`` mean the same. Unknown fields stay in ``document``.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ IN_PROGRESS = "IN_PROGRESS"
 TERMINAL_STATUSES = frozenset({DELETED, EXPIRED})
 
 MAX_ID_LENGTH = 200
-"""Characters of an id that is believed; Meld's have 22 or 30."""
+"""Characters. A longer text is not accepted as an id; Meld's ids have 22 or 30."""
 
 MAX_INDEXED_BYTES = 2600
-"""Bytes of a text that connections are looked up by. PostgreSQL indexes no value of over 2,704."""
+"""Limit of indexed texts: PostgreSQL cannot index values of more than 2,704 bytes."""
 
 _DATETIME = TypeAdapter(datetime)
 
@@ -40,40 +40,40 @@ def _lenient_mapping(value: object) -> dict[str, Any]:
 
 
 def is_connection_id(value: object) -> TypeGuard[str]:
-    """Return whether this names a connection: one that had to be altered to be stored would name something else."""
+    """Return whether a value can be a connection id. A text that cannot be stored unchanged would be another id."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH:
         return False
-    # U+FFFD stands where the parser met what is no text; two such ids may have been different ones.
+    # The parser replaces invalid characters by U+FFFD, so two such ids may have been different.
     return value.isprintable() and "\ufffd" not in value
 
 
-def _is_kept(text: str) -> bool:
+def _is_indexable(text: str) -> bool:
     return len(text.encode(errors="replace")) <= MAX_INDEXED_BYTES
 
 
-def _lenient_kept(value: object) -> str | None:
+def _lenient_indexable(value: object) -> str | None:
     text = _lenient_text(value)
-    return text if text is not None and _is_kept(text) else None
+    return text if text is not None and _is_indexable(text) else None
 
 
-def _id(text: str) -> str:
+def _check_id(text: str) -> str:
     if not is_connection_id(text):
-        raise ValueError("is no id")
+        raise ValueError("is not an id")
     return text
 
 
-def _kept(text: str) -> str:
-    if not _is_kept(text):
+def _check_indexable(text: str) -> str:
+    if not _is_indexable(text):
         raise ValueError("is too long")
     return text
 
 
-def _none_for_empty(value: object) -> object:
+def _empty_to_none(value: object) -> object:
     return None if value == "" else value
 
 
 def parse_time_or_none(value: object) -> datetime | None:
-    """Return a time, UTC, from ISO 8601 text with any number of fraction digits; None where it is none."""
+    """Parse ISO 8601 text with any number of fraction digits; return a UTC time, or None if it is invalid."""
     try:
         time = _DATETIME.validate_python(value) if isinstance(value, str) else None
         return time.astimezone(UTC) if time is not None and time.tzinfo is not None else None
@@ -81,41 +81,41 @@ def parse_time_or_none(value: object) -> datetime | None:
         return None
 
 
-def _only_ids(value: object) -> object:
-    """Read null as empty, and leave out what is no id; what is no list at all stays, to be refused."""
+def _filter_ids(value: object) -> object:
+    """Convert null to empty, and leave out entries that are no ids. A value that is not a list is refused later."""
     if value is None:
         return ()
     return tuple(filter(is_connection_id, value)) if isinstance(value, list | tuple) else value
 
 
-# What the mirror's truth hangs on is strict: a wrong type there makes the answer unreadable. The rest is lenient.
-Id = Annotated[str, AfterValidator(_id)]
+# Fields that events depend on are strict: a wrong type makes the response unreadable. All other fields are lenient.
+Id = Annotated[str, AfterValidator(_check_id)]
 Text = Annotated[str | None, BeforeValidator(_lenient_text)]
-KeptText = Annotated[str | None, BeforeValidator(_lenient_kept)]
+IndexedText = Annotated[str | None, BeforeValidator(_lenient_indexable)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_lenient_texts)]
 Time = Annotated[datetime | None, BeforeValidator(parse_time_or_none)]
 
 
 class Snapshot(BaseModel):
-    """One connection as one read of Meld showed it.
+    """A connection at the time of one read of Meld.
 
-    ``document`` is Meld's whole answer, already without secrets and without the list's ``key``.
+    ``document`` is Meld's whole response without credentials and without the ``key`` of the list.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=False)
 
     id: Id
     account_id: Text = Field(default=None, alias="accountId")
-    customer_id: KeptText = Field(default=None, alias="customerId")
-    external_customer_id: KeptText = Field(default=None, alias="externalCustomerId")
-    institution_id: KeptText = Field(default=None, alias="institutionId")
+    customer_id: IndexedText = Field(default=None, alias="customerId")
+    external_customer_id: IndexedText = Field(default=None, alias="externalCustomerId")
+    institution_id: IndexedText = Field(default=None, alias="institutionId")
     institution_name: Text = Field(default=None, alias="institutionName")
-    status: Annotated[str, AfterValidator(_kept)] = Field(min_length=1)
+    status: Annotated[str, AfterValidator(_check_indexable)] = Field(min_length=1)
     status_reason: str | None = Field(default=None, alias="statusReason")
-    active_duplicate_id: Annotated[Id | None, BeforeValidator(_none_for_empty)] = Field(
+    active_duplicate_id: Annotated[Id | None, BeforeValidator(_empty_to_none)] = Field(
         default=None, alias="activeDuplicateConnectionId"
     )
-    listed_duplicate_ids: Annotated[tuple[str, ...], BeforeValidator(_only_ids)] = Field(
+    listed_duplicate_ids: Annotated[tuple[str, ...], BeforeValidator(_filter_ids)] = Field(
         default=(), alias="duplicateConnectionIds"
     )
     products: Texts = ()
@@ -130,7 +130,7 @@ class Snapshot(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """The answer's fingerprint: two reads with one digest saw the same."""
+        """The fingerprint of the response: equal digests mean equal responses."""
         canonical = json.dumps(self.document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -146,15 +146,15 @@ class Snapshot(BaseModel):
 
     @property
     def service_provider(self) -> str | None:
-        """The provider's name, where the details say one."""
+        """The provider's name in the details, if any."""
         return _lenient_text(self.service_provider_details.get("serviceProvider"))
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Snapshot":
-        """Read Meld's answer, from which secrets are already gone.
+        """Parse Meld's response, from which credentials have been removed.
 
         Raises:
-            pydantic.ValidationError: Where the answer is no connection.
+            pydantic.ValidationError: If the response is not a connection.
         """
         kept = {key: value for key, value in document.items() if key != "key"}
         return cls.model_validate({**kept, "document": kept})

@@ -14,19 +14,19 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Meld answered 404: deleted, or the wrong environment."""
+    """Meld answered 404 or 410: deleted, or the wrong environment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """Meld answered 429. ``retry_after`` is in seconds, None where Meld named no time."""
+    """Meld answered 429. ``retry_after`` is in seconds, None if Meld gave no time."""
 
     retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Meld could not be reached, took too long, or answered with an error of its own (5xx and the unforeseen)."""
+    """Meld could not be reached, timed out, or answered with an unexpected status (such as 5xx)."""
 
     detail: str
     retry_after: float | None = None
@@ -34,31 +34,31 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Meld answered 401 or 403; both mean credentials."""
+    """Meld answered 401 or 403: it refuses our credentials."""
 
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Meld answered 200 with something that is not the connection that was asked for. ``evidence`` is its beginning."""
+    """Meld answered 200 with something else than the requested connection. ``evidence`` is its beginning."""
 
     detail: str
     evidence: str = ""
 
 
 ReadOutcome = Found | Absent | Throttled | Unavailable | Refused | Unreadable
-"""What a read of one connection came to; each has its own policy in ``workers/refetch/retry_policy.py``."""
+"""The outcome of a read of one connection; ``workers/refetch/retry_policy.py`` has a policy for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One page of Meld's list.
+    """A page of Meld's list.
 
     Attributes:
-        snapshots: The connections of the page that could be read.
-        unreadable: How many items could not.
-        after: The key to go on after; None on the last page.
+        snapshots: The readable connections of the page.
+        unreadable: The number of unreadable items.
+        after: The key of the next page; None on the last page.
     """
 
     snapshots: tuple[Snapshot, ...]
@@ -67,4 +67,4 @@ class ListPage:
 
 
 PageOutcome = ListPage | Throttled | Unavailable | Refused | Unreadable
-"""What a read of one page of the list came to."""
+"""The outcome of a read of one page of the list."""

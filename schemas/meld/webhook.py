@@ -1,7 +1,4 @@
-"""A webhook of Meld's, in its stages: ``ReceivedWebhook`` (verified, with what it hints at), ``Hint`` (what it says).
-
-And ``RefusedWebhook``: what came in its place.
-"""
+"""Meld's webhook: the received one (verified), the hint in its body, and a refused one."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,15 +10,15 @@ DELETED = "DELETED"
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What a webhook's body says, as far as it can be read. Nothing in it is taken as state.
+    """The content of a webhook's body, as far as it can be parsed. It is only a hint, never the source of a state.
 
     Attributes:
-        event_id: Meld's ``eventId``; None where there is no usable one.
+        event_id: Meld's ``eventId``; None if there is no usable one.
         type: ``eventType``, an open string.
-        account_id: The Meld account, the same for every event of a customer of Meld's.
-        connection_id: ``payload.connectionId``; None means that there is nothing to read again.
-        status: The status that the connection should have now: ``newStatus`` of a STATUS_CHANGE, or DELETED.
-        status_reason: Its ``newStatusReason``: empty where it says that there is none, None where it says nothing.
+        account_id: The Meld account, the same in all events of a customer of Meld.
+        connection_id: ``payload.connectionId``; None means that there is nothing to read.
+        status: The announced status of the connection: ``newStatus`` of a STATUS_CHANGE, or DELETED.
+        status_reason: The ``newStatusReason``: empty if it is announced as null, None if the field is missing.
         occurred_at: ``timestamp``: when Meld created the event, not when it sent it.
     """
 
@@ -36,14 +33,14 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedWebhook:
-    """A request of Meld's whose signature held: what is stored, byte for byte.
+    """A webhook whose signature is valid, as it is stored.
 
     Attributes:
-        body: The raw body, as signed.
-        headers: Evidence: the signature headers, Meld's retry headers and the like, by lower-case name.
+        body: The raw body, byte for byte.
+        headers: The signature headers, Meld's retry headers and similar ones, by lower-case name.
         url: The configured URL that the signature covers.
         signed_at: The time that the signature covers.
-        hint: What the body says.
+        hint: The content of the body.
     """
 
     body: bytes
@@ -54,19 +51,19 @@ class ReceivedWebhook:
 
 
 MAX_REJECTED_BODY_BYTES = 64 * 1024
-"""How much of the body of a refused request is kept; a longer one cannot be verified again."""
+"""How much of the body of a refused webhook is kept. A longer one cannot be verified again."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedWebhook:
-    """A request to the webhook route that was refused, as far as it is kept. Nobody knows who sent it.
+    """A refused request to the webhook route, as far as it is kept. Its sender is unknown.
 
     Attributes:
-        reason: Why, as in the metrics.
-        received_at: When it was.
-        headers: As those of a delivery.
-        body: The beginning of its body.
-        size: How many bytes the whole body had; at least, where it was not read to its end.
+        reason: The reason, as in the metrics.
+        received_at: When it was received.
+        headers: The same headers as of a received webhook.
+        body: The beginning of the body.
+        size: The size of the whole body in bytes; a lower bound if it was not read to its end.
     """
 
     reason: str

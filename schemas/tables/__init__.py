@@ -1,8 +1,8 @@
-"""Database tables: one class for each table, and what one of its rows means.
+"""Database tables: one class for each table, with the meaning of its rows.
 
-These classes are rows and nothing else: input is never parsed into them (``table=True`` does not validate), and they are
-never sent out. Steps are nullable timestamps, so that no status column can contradict them. There are no foreign keys:
-retention removes old rows of one table while other tables keep their ids.
+These classes are rows and nothing else: no input is parsed into them (``table=True`` does not validate), and they are
+never sent out. States are nullable timestamps, so that no status column can contradict them. There are no foreign keys,
+because retention deletes old rows of one table while other tables keep their ids.
 """
 
 from schemas.tables.admin import AuditRow, RejectionRow, ReplayRow

@@ -1,4 +1,4 @@
-"""The rows that operators and refused requests leave behind: rejections, replays, acts. See ``tables.py``."""
+"""Tables of administration: rejections (refused webhooks), replays, and the audit log."""
 
 from datetime import datetime
 from typing import Any
@@ -10,13 +10,13 @@ from schemas.tables.column_types import Big, Document, Key
 
 
 class RejectionRow(SQLModel, table=True):
-    """A refused webhook, kept so that it can be let in once its reason is gone: sampled, and capped in number.
+    """A refused webhook, kept so that it can be verified again when the cause is corrected. Bounded in number.
 
-    ``digest`` is of the body with the reason: what comes again, as Meld's retries do, only counts ``times`` up and is
-    kept as it came last. ``body`` is its beginning, whole where ``size`` is no more than what is kept; ``encrypted_with``
-    tells the key that it is encrypted with, null for none. ``off_seconds`` is how far the signature's time lay in the
-    past, or, below 0, in the future; null where no time could be read. ``is_likely`` is one that looks like Meld's;
-    ``event_id`` is what its body says, or what it was admitted as.
+    ``digest`` covers body and reason: a repetition, such as a retry of Meld's, only increments ``times`` and replaces
+    the other columns. ``body`` is the beginning of the body, or all of it if ``size`` is below the limit;
+    ``encrypted_with`` is the name of its key, null if it is not encrypted. ``off_seconds`` is the age of the signature,
+    negative for the future, null if it cannot be parsed. ``is_likely`` marks requests in the form of Meld's
+    webhooks. ``event_id`` is the id in the body, or the one that the webhook was admitted with.
     """
 
     __tablename__ = "rejection"
@@ -78,7 +78,10 @@ class ReplayRow(SQLModel, table=True):
 
 
 class AuditRow(SQLModel, table=True):
-    """An operator's act: who did what, when, and to what. Append-only, and in the transaction of the act itself."""
+    """An audit entry: which operator action was done when, by whom, and on which object.
+
+    Append-only, and written in the transaction of the action itself.
+    """
 
     __tablename__ = "audit"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""Tables of coordination between processes: reconcile runs, the circuit breaker before Meld, leases of tasks."""
+"""Tables of coordination between processes: reconcile runs, the circuit breaker for Meld, task leases."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from schemas.tables.column_types import Big, Document
 
 
 class ReconcileRunRow(SQLModel, table=True):
-    """A reconcile: how far it has come through Meld's list, and the drift that it found, by kind."""
+    """A reconcile run: its progress through Meld's list (``after`` is the cursor), and the drift it found, by kind."""
 
     __tablename__ = "reconcile_run"
 
@@ -27,9 +27,10 @@ class ReconcileRunRow(SQLModel, table=True):
 
 
 class CircuitBreakerRow(SQLModel, table=True):
-    """The shared pause on reads of Meld: while ``paused_until`` lies ahead, nobody begins a read.
+    """The circuit breaker for reads of Meld: until ``paused_until`` the circuit is open, and no read begins.
 
-    ``failures`` counts answers that speak of Meld, not of one connection, since the last good one.
+    ``failures`` counts the failures since the last good answer that are not due to a single connection;
+    ``connection_id`` is the connection of the last one.
     """
 
     __tablename__ = "circuit_breaker"
@@ -44,7 +45,7 @@ class CircuitBreakerRow(SQLModel, table=True):
 
 
 class TaskLeaseRow(SQLModel, table=True):
-    """Who does a thing that only one process may do at a time, until when, and when it was last done."""
+    """The lease of a task that one process at a time may run: its holder, its end, and the time of the last run."""
 
     __tablename__ = "lease"
 

@@ -1,4 +1,4 @@
-"""Tables of the feed: events in commit order, and the counter that positions are taken from."""
+"""Tables of the feed: events in commit order, and the counter of their positions."""
 
 from datetime import datetime
 from typing import Any
@@ -10,13 +10,13 @@ from schemas.tables.column_types import Big, Document, Key
 
 
 class EventRow(SQLModel, table=True):
-    """An internal event. ``position`` is its place in the whole feed, ``sequence`` its place in its connection's."""
+    """An event. ``position`` is its place in the whole feed, ``sequence`` its place among its connection's events."""
 
     __tablename__ = "event"
     __table_args__ = (
         UniqueConstraint("connection_id", "sequence"),
         Index("ix_event_type_position", "type", "position"),
-        # Beside the observations, in their order: an event that was appended later stands where it belongs.
+        # For the history, in the order of observations: an event that a rebuild appended later has its right place.
         Index("ix_event_history", "connection_id", "observation_id", "position"),
     )
 
@@ -32,7 +32,7 @@ class EventRow(SQLModel, table=True):
 
 
 class FeedCounterRow(SQLModel, table=True):
-    """A number that is taken in commit order. ``feed`` is the last position in use."""
+    """A counter that transactions increment in commit order. ``feed`` is the last position in use."""
 
     __tablename__ = "feed_counter"
 

@@ -1,4 +1,4 @@
-"""Tables of the inbox: webhooks as they were received, and the read that is requested for each connection."""
+"""Tables of the inbox: webhooks as received, and the read request of each connection."""
 
 from datetime import datetime
 
@@ -9,10 +9,10 @@ from schemas.tables.column_types import Big, Document, Key
 
 
 class WebhookRow(SQLModel, table=True):
-    """A verified delivery, exactly as it came: the inbox. A repeat of ``event_id`` only counts ``deliveries`` up.
+    """A verified webhook, exactly as received. A repetition of ``event_id`` only increments ``deliveries``.
 
-    ``encrypted_with`` tells the key that ``body`` is encrypted with, null for none; ``emptied_at`` is when retention
-    removed body and headers.
+    ``encrypted_with`` is the name of the key of ``body``, null if it is not encrypted. ``emptied_at`` is when
+    retention cleared body and headers. ``hint_status`` and ``hint_reason`` are the status that the body announces.
     """
 
     __tablename__ = "webhook"
@@ -32,7 +32,7 @@ class WebhookRow(SQLModel, table=True):
             postgresql_where=text("hint_status IS NOT NULL"),
         ),
         Index("ix_webhook_received_at", "received_at"),
-        # Ids are never used again, also not after retention removed the newest row.
+        # Ids are never reused, not even after retention deleted the newest row.
         {"sqlite_autoincrement": True},
     )
 
@@ -60,11 +60,13 @@ class WebhookRow(SQLModel, table=True):
 
 
 class ReadRequestRow(SQLModel, table=True):
-    """The work owed to one connection: ``requested > completed`` means that a read of Meld is owed.
+    """The read request of a connection: while ``requested > completed``, a read of Meld is pending.
 
-    ``depth`` is how far the wish came through siblings: 0 from outside, 1 from a connection that was read for a wish
-    from outside, and so on. ``rechecks`` counts the reads owed to disagreement alone. ``replay_id`` is the replay that
-    asked last, where the trigger is one.
+    ``requested`` and ``completed`` are generations: a read completes the generation that it leased (fencing token).
+    ``woken_at`` is when a worker was last notified. ``depth`` is over how many siblings the request came: 0 from
+    outside, 1 from a connection that was read for a request from outside, and so on. ``rechecks`` counts the reads that
+    were requested only because of a disagreement. ``failed_at`` marks a dead read. ``replay_id`` is the replay that
+    requested the read last, if the trigger is a replay.
     """
 
     __tablename__ = "read_request"

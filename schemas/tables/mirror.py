@@ -1,4 +1,4 @@
-"""Tables of the mirror: Meld's connections as they were last read, and every observation that led there."""
+"""Tables of the mirror: Meld's connections as last read, and the observations that they are projected from."""
 
 from datetime import datetime
 from typing import Any
@@ -10,10 +10,10 @@ from schemas.tables.column_types import Big, Document, Key
 
 
 class ConnectionRow(SQLModel, table=True):
-    """The mirror of one Meld connection, with Meld's whole answer in ``document``, its secrets removed.
+    """The mirror of one Meld connection. ``document`` is Meld's whole response without credentials.
 
-    ``grouped_at`` is when the read began that last changed its primary or its duplicates; ``reconcile_run_id`` the last
-    reconcile that found it in Meld's list.
+    ``grouped_at`` is the start of the read that last changed the primary or the duplicates. ``reconcile_run_id`` is the
+    last reconcile run that found the connection in Meld's list.
     """
 
     __tablename__ = "connection"
@@ -53,9 +53,9 @@ class ConnectionRow(SQLModel, table=True):
 
 
 class ObservationRow(SQLModel, table=True):
-    """A read that saw something new. Append-only: folding a connection's observations gives its mirror and events.
+    """A read that found a change. Append-only: the mirror and the events are a projection of the observations.
 
-    ``account_id`` is as it was stored in the mirror: an answer need not name the account.
+    ``account_id`` is the value in the mirror, because a response need not contain the account.
     """
 
     __tablename__ = "observation"

@@ -1,4 +1,4 @@
-"""The rows of the outbox: consumers that events are pushed to, and what each of them is owed. See ``tables.py``."""
+"""Tables of the outbox: subscriptions, delivery queues, and deliveries of events to subscriptions."""
 
 from datetime import datetime
 from typing import Any
@@ -10,13 +10,14 @@ from schemas.tables.column_types import Big, Document, Key
 
 
 class SubscriptionRow(SQLModel, table=True):
-    """A consumer that events are pushed to, with its secrets encrypted; ``types`` is empty where it gets all.
+    """A consumer that events are pushed to, with encrypted secrets. Empty ``types`` mean all events.
 
-    A handler in Python is one with a ``url`` such as ``python:module.function``. Nothing is signed for it, and its
-    ``secret`` is empty.
+    A Python handler is a subscription with a ``url`` such as ``python:module.function``. Its pushes are not signed, and
+    its ``secret`` is empty.
 
-    ``after_position`` is where in the feed it begins; ``failing_since`` the first failure since the last push that was
-    taken. Each of ``previous_secrets`` (``sealed``) signs beside ``secret`` until its time (``until``).
+    Events after the position ``after_position`` of the feed are pushed. ``failing_since`` is the first failure since
+    the last acknowledged push. Until its ``until``, each of ``previous_secrets`` (``sealed``) signs beside
+    ``secret``. ``woken_at`` is when workers were last notified.
     """
 
     __tablename__ = "subscription"
@@ -37,9 +38,9 @@ class SubscriptionRow(SQLModel, table=True):
 
 
 class DeliveryQueueRow(SQLModel, table=True):
-    """What is owed to one subscription about one connection, in order: while ``due_at`` is set, there is something.
+    """The delivery queue of one subscription and one connection. While ``due_at`` is set, deliveries are pending.
 
-    Its lease is the right to send the first delivery that is pending, hence to keep the order.
+    Only the holder of the lease may push, always the first pending delivery, so that events arrive in order.
     """
 
     __tablename__ = "delivery_queue"
@@ -61,9 +62,9 @@ class DeliveryQueueRow(SQLModel, table=True):
 
 
 class DeliveryRow(SQLModel, table=True):
-    """An event that is owed to a subscription, once, and once more for each replay of it.
+    """The delivery of an event to a subscription; one more row for each replay of the event.
 
-    Those of a lane are sent in the order of ``id``. ``outcomes`` is what came of every attempt.
+    The deliveries of a queue are pushed in the order of ``id``. ``outcomes`` has the result of each attempt.
     """
 
     __tablename__ = "delivery"

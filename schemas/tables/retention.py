@@ -1,4 +1,4 @@
-"""The rows that stand for what retention removed of a connection's past: where its fold and its events begin."""
+"""Tables of retention: baselines that replace the deleted past of a connection."""
 
 from datetime import datetime
 from typing import Any
@@ -10,10 +10,10 @@ from schemas.tables.column_types import Big, Document, Key
 
 
 class BaselineRow(SQLModel, table=True):
-    """What a connection's oldest observations amounted to, up to and including ``observation_id``: a fold begins here.
+    """The projection of a connection's observations up to and including ``observation_id``; projections begin here.
 
-    What lies before may be removed: neither its observations nor their events are looked for any more. ``mirror`` is
-    the row of ``connection`` as it was then; its ``sequence`` is the highest that events up to there have.
+    Earlier observations and their events may be deleted; they are not used any more. ``mirror`` is the row of
+    ``connection`` at that time; its ``sequence`` is the highest of the events up to then.
     """
 
     __tablename__ = "baseline"
@@ -25,10 +25,9 @@ class BaselineRow(SQLModel, table=True):
 
 
 class EventBaselineRow(SQLModel, table=True):
-    """Where a connection's events begin: those of its observations up to and including ``observation_id`` are gone.
+    """The beginning of a connection's events: those of observations up to and including ``observation_id`` are deleted.
 
-    They are not looked for any more, also where the observations are still there. ``sequence`` is the highest that
-    they had.
+    They are not expected any more, even if the observations still exist. ``sequence`` is the highest that they had.
     """
 
     __tablename__ = "event_baseline"
