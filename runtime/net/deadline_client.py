@@ -1,4 +1,4 @@
-"""HTTP client with a deadline for the whole exchange: connect, TLS handshake, headers and body together.
+"""HTTP client with a timeout (deadline) for the whole exchange: connect, TLS handshake, headers and body together.
 
 The usual timeouts bound each single wait, so that a server that sends a byte now and then can hold a thread for ever.
 Here each wait ends at the deadline of the request at the latest.

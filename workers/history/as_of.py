@@ -1,4 +1,4 @@
-"""Point in time ("as of"): a connection's mirror row at an earlier time, projected from its observations."""
+"""Point-in-time state ("as of"): a connection's mirror row at an earlier time, projected from its observations."""
 
 from collections import deque
 from datetime import datetime
