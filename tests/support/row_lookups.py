@@ -1,4 +1,4 @@
-"""What a read leaves behind, as the tests of the workers look at it; and time that goes by at once."""
+"""Row lookups for the workers' tests: the rows that a read has written; and rows moved into the past."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from schemas import tables
 from schemas.api_resources import get_webhook_state
 from schemas.events import Event
 from schemas.tables import CircuitBreakerRow, ConnectionRow, ReadRequestRow, WebhookRow
-from workers.refetch.follow_up_reads import SETTLE_SECONDS
+from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS
 
 
 def all_rows(database: Database, table: type[Any]) -> Sequence[Any]:
@@ -37,9 +37,9 @@ def mirror_of(database: Database, connection_id: str) -> ConnectionRow:
 
 
 def make_due(database: Database) -> None:
-    """Let the time pass that requests and pauses wait for, and that a read needs to settle a webhook."""
+    """Make read requests and circuit breakers due, and move webhooks and reads out of Meld's lag."""
     past = datetime.now(UTC) - timedelta(hours=1)
-    passed = timedelta(seconds=SETTLE_SECONDS + 1)
+    passed = timedelta(seconds=MAX_API_LAG_SECONDS + 1)
     with database.write() as session:
         session.exec(update(ReadRequestRow).where(col(ReadRequestRow.due_at).is_not(None)).values(due_at=past))
         session.exec(
@@ -51,6 +51,6 @@ def make_due(database: Database) -> None:
             connection.checked_at -= passed
 
 
-def states_of(database: Database) -> list[str]:
+def webhook_states(database: Database) -> list[str]:
     with database.read() as session:
         return [get_webhook_state(row) for row in session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all()]

@@ -22,7 +22,7 @@ from tests.support import row_factory
 from tests.support.encryption_keys import ENCRYPTION
 from tests.support.push_acceptance import accept, accept_unsigned
 from workers.delivery.dispatcher import DeliveryDispatcher, DeliverySender
-from workers.events.fan_out import owe
+from workers.events.fan_out import fan_out
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ACKNOWLEDGED = PushResult(200)
@@ -133,7 +133,7 @@ def emit(database: Database, *connection_ids: str, type_: str = "connection.stat
         counter = session.get_one(FeedCounterRow, "feed")
         counter.value = position
         session.flush()
-        owe(database, session, events)
+        fan_out(database, session, events)
     return [event["id"] for event in events]
 
 

@@ -1,6 +1,7 @@
 """Projection (event sourcing): replays a connection's stored observations into its mirror row and its events. Pure.
 
-It uses the same decision as the read that made the observation. The mirror follows from the observations, except
+Mirror and feed are materialized views of the observations. The projection uses the same decision as the read that made
+the observation. The mirror follows from the observations, except
 ``checked_at`` (the time of the last read) and ``reconcile_run_id`` (the last reconcile run that listed it).
 """
 
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from schemas.events import Cause
 from schemas.meld.connection import Snapshot
 from schemas.tables import BaselineRow, ConnectionRow, EventRow, ObservationRow
-from workers.events.event_factory import events_of
+from workers.events.event_factory import create_events
 from workers.refetch.decision import decide
-from workers.refetch.mirror_row import Reading, mirror_of, state_of
+from workers.refetch.mirror_row import Reading, build_mirror_row, mirror_state
 
 UNPROJECTED_COLUMNS = frozenset({"checked_at", "reconcile_run_id"})
 """The columns of the mirror that do not follow from observations."""
@@ -38,9 +39,9 @@ def project_observation(row: ConnectionRow | None, observation: ObservationRow) 
     """
     assert observation.id is not None
     mirror = _project_mirror(row, observation)
-    before = state_of(row) if row is not None else None
+    before = mirror_state(row) if row is not None else None
     # The events depend on the two states alone; siblings and hints only lead to further reads.
-    changes = decide(before, state_of(mirror), {}, None).changes
+    changes = decide(before, mirror_state(mirror), {}, None).changes
     cause = Cause.model_validate(
         {
             "trigger": observation.trigger,
@@ -49,7 +50,7 @@ def project_observation(row: ConnectionRow | None, observation: ObservationRow) 
             "replay_id": observation.replay_id,
         }
     )
-    return ProjectionStep(mirror, events_of(mirror, changes, cause, observation.ended_at))
+    return ProjectionStep(mirror, create_events(mirror, changes, cause, observation.ended_at))
 
 
 def project_mirrors(
@@ -100,7 +101,7 @@ def advance_baseline(
 def _project_mirror(row: ConnectionRow | None, observation: ObservationRow) -> ConnectionRow:
     snapshot = Snapshot.from_document(observation.document) if observation.found else None
     reading = Reading(snapshot, observation.began_at, observation.ended_at)
-    mirror = mirror_of(observation.connection_id, observation.account_id, row, reading)
+    mirror = build_mirror_row(observation.connection_id, observation.account_id, row, reading)
     # The stored digest: the database may format numbers differently than Meld, so a computed one could differ.
     mirror.digest = observation.digest
     return mirror

@@ -21,7 +21,7 @@ from workers.events.append import append
 from workers.history.consistency import ConsistencyVerdict, check_consistency, mark_rebuilt
 from workers.history.projection import UNPROJECTED_COLUMNS
 from workers.history.reader import connections_between, find_chunk_end, only_connection, read_histories
-from workers.refetch.lease import take_away
+from workers.refetch.lease import revoke_lease
 
 CHUNK_CONNECTIONS = 500
 """Connections in one database snapshot, which keeps each snapshot short."""
@@ -101,7 +101,7 @@ class Rebuild:
                     ConsistencyVerdict(),
                 )
                 if verdict.is_repairable:
-                    take_away(session, connection_id)
+                    revoke_lease(session, connection_id)
                     self._write_repair(session, connection_id, verdict)
                     self._audit_repair(session, connection_id, verdict, who)
         except IntegrityError:

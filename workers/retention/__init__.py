@@ -1,1 +1,1 @@
-"""Retention: the prune job, its cutoffs and rules, and the removal of old rows."""
+"""Retention: the prune job, its cutoffs by age and its rules, the scan of each table, and the removal of old rows."""

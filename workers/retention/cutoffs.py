@@ -1,25 +1,25 @@
-"""Keep: for how long rows are kept, as the operator has set it, and never shorter than they are needed. Pure."""
+"""Retention cutoffs: for each kind of row the time before which it has expired, from the retention settings. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from runtime.settings import Settings
 
-RETRY_DAYS = 3.0
-"""How long Meld sends a webhook again."""
+MELD_RETRY_DAYS = 3.0
+"""How long Meld retries a webhook. Source: Meld's documentation."""
 
-LATE_DAYS = 14.0
-"""How much longer its event id is kept, whatever the operator has set, so that no late repeat is new again."""
+EVENT_ID_MARGIN_DAYS = 14.0
+"""How much longer its event id is kept, whatever the settings say: a late duplicate must not count as new."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """For each kind of row the time before which it may go, if it is not owed. Of a run, all are taken at its start.
+class Cutoffs:
+    """For each kind of row the time before which it has expired. A run computes them once, at its start.
 
-    ``ids`` is that of event ids, whatever became of the webhook.
+    ``event_ids`` bounds all removal of webhook rows, since their event ids detect duplicates.
     """
 
-    ids: datetime
+    event_ids: datetime
     webhooks: datetime
     bodies: datetime
     failures: datetime
@@ -29,17 +29,17 @@ class Bounds:
     rejections: datetime
 
 
-def bounds_of(settings: Settings, now: datetime) -> Bounds:
-    """Return the bounds at a time.
+def compute_cutoffs(settings: Settings, now: datetime) -> Cutoffs:
+    """Return the cutoffs as of a time.
 
-    An event id stays as long as Meld might send it again, with room; and as long as anybody might who has caught a
-    webhook: until its signature is too old to be taken.
+    An event id is kept as long as Meld may send the webhook again, with a margin. It is also kept as long as its
+    signature is accepted: until then, anybody who has intercepted the webhook could replay it.
     """
-    signed = timedelta(seconds=settings.webhook_max_age_seconds + settings.webhook_max_skew_seconds)
-    known = max(timedelta(days=RETRY_DAYS + LATE_DAYS), signed)
-    return Bounds(
-        ids=now - known,
-        webhooks=now - max(timedelta(days=settings.retain_webhooks_days), known),
+    signature_valid = timedelta(seconds=settings.webhook_max_age_seconds + settings.webhook_max_skew_seconds)
+    id_kept = max(timedelta(days=MELD_RETRY_DAYS + EVENT_ID_MARGIN_DAYS), signature_valid)
+    return Cutoffs(
+        event_ids=now - id_kept,
+        webhooks=now - max(timedelta(days=settings.retain_webhooks_days), id_kept),
         bodies=now - timedelta(days=settings.retain_bodies_days),
         failures=now - timedelta(days=settings.retain_failures_days),
         observations=now - timedelta(days=settings.retain_observations_days),

@@ -1,6 +1,7 @@
-"""Forget: a connection's oldest observations become its baseline and are removed, in one commit.
+"""Retention of observations: moves a connection's oldest observations into its baseline (snapshot) and removes them.
 
-From the baseline on a fold is as exact as before. The newest observation always stays.
+Both happen in one commit. A projection that starts from the baseline has the same result as before. The newest
+observation is always kept.
 """
 
 from datetime import datetime
@@ -11,55 +12,55 @@ from sqlmodel import Session, col, func, or_, select
 from runtime.database import Database
 from runtime.queues import reads
 from schemas.tables import BaselineRow, EventBaselineRow, EventRow, ObservationRow
-from workers.history.projection import advanced
+from workers.history.projection import advance_baseline
 
-MOST = 100
-"""Observations of one connection that one commit takes in: what keeps it short, since its webhooks wait for it."""
+MAX_OBSERVATIONS = 100
+"""Observations that one commit removes: a bound on its duration, since the connection's webhooks wait for it."""
 
 
-def forget(database: Database, session: Session, connection_id: str, before: datetime) -> int:
-    """Take in what a connection's reads saw that had their answer before a time; return how many were removed.
+def remove_old_observations(database: Database, session: Session, connection_id: str, before: datetime) -> int:
+    """Remove a connection's oldest observations that ended before a time; return how many. 0: none is left.
 
-    There may be more where it is ``MOST``. Events stay; those of what was taken in are not looked for any more, so that
-    they may be removed, too.
+    Events are kept. The consistency check no longer requires the events of removed observations.
     """
-    reads.lock(database, session, [connection_id])
+    reads.lock_requests(database, session, [connection_id])
     baseline = session.get(BaselineRow, connection_id)
-    rows = select(ObservationRow).where(*_is_old(connection_id, before)).order_by(col(ObservationRow.id))
-    old = session.exec(rows.limit(MOST)).all()
-    if not old:
+    expired = select(ObservationRow).where(*_is_expired(connection_id, before)).order_by(col(ObservationRow.id))
+    rows = session.exec(expired.limit(MAX_OBSERVATIONS)).all()
+    if not rows:
         return 0
-    after = advanced(connection_id, baseline, old, _sequence(session, connection_id, old[-1]))
-    assert after is not None
-    session.merge(after)
+    sequence = _find_last_sequence(session, connection_id, rows[-1])
+    advanced = advance_baseline(connection_id, baseline, rows, sequence)
+    assert advanced is not None
+    session.merge(advanced)
     mine = col(ObservationRow.connection_id) == connection_id
-    session.exec(delete(ObservationRow).where(mine, col(ObservationRow.id) <= after.observation_id))
-    return len(old)
+    session.exec(delete(ObservationRow).where(mine, col(ObservationRow.id) <= advanced.observation_id))
+    return len(rows)
 
 
-def forgettable(session: Session, connection_id: str, before: datetime) -> int:
-    """Return how many observations ``forget`` would remove, again and again."""
-    old = select(func.count()).select_from(ObservationRow).where(*_is_old(connection_id, before))
-    return session.exec(old).one()
+def count_removable_observations(session: Session, connection_id: str, before: datetime) -> int:
+    """Return how many observations repeated calls of ``remove_old_observations`` would remove."""
+    count = select(func.count()).select_from(ObservationRow).where(*_is_expired(connection_id, before))
+    return session.exec(count).one()
 
 
-def _is_old(connection_id: str, before: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions that an observation of a connection stands before the first one that stays."""
+def _is_expired(connection_id: str, before: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that an observation is one of the connection's, before its first one that is kept."""
     mine = col(ObservationRow.connection_id) == connection_id
     newest = select(func.max(ObservationRow.id)).where(mine).scalar_subquery()
-    stays = or_(col(ObservationRow.ended_at) >= before, col(ObservationRow.id) == newest)
-    first = select(ObservationRow.id).where(mine, stays).order_by(col(ObservationRow.id)).limit(1).scalar_subquery()
-    return mine, col(ObservationRow.id) < first
+    is_kept = or_(col(ObservationRow.ended_at) >= before, col(ObservationRow.id) == newest)
+    first_kept = select(ObservationRow.id).where(mine, is_kept).order_by(col(ObservationRow.id)).limit(1)
+    return mine, col(ObservationRow.id) < first_kept.scalar_subquery()
 
 
-def _sequence(session: Session, connection_id: str, last: ObservationRow) -> int | None:
-    """Return the highest number that the events have, or had, of all that is taken in; None where nobody knows."""
+def _find_last_sequence(session: Session, connection_id: str, last: ObservationRow) -> int | None:
+    """Return the highest sequence of the events up to an observation, removed ones included; None if it is unknown."""
     highest = select(func.max(EventRow.sequence)).where(
         EventRow.connection_id == connection_id, col(EventRow.observation_id) <= last.id
     )
-    known = session.exec(highest).one() or 0
-    floor = session.get(EventBaselineRow, connection_id)
-    if floor is None:
-        return known
+    stored = session.exec(highest).one() or 0
+    event_baseline = session.get(EventBaselineRow, connection_id)
+    if event_baseline is None:
+        return stored
     assert last.id is not None
-    return max(known, floor.sequence) if floor.observation_id <= last.id else None
+    return max(stored, event_baseline.sequence) if event_baseline.observation_id <= last.id else None

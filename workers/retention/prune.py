@@ -1,8 +1,7 @@
-"""Prune: the conductor of retention. What is no longer owed to anybody and older than its setting is removed.
+"""Prune: the retention job. Deletes expired rows that no read and no delivery still needs, in small batches.
 
-It goes through the tables in small batches, each a transaction of its own, and rests between them at least as long as
-they took: whoever receives and works meanwhile waits for one batch at most. It remembers nothing but when it was last
-done, so one that was interrupted is simply done again.
+Each batch is one short transaction, followed by a pause at least as long: meanwhile others work, and wait for one batch
+at most. A run keeps no state except the time of the last complete run; an interrupted run simply starts again.
 """
 
 from collections import Counter
@@ -20,44 +19,44 @@ from runtime.errors import MeldwatchError, OutOfReachError
 from runtime.metrics import Metrics
 from runtime.queues.task_lease import TaskLease
 from runtime.settings import Settings
-from schemas.message_names import PRUNE
+from schemas.message_names import PRUNE_LEASE
 from schemas.tables import AuditRow
-from workers.retention.cutoffs import Bounds, bounds_of
-from workers.retention.rules import KINDS, sieves_of
-from workers.retention.scan import ScanResult, ScanWindow, Sieve
+from workers.retention.cutoffs import Cutoffs, compute_cutoffs
+from workers.retention.rules import KINDS, table_scans
+from workers.retention.scan import RemovableRows, ScanWindow, TableScan
 
 LEASE_SECONDS = 60.0
-"""Far longer than any batch: a prune that has not been heard of for so long has died."""
+"""Far longer than any batch: a lease that was not renewed for this long belongs to a process that died."""
 
-MOST = 500
-"""Rows that one commit removes, unless that takes long."""
+MAX_BATCH_ROWS = 500
+"""Rows that one commit removes; fewer while commits are slow."""
 
-BATCH_SECONDS = 0.1
-"""A batch that takes longer is followed by one of half as many rows."""
+MAX_BATCH_SECONDS = 0.1
+"""After a batch that took longer, the next one has half as many rows."""
 
-SHORTEST_REST = 0.02
-"""After a commit: who waits for SQLite's lock looks for it now and then, and must find it free."""
+MIN_PAUSE_SECONDS = 0.02
+"""The shortest pause after a commit: a connection that polls for SQLite's write lock must find it free."""
 
-LONGEST_REST = 1.0
+MAX_PAUSE_SECONDS = 1.0
 
 Progress = Callable[[int], None]
-"""Told how many rows were removed so far, or found to be removed."""
+"""Called with the number of rows removed so far, or in a dry run found."""
 
 
 class PruneError(MeldwatchError):
-    """Another prune is running, or this one was told to end."""
+    """Another prune is running, or this one was stopped."""
 
 
 class Prune:
-    """Removes what retention may take.
+    """Removes expired rows.
 
     Args:
         database: The database.
         settings: How long rows are kept.
-        holder: Names this process in the lease.
-        wait: Waits for so many seconds; returns whether to end.
-        metrics: Counts what was removed.
-        most: Rows in one batch.
+        holder: The name of this process in the lease.
+        wait: Waits for a number of seconds; returns whether to stop.
+        metrics: The counters of this process.
+        max_batch_rows: Rows in one batch, at most.
     """
 
     def __init__(
@@ -68,130 +67,132 @@ class Prune:
         holder: str,
         wait: Callable[[float], bool],
         metrics: Metrics,
-        most: int = MOST,
+        max_batch_rows: int = MAX_BATCH_ROWS,
     ) -> None:
         self._database = database
         self._settings = settings
-        self._turn = TaskLease(
-            database=database, name=PRUNE, holder=holder, seconds=LEASE_SECONDS, is_done_at_once=False
+        self._lease = TaskLease(
+            database=database, name=PRUNE_LEASE, holder=holder, seconds=LEASE_SECONDS, is_run_on_acquire=False
         )
         self._wait = wait
         self._metrics = metrics
-        self._most = most
-        self._size = most
-        self._held_at = 0.0
+        self._max_batch_rows = max_batch_rows
+        self._batch_rows = max_batch_rows
+        self._renewed_at = 0.0
 
     def is_due(self, every_seconds: float) -> bool:
-        """Return whether it is time to prune: the last time was so long ago, or was interrupted.
+        """Return whether the last complete run was this long ago, or the last run was interrupted.
 
-        A service that has never done it waits as long, from the first time that it is asked.
+        In a new service the first run is due this long after the first call.
         """
         with self._database.write() as session:
-            return self._turn.is_due(session, every_seconds)
+            return self._lease.is_due(session, every_seconds)
 
     def preview(self, progress: Progress = lambda _count: None) -> dict[str, int]:
-        """Return how many rows ``run`` would remove now, by kind; write nothing."""
+        """Return how many rows ``run`` would remove now, by kind (dry run); write nothing."""
         with self._database.read() as session:
-            bounds = self._bounds(session)
+            cutoffs = self._cutoffs(session)
         counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
-        for sieve in sieves_of(self._database, bounds):
-            for window in self._windows(sieve):
+        for scan in table_scans(self._database, cutoffs):
+            for window in self._windows(scan):
                 for found in window.found:
                     counts[found.kind] += sum(found.rows.values())
                 progress(counts.total())
         return dict(counts)
 
     def run(self, progress: Progress = lambda _count: None, *, who: str) -> dict[str, int]:
-        """Remove what may go; return how many rows, by kind: of the bodies, how many were emptied.
+        """Remove expired rows; return how many, by kind. ``bodies`` counts webhooks whose body was emptied.
 
         Args:
-            progress: Told after every batch.
-            who: In whose name: an operator's, or the clock's.
+            progress: Called after every window.
+            who: The operator, or the scheduler, for the audit log.
 
         Raises:
-            PruneError: Where another one is running, or this one was told to end. What was removed stays so.
-            OutOfReachError: Where the database does not answer.
+            PruneError: If another run has the lease, or this one was stopped. Removed rows stay removed.
+            OutOfReachError: If the database does not answer.
         """
-        bounds, act = self._begin(who)
+        cutoffs, audit_id = self._begin(who)
         counts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
-        is_done = False
+        is_run_complete = False
         try:
-            for sieve in sieves_of(self._database, bounds):
-                for window in self._windows(sieve):
-                    self._stay()
+            for scan in table_scans(self._database, cutoffs):
+                for window in self._windows(scan):
+                    self._renew_old_lease()
                     for found in window.found:
-                        self._sift(sieve, found, act, counts)
+                        self._remove_found(scan, found, audit_id, counts)
                     progress(counts.total())
-            is_done = True
+            is_run_complete = True
         finally:
             with suppress(OutOfReachError), self._database.write() as session:
-                self._turn.leave(session, is_done=is_done)
+                self._lease.release(session, is_run_complete=is_run_complete)
         return dict(counts)
 
-    def _begin(self, who: str) -> tuple[Bounds, int]:
-        """Take the lease, and note the act: what it removes is added with each batch."""
+    def _begin(self, who: str) -> tuple[Cutoffs, int]:
+        """Take the lease and append the audit entry, which each batch updates with the numbers of removed rows."""
         with self._database.write() as session:
-            self._hold(session)
-            act = audit.note(self._database, session, who=who, act="rows.pruned", details=dict.fromkeys(KINDS, 0))
+            self._renew_lease(session)
+            details = dict.fromkeys(KINDS, 0)
+            entry = audit.append_entry(self._database, session, who=who, act="rows.pruned", details=details)
             session.flush()
-            assert act.id is not None
-            return self._bounds(session), act.id
+            assert entry.id is not None
+            return self._cutoffs(session), entry.id
 
-    def _bounds(self, session: Session) -> Bounds:
-        return bounds_of(self._settings, session.exec(select(self._database.now())).one())
+    def _cutoffs(self, session: Session) -> Cutoffs:
+        return compute_cutoffs(self._settings, session.exec(select(self._database.now())).one())
 
-    def _hold(self, session: Session) -> None:
-        """Take the lease, or make it last."""
-        if not self._turn.take(session):
+    def _renew_lease(self, session: Session) -> None:
+        """Take the lease, or renew it."""
+        if not self._lease.acquire(session):
             raise PruneError("Another prune is running, or was killed less than a minute ago. Wait until it has ended.")
-        self._held_at = monotonic()
+        self._renewed_at = monotonic()
 
-    def _stay(self) -> None:
-        """Make the lease last, also where there is nothing to remove for long."""
-        if monotonic() - self._held_at > LEASE_SECONDS / 3:
+    def _renew_old_lease(self) -> None:
+        """Renew the lease during a long scan that removes nothing (heartbeat)."""
+        if monotonic() - self._renewed_at > LEASE_SECONDS / 3:
             with self._database.write() as session:
-                self._hold(session)
+                self._renew_lease(session)
 
-    def _windows(self, sieve: Sieve) -> Iterator[ScanWindow]:
-        """Yield what may go of a table, window by window; in between the caller removes it."""
+    def _windows(self, scan: TableScan) -> Iterator[ScanWindow]:
+        """Yield the windows of a table; the caller removes the rows of each before the next one is read."""
         after: int | None = 0
         while after is not None:
             began = monotonic()
             with self._database.read() as session:
-                window = sieve.look(session, after)
-            self._rest(monotonic() - began)
+                window = scan.find_removable(session, after)
+            self._pause(monotonic() - began)
             yield window
             after = window.after
 
-    def _sift(self, sieve: Sieve, found: ScanResult, act: int, counts: Counter[str]) -> None:
-        """Remove what was found, batch by batch."""
+    def _remove_found(self, scan: TableScan, found: RemovableRows, audit_id: int, counts: Counter[str]) -> None:
+        """Remove the found rows in batches."""
         keys = list(found.rows)
         while keys:
-            batch, keys = keys[: self._size], keys[self._size :]
-            left = sum(found.rows[key] for key in batch)
-            # At once, but for a long history; somebody else may have been quicker.
-            while left > 0 and (removed := self._remove(sieve, found.kind, batch, act, counts)):
-                left -= removed
+            batch, keys = keys[: self._batch_rows], keys[self._batch_rows :]
+            remaining = sum(found.rows[key] for key in batch)
+            # A long history needs several commits. 0 means that the other rows are locked, or no longer removable.
+            while remaining > 0 and (removed := self._remove(scan, found.kind, batch, audit_id, counts)):
+                remaining -= removed
 
-    def _remove(self, sieve: Sieve, kind: str, keys: Sequence[Any], act: int, counts: Counter[str]) -> int:
-        """Remove a batch, in one commit with the note of it."""
+    def _remove(self, scan: TableScan, kind: str, keys: Sequence[Any], audit_id: int, counts: Counter[str]) -> int:
+        """Remove a batch and update the audit entry, in one commit."""
         began = monotonic()
         with self._database.write() as session:
-            self._hold(session)
-            removed = sieve.remove(session, kind, keys)
-            noted = update(AuditRow).where(col(AuditRow.id) == act)
-            session.exec(noted.values(details={**counts, kind: counts[kind] + removed}))
-        took = monotonic() - began
+            self._renew_lease(session)
+            removed = scan.remove(session, kind, keys)
+            entry = update(AuditRow).where(col(AuditRow.id) == audit_id)
+            session.exec(entry.values(details={**counts, kind: counts[kind] + removed}))
+        seconds = monotonic() - began
         counts[kind] += removed
         self._metrics.pruned.labels(kind).inc(removed)
-        self._adapt(took)
-        self._rest(max(took, SHORTEST_REST))
+        self._adapt_batch_size(seconds)
+        self._pause(max(seconds, MIN_PAUSE_SECONDS))
         return removed
 
-    def _adapt(self, took: float) -> None:
-        """Have batches last no longer than they should, however large the rows are."""
-        self._size = max(self._size // 2, 1) if took > BATCH_SECONDS else min(self._size * 2, self._most)
+    def _adapt_batch_size(self, seconds: float) -> None:
+        """Halve the batch size after a slow batch, double it after a quick one: rows differ in size."""
+        is_slow = seconds > MAX_BATCH_SECONDS
+        self._batch_rows = max(self._batch_rows // 2, 1) if is_slow else min(self._batch_rows * 2, self._max_batch_rows)
 
-    def _rest(self, took: float) -> None:
-        if self._wait(min(took, LONGEST_REST)):
-            raise PruneError("Prune was told to end. What was removed stays so; the rest is for the next one.")
+    def _pause(self, seconds: float) -> None:
+        if self._wait(min(seconds, MAX_PAUSE_SECONDS)):
+            raise PruneError("Prune was stopped. Removed rows stay removed; the next run removes the others.")

@@ -1,4 +1,7 @@
-"""Fates: of each table the rows that retention may take. What is owed is not among them, whatever its age."""
+"""Retention rules: for each table the conditions under which a row may be removed, or its body emptied.
+
+A row that a read or a delivery still needs never meets them, whatever its age.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -17,66 +20,68 @@ from schemas.tables import (
     RejectionRow,
     WebhookRow,
 )
-from workers.retention.cutoffs import Bounds
-from workers.retention.events import drop, droppable
-from workers.retention.observations import forget, forgettable
-from workers.retention.scan import Fate, Histories, Rows, Sieve
+from workers.retention.cutoffs import Cutoffs
+from workers.retention.events import count_removable_events, remove_old_events
+from workers.retention.observations import count_removable_observations, remove_old_observations
+from workers.retention.scan import ConnectionScan, RetentionRule, RowScan, TableScan
 
 KINDS = ("webhooks", "bodies", "failures", "observations", "events", "deliveries", "rejections")
-"""What is counted, each by the setting that says how long it is kept."""
+"""The kinds of removed rows that a run counts, named as the setting ``retain_..._days`` of each."""
 
 
-def sieves_of(database: Database, bounds: Bounds) -> tuple[Sieve, ...]:
-    """Return what finds and removes the rows of each table; deliveries before the events that they owe."""
-    observations = Histories(
+def table_scans(database: Database, cutoffs: Cutoffs) -> tuple[TableScan, ...]:
+    """Return the scan of each table, in the order of removal: deliveries first, since events wait for them."""
+    observations = ConnectionScan(
         "observations",
         key=col(ObservationRow.id),
         connection_id=col(ObservationRow.connection_id),
-        came_at=col(ObservationRow.ended_at),
-        before=bounds.observations,
-        count=lambda session, id_: forgettable(session, id_, bounds.observations),
-        remove=lambda session, id_: forget(database, session, id_, bounds.observations),
+        arrived_at=col(ObservationRow.ended_at),
+        before=cutoffs.observations,
+        count=lambda session, id_: count_removable_observations(session, id_, cutoffs.observations),
+        remove=lambda session, id_: remove_old_observations(database, session, id_, cutoffs.observations),
     )
-    events = Histories(
+    events = ConnectionScan(
         "events",
         key=col(EventRow.position),
         connection_id=col(EventRow.connection_id),
-        came_at=col(EventRow.time),
-        before=bounds.events,
-        count=lambda session, id_: droppable(session, id_, bounds),
-        remove=lambda session, id_: drop(database, session, id_, bounds),
+        arrived_at=col(EventRow.time),
+        before=cutoffs.events,
+        count=lambda session, id_: count_removable_events(session, id_, cutoffs),
+        remove=lambda session, id_: remove_old_events(database, session, id_, cutoffs),
     )
-    return (_deliveries(bounds), events, observations, _webhooks(database, bounds), _rejections(bounds))
+    return (_deliveries(cutoffs), events, observations, _webhooks(database, cutoffs), _rejections(cutoffs))
 
 
-def _webhooks(database: Database, bounds: Bounds) -> Rows:
-    is_settled = or_(col(WebhookRow.processed_at).is_not(None), col(WebhookRow.ignored_at).is_not(None))
-    is_failed = and_(not_(is_settled), col(WebhookRow.failed_at).is_not(None))
-    empty: dict[str, Any] = {"body": b"", "headers": {}, "encrypted_with": None, "emptied_at": database.now()}
-    fates = {
-        "webhooks": Fate(and_(is_settled, _last_came_before(bounds.webhooks), not_(_is_evidence()))),
-        "failures": Fate(
+def _webhooks(database: Database, cutoffs: Cutoffs) -> RowScan:
+    is_done = or_(col(WebhookRow.processed_at).is_not(None), col(WebhookRow.ignored_at).is_not(None))
+    is_failed = and_(not_(is_done), col(WebhookRow.failed_at).is_not(None))
+    emptied: dict[str, Any] = {"body": b"", "headers": {}, "encrypted_with": None, "emptied_at": database.now()}
+    rules = {
+        "webhooks": RetentionRule(
+            and_(is_done, _last_delivered_before(cutoffs.webhooks), not_(_is_deletion_evidence()))
+        ),
+        "failures": RetentionRule(
             and_(
                 is_failed,
-                col(WebhookRow.failed_at) < bounds.failures,
-                _last_came_before(bounds.ids),
-                not_(_is_tried_again()),
-                not_(_is_evidence()),
+                col(WebhookRow.failed_at) < cutoffs.failures,
+                _last_delivered_before(cutoffs.event_ids),
+                not_(_is_read_pending()),
+                not_(_is_deletion_evidence()),
             )
         ),
-        "bodies": Fate(
-            and_(is_settled, col(WebhookRow.received_at) < bounds.bodies, col(WebhookRow.emptied_at).is_(None)), empty
+        "bodies": RetentionRule(
+            and_(is_done, col(WebhookRow.received_at) < cutoffs.bodies, col(WebhookRow.emptied_at).is_(None)), emptied
         ),
     }
-    return Rows(WebhookRow, WebhookRow.received_at, fates, newest=max(bounds.ids, bounds.bodies))
+    return RowScan(WebhookRow, WebhookRow.received_at, rules, cutoff=max(cutoffs.event_ids, cutoffs.bodies))
 
 
-def _last_came_before(time: datetime) -> ColumnElement[bool]:
+def _last_delivered_before(time: datetime) -> ColumnElement[bool]:
     return and_(col(WebhookRow.received_at) < time, col(WebhookRow.delivered_at) < time)
 
 
-def _is_evidence() -> ColumnElement[bool]:
-    """Whether a webhook says that its connection was deleted, and nothing else does: a 404 is believed for it."""
+def _is_deletion_evidence() -> ColumnElement[bool]:
+    """Whether a webhook is the only evidence of its connection's deletion; without it a read's 404 is not believed."""
     seen = exists().where(col(ConnectionRow.id) == col(WebhookRow.connection_id), col(ConnectionRow.status) == DELETED)
     return and_(
         col(WebhookRow.hint_status).is_not_distinct_from(DELETED),
@@ -85,8 +90,8 @@ def _is_evidence() -> ColumnElement[bool]:
     )
 
 
-def _is_tried_again() -> ColumnElement[bool]:
-    """Whether the read that a failed webhook is owed is owed again."""
+def _is_read_pending() -> ColumnElement[bool]:
+    """Whether a new read of a failed webhook's connection is pending, which may still process the webhook."""
     return exists().where(
         col(ReadRequestRow.connection_id) == col(WebhookRow.connection_id),
         col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
@@ -94,15 +99,15 @@ def _is_tried_again() -> ColumnElement[bool]:
     )
 
 
-def _deliveries(bounds: Bounds) -> Rows:
-    is_given_up = and_(col(DeliveryRow.delivered_at).is_(None), col(DeliveryRow.dead_at) < bounds.failures)
-    fates = {
-        "deliveries": Fate(col(DeliveryRow.delivered_at) < bounds.deliveries),
-        "failures": Fate(is_given_up),
+def _deliveries(cutoffs: Cutoffs) -> RowScan:
+    is_given_up = and_(col(DeliveryRow.delivered_at).is_(None), col(DeliveryRow.dead_at) < cutoffs.failures)
+    rules = {
+        "deliveries": RetentionRule(col(DeliveryRow.delivered_at) < cutoffs.deliveries),
+        "failures": RetentionRule(is_given_up),
     }
-    return Rows(DeliveryRow, DeliveryRow.created_at, fates, newest=max(bounds.deliveries, bounds.failures))
+    return RowScan(DeliveryRow, DeliveryRow.created_at, rules, cutoff=max(cutoffs.deliveries, cutoffs.failures))
 
 
-def _rejections(bounds: Bounds) -> Rows:
-    fates = {"rejections": Fate(col(RejectionRow.received_at) < bounds.rejections)}
-    return Rows(RejectionRow, RejectionRow.first_at, fates, newest=bounds.rejections)
+def _rejections(cutoffs: Cutoffs) -> RowScan:
+    rules = {"rejections": RetentionRule(col(RejectionRow.received_at) < cutoffs.rejections)}
+    return RowScan(RejectionRow, RejectionRow.first_at, rules, cutoff=cutoffs.rejections)

@@ -29,7 +29,7 @@ from tests.support.scripted_consumer import (
     subscribe,
     subscription,
 )
-from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
 from tests.support.webhook_factory import body, store
 from workers.delivery.backoff import GIVE_UP_SECONDS, RETRY_SECONDS
 from workers.delivery.dispatcher import DeliveryDispatcher
@@ -46,18 +46,18 @@ def consumer() -> ScriptedConsumer:
 
 @pytest.fixture
 def deliver(database: Database, consumer: ScriptedConsumer) -> DeliveryDispatcher:
-    """What delivers to it."""
+    """The dispatcher that pushes to it."""
     return make_dispatcher(database, consumer)
 
 
-def wait_no_more(database: Database) -> None:
-    """Let the time pass that lanes wait for: move them into the past."""
+def end_backoff(database: Database) -> None:
+    """Make all waiting delivery queues due."""
     past = datetime.now(UTC) - timedelta(hours=1)
     with database.write() as session:
         session.exec(update(DeliveryQueueRow).where(col(DeliveryQueueRow.due_at).is_not(None)).values(due_at=past))
 
 
-def let_leases_end(database: Database) -> None:
+def expire_leases(database: Database) -> None:
     past = datetime.now(UTC) - timedelta(seconds=1)
     with database.write() as session:
         session.exec(
@@ -65,24 +65,24 @@ def let_leases_end(database: Database) -> None:
         )
 
 
-def waits(database: Database) -> float:
-    """Return in how many seconds the only lane is due."""
-    (lane,) = delivery_queues(database)
-    assert lane.due_at is not None
-    return (lane.due_at - datetime.now(UTC)).total_seconds()
+def remaining_backoff(database: Database) -> float:
+    """Return the seconds until the only delivery queue is due."""
+    (queue,) = delivery_queues(database)
+    assert queue.due_at is not None
+    return (queue.due_at - datetime.now(UTC)).total_seconds()
 
 
-def test_an_event_is_pushed_to_each_that_wants_it(
+def test_an_event_is_pushed_to_each_matching_subscription(
     database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
 ) -> None:
-    """A read that changed something owes the event to the subscriptions to its type, and says whom to call."""
+    """The event of a changed connection is fanned out to matching subscriptions, and their workers are notified."""
     subscribe(database, "all")
     subscribe(database, "status", types=["connection.status_changed"])
     subscribe(database, "moves", types=["connection.primary_duplicate_moved"])
     pushes: list[str] = []
     store(database, body("c1"))
 
-    refresh_on(database, ScriptedReader(), pushes=pushes).refresh("c1")
+    make_refetcher(database, ScriptedReader(), pushes=pushes).refetch("c1")
     for id_ in ("all", "status", "moves"):
         deliver.deliver(id_)
 
@@ -92,17 +92,17 @@ def test_an_event_is_pushed_to_each_that_wants_it(
         ("all", 1, True),
         ("status", 1, True),
     ]
-    assert [lane.due_at for lane in delivery_queues(database)] == [None, None]
+    assert [queue.due_at for queue in delivery_queues(database)] == [None, None]
 
 
-def test_what_came_of_it_is_kept(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
-    """Every attempt's outcome stands on the row, with the beginning of the consumer's answer where it was not taken."""
+def test_outcomes_are_kept(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
+    """The row has each attempt's outcome, with the beginning of the consumer's answer if it was not acknowledged."""
     subscribe(database)
     (event_id,) = emit(database, "c1")
     consumer.answers[event_id] = FAILED
     deliver.deliver("s1")
     del consumer.answers[event_id]
-    wait_no_more(database)
+    end_backoff(database)
     deliver.deliver("s1")
 
     (row,) = deliveries(database)
@@ -122,16 +122,16 @@ def test_it_is_tried_again_later_and_later(
     delays = []
     for _ in range(len(RETRY_SECONDS) + 2):
         deliver.deliver("s1")
-        delays.append(round(waits(database), -1) if waits(database) > 10 else 5)
-        wait_no_more(database)
+        delays.append(round(remaining_backoff(database), -1) if remaining_backoff(database) > 10 else 5)
+        end_backoff(database)
 
     assert delays == [5, 60, 300, 1800, 7200, 21600, 21600, 21600]
 
 
-def test_order_is_kept_behind_what_fails(
+def test_order_is_kept_after_a_failure(
     database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
 ) -> None:
-    """What stands behind a failed push of its connection waits; other connections do not."""
+    """Later events of the same connection wait for a failed push; other connections do not."""
     subscribe(database)
     first, second, other = emit(database, "c1", "c1", "c2")
     consumer.answers[first] = FAILED
@@ -140,17 +140,17 @@ def test_order_is_kept_behind_what_fails(
     deliver.deliver("s1")
     before = list(consumer.event_ids)
     del consumer.answers[first]
-    wait_no_more(database)
+    end_backoff(database)
     deliver.deliver("s1")
 
     assert sorted(before) == sorted([first, other])
     assert consumer.event_ids[2:] == [first, second]
 
 
-def test_new_events_do_not_hasten_what_waits(
+def test_new_events_do_not_shorten_a_backoff(
     database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
 ) -> None:
-    """A lane that waits for another attempt goes on waiting, however much is owed behind it."""
+    """A queue that waits for a retry keeps waiting, however many deliveries are added to it."""
     subscribe(database)
     emit(database, "c1")
     consumer.default_answer = FAILED
@@ -160,27 +160,27 @@ def test_new_events_do_not_hasten_what_waits(
     deliver.deliver("s1")
 
     assert len(consumer.pushes) == 1
-    assert 3 < waits(database) <= 5
+    assert 3 < remaining_backoff(database) <= 5
 
 
 @pytest.mark.parametrize(("asked", "delay"), [(120.0, 120), (1.0, 5), (10.0**7, RETRY_SECONDS[-1])])
 def test_a_consumer_may_ask_for_more_time(
     database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer, asked: float, delay: float
 ) -> None:
-    """``Retry-After`` is obeyed where it is longer than the schedule, within its bound."""
+    """``Retry-After`` is respected if it is longer than the schedule, up to its maximum."""
     subscribe(database)
     emit(database, "c1")
     consumer.default_answer = PushResult(429, "the consumer answered 429", retry_after=asked)
 
     deliver.deliver("s1")
 
-    assert delay - 2 < waits(database) <= delay
+    assert delay - 2 < remaining_backoff(database) <= delay
 
 
 def test_it_is_given_up_after_three_days(
     database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
 ) -> None:
-    """Then it is dead and stays, and what stands behind it is sent."""
+    """Then the delivery is dead and kept (dead letter), and the events after it are pushed."""
     subscribe(database)
     dead, behind = emit(database, "c1", "c1")
     consumer.answers[dead] = FAILED
@@ -188,7 +188,7 @@ def test_it_is_given_up_after_three_days(
     long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 1)
     with database.write() as session:
         session.exec(update(DeliveryRow).where(col(DeliveryRow.attempts) > 0).values(tried_at=long_ago))
-    wait_no_more(database)
+    end_backoff(database)
 
     deliver.deliver("s1")
 
@@ -199,8 +199,8 @@ def test_it_is_given_up_after_three_days(
     ]
 
 
-def test_gone_disables(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
-    """410 disables the subscription; what it is owed stays and grows, and is sent when it is made active again."""
+def test_status_410_disables(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
+    """410 disables the subscription; its deliveries are kept and added, and pushed once it is active again."""
     subscribe(database)
     first, other = emit(database, "c1", "c2")
     consumer.default_answer = PushResult(410, "the consumer answered 410")
@@ -220,10 +220,10 @@ def test_gone_disables(database: Database, deliver: DeliveryDispatcher, consumer
     assert all(row.delivered_at for row in deliveries(database))
 
 
-def test_nothing_is_dropped_while_it_rests(
+def test_nothing_is_dropped_while_paused(
     database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
 ) -> None:
-    """What is paused gets nothing, and everything afterwards."""
+    """A paused subscription gets nothing, and afterwards everything."""
     subscribe(database, paused_at=datetime.now(UTC))
     events = emit(database, "c1", "c1", "c2")
     deliver.deliver("s1")
@@ -240,17 +240,17 @@ def test_nothing_is_dropped_while_it_rests(
 def test_failing_is_noted_from_the_first_failure_to_the_next_success(
     database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
 ) -> None:
-    """``failing_since`` stays where it was with each further failure, and goes with a push that is taken."""
+    """Further failures keep ``failing_since``; an acknowledged push clears it."""
     subscribe(database)
     emit(database, "c1")
     consumer.default_answer = FAILED
     deliver.deliver("s1")
     first = subscription(database)
-    wait_no_more(database)
+    end_backoff(database)
     deliver.deliver("s1")
     second = subscription(database)
     consumer.default_answer = PushResult(200)
-    wait_no_more(database)
+    end_backoff(database)
     deliver.deliver("s1")
 
     assert first.failing_since == second.failing_since is not None
@@ -258,8 +258,8 @@ def test_failing_is_noted_from_the_first_failure_to_the_next_success(
     assert (subscription(database).failing_since, subscription(database).error) == (None, None)
 
 
-def test_order_is_kept_whoever_sends(database: Database, consumer: ScriptedConsumer) -> None:
-    """Two processes with threads each, on many connections, events coming in meanwhile: each lane in order, once."""
+def test_order_is_kept_with_several_workers(database: Database, consumer: ScriptedConsumer) -> None:
+    """Two processes with several threads, many connections, new events meanwhile: each queue in order, once."""
     subscribe(database)
     names = [f"c{number}" for number in range(6)]
     in_flight: dict[str, int] = defaultdict(int)
@@ -267,10 +267,10 @@ def test_order_is_kept_whoever_sends(database: Database, consumer: ScriptedConsu
     lock = threading.Lock()
 
     class Watching(ScriptedConsumer):
-        """Notes how many pushes of a connection are under way at once."""
+        """Records how many pushes of a connection run at the same time."""
 
         def send(self, *arguments: object) -> PushResult:
-            """Take it, slowly."""
+            """Acknowledge it, slowly."""
             subject = json.loads(arguments[2])["subject"]  # type: ignore[call-overload]
             with lock:
                 in_flight[subject] += 1
@@ -296,7 +296,7 @@ def test_order_is_kept_whoever_sends(database: Database, consumer: ScriptedConsu
     def work() -> None:
         with lock:
             mine = next(turns)
-        while writer.is_alive() or any(lane.due_at for lane in delivery_queues(database)):
+        while writer.is_alive() or any(queue.due_at for queue in delivery_queues(database)):
             mine.deliver("s1")
 
     run_in_threads(4, work)
@@ -312,7 +312,7 @@ def test_order_is_kept_whoever_sends(database: Database, consumer: ScriptedConsu
 
 
 def test_a_worker_that_died_is_replaced(database: Database, consumer: ScriptedConsumer) -> None:
-    """A lane whose lease ended is taken by another, and the event is sent again under its id."""
+    """Another worker leases the queue after the lease has ended, and pushes the event again with the same id."""
 
     class DiedError(BaseException):
         """The process is gone."""
@@ -329,15 +329,15 @@ def test_a_worker_that_died_is_replaced(database: Database, consumer: ScriptedCo
     del consumer.answers[event_id]
     other.deliver("s1")
     during = len(consumer.pushes)
-    let_leases_end(database)
+    expire_leases(database)
     other.deliver("s1")
 
     assert (during, consumer.event_ids) == (1, [event_id, event_id])
     assert deliveries(database)[0].delivered_at is not None
 
 
-def test_who_comes_too_late_changes_nothing(database: Database, consumer: ScriptedConsumer) -> None:
-    """A push that outlives its lease is thrown away: the row says what the newer one said."""
+def test_a_result_after_the_lease_changes_nothing(database: Database, consumer: ScriptedConsumer) -> None:
+    """The result of a push that outlives its lease is discarded: the row has the newer result."""
     subscribe(database)
     first, second = emit(database, "c1", "c1")
     metrics = Metrics()
@@ -345,7 +345,7 @@ def test_who_comes_too_late_changes_nothing(database: Database, consumer: Script
 
     def late() -> PushResult:
         del consumer.answers[first]
-        let_leases_end(database)
+        expire_leases(database)
         make_dispatcher(database, consumer).deliver("s1")
         return FAILED
 
@@ -358,8 +358,8 @@ def test_who_comes_too_late_changes_nothing(database: Database, consumer: Script
     assert metrics.registry.get_sample_value("meldwatch_pushes_discarded_total") == 1
 
 
-def test_leases_are_given_back_when_a_process_ends(database: Database, consumer: ScriptedConsumer) -> None:
-    """What is under way then is free at once for another; its own late word is thrown away."""
+def test_leases_are_released_when_a_process_ends(database: Database, consumer: ScriptedConsumer) -> None:
+    """The queues of unfinished pushes are free at once; the late result is discarded."""
     subscribe(database)
     (event_id,) = emit(database, "c1")
     ending = make_dispatcher(database, consumer)
@@ -377,8 +377,8 @@ def test_leases_are_given_back_when_a_process_ends(database: Database, consumer:
     assert deliveries(database)[0].delivered_at is not None
 
 
-def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consumer: ScriptedConsumer) -> None:
-    """Without the key nothing is sent, the reason is shown, and the consumer's three days stay whole."""
+def test_a_secret_that_cannot_be_decrypted_costs_no_event(database: Database, consumer: ScriptedConsumer) -> None:
+    """Without the key nothing is sent, the error is recorded, and the consumer's three days do not begin."""
     subscribe(database)
     emit(database, "c1")
     blind = make_dispatcher(database, consumer, encryption=Encryption([]))
@@ -386,10 +386,10 @@ def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consu
     long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 1)
     with database.write() as session:
         session.exec(update(DeliveryRow).values(tried_at=long_ago))
-    wait_no_more(database)
+    end_backoff(database)
     blind.deliver("s1")
     (row,) = deliveries(database)
-    wait_no_more(database)
+    end_backoff(database)
     make_dispatcher(database, consumer).deliver("s1")
 
     assert (row.attempts, row.dead_at) == (0, None)
@@ -398,8 +398,8 @@ def test_a_secret_that_cannot_be_opened_costs_no_event(database: Database, consu
     assert subscription(database).error is None
 
 
-def test_nothing_is_opened_for_a_handler(database: Database, consumer: ScriptedConsumer) -> None:
-    """It has no secret, so a process without keys calls it as well."""
+def test_nothing_is_decrypted_for_a_handler(database: Database, consumer: ScriptedConsumer) -> None:
+    """A handler has no secret: a process without keys can call it, too."""
     subscribe(database, url="python:mine.f", secret="")
     emit(database, "c1")
     handlers = ScriptedHandlers()
@@ -410,8 +410,8 @@ def test_nothing_is_opened_for_a_handler(database: Database, consumer: ScriptedC
     assert deliveries(database)[0].delivered_at is not None
 
 
-def test_what_the_process_cut_short_counts_for_nothing(database: Database, consumer: ScriptedConsumer) -> None:
-    """No attempt, no blame, no delay: its lane is free at once, and the next process sends it again."""
+def test_a_push_that_shutdown_cancels_counts_for_nothing(database: Database, consumer: ScriptedConsumer) -> None:
+    """It is no attempt, no error and no delay: its queue is free at once, and the next process pushes it again."""
     subscribe(database)
     (event_id,) = emit(database, "c1")
     metrics = Metrics()
@@ -423,19 +423,19 @@ def test_what_the_process_cut_short_counts_for_nothing(database: Database, consu
 
     consumer.answers[event_id] = cut
     ending.deliver("s1")
-    (row,), (lane,) = deliveries(database), delivery_queues(database)
+    (row,), (queue,) = deliveries(database), delivery_queues(database)
     blamed = subscription(database)
     consumer.answers.clear()
     make_dispatcher(database, consumer).deliver("s1")
 
-    assert (row.attempts, row.error, row.outcomes, lane.lease_token) == (0, None, [], None)
+    assert (row.attempts, row.error, row.outcomes, queue.lease_token) == (0, None, [], None)
     assert (blamed.failing_since, blamed.error) == (None, None)
     assert metrics.registry.get_sample_value("meldwatch_push_seconds_count") == 0
     assert consumer.event_ids == [event_id, event_id]
 
 
-def test_a_handler_that_raised_has_refused(database: Database, consumer: ScriptedConsumer) -> None:
-    """As a consumer that answered 500: it is no consumer that said nothing."""
+def test_a_handler_that_raised_counts_as_refused(database: Database, consumer: ScriptedConsumer) -> None:
+    """Like a consumer that answered 500, not like one without an answer."""
     subscribe(database)
     emit(database, "c1")
     consumer.default_answer = PushResult(detail="the handler raised KeyError", response="'x' (mine.py, line 3)")
@@ -448,7 +448,7 @@ def test_a_handler_that_raised_has_refused(database: Database, consumer: Scripte
 
 
 def test_a_resume_during_the_last_attempt_is_not_undone(database: Database, consumer: ScriptedConsumer) -> None:
-    """What was under way fails, and counts as the first attempt of those that begin anew."""
+    """The push in progress fails, and counts as the first attempt after the reset."""
     subscribe(database)
     emitted = emit(database, "c1")[0]
     long_ago = datetime.now(UTC) - timedelta(seconds=GIVE_UP_SECONDS + 1)
@@ -468,7 +468,7 @@ def test_a_resume_during_the_last_attempt_is_not_undone(database: Database, cons
 
 
 def test_a_410_of_a_url_that_was_replaced_disables_nothing(database: Database, consumer: ScriptedConsumer) -> None:
-    """The operator has set another URL while the old one was being asked."""
+    """An operator has set another URL during the push."""
     subscribe(database)
     emitted = emit(database, "c1")[0]
 
@@ -495,7 +495,7 @@ def test_a_hanging_consumer_holds_half_of_the_threads_at_most(database: Database
         """One hangs, one is healthy."""
 
         def send(self, *arguments: object) -> PushResult:
-            """Take it, or hang."""
+            """Acknowledge it, or hang."""
             receipt = super().send(*arguments)  # type: ignore[arg-type]
             if arguments[0] == "https://hangs.example":
                 gate.wait(20)
@@ -520,14 +520,14 @@ def test_a_hanging_consumer_holds_half_of_the_threads_at_most(database: Database
 
 
 def test_two_that_begin_to_hang_at_once_leave_a_thread(database: Database) -> None:
-    """Nobody could know of either that it would: a healthy one gets everything all the same."""
+    """Before anybody can know that they hang, a healthy subscription still gets all its events."""
     gate = threading.Event()
 
     class ThreeConsumers(ScriptedConsumer):
         """Two hang, one is healthy."""
 
         def send(self, *arguments: object) -> PushResult:
-            """Take it, or hang."""
+            """Acknowledge it, or hang."""
             receipt = super().send(*arguments)  # type: ignore[arg-type]
             if arguments[0] != "https://healthy.example":
                 gate.wait(20)
@@ -553,14 +553,14 @@ def test_two_that_begin_to_hang_at_once_leave_a_thread(database: Database) -> No
     assert len(urls) <= 8 + 3
 
 
-def test_one_that_fails_gets_one_thread(database: Database, consumer: ScriptedConsumer) -> None:
-    """Whose last push failed is tried by one thread at a time, until one is taken."""
+def test_a_failing_subscription_gets_one_thread(database: Database, consumer: ScriptedConsumer) -> None:
+    """After a failed push one thread at a time pushes, until a push is acknowledged."""
     subscribe(database)
     emit(database, *(f"c{number}" for number in range(4)))
     consumer.default_answer = FAILED
     process = make_dispatcher(database, consumer)
     process.deliver("s1")
-    wait_no_more(database)
+    end_backoff(database)
     at_work: list[int] = []
     lock = threading.Lock()
 
@@ -579,8 +579,8 @@ def test_one_that_fails_gets_one_thread(database: Database, consumer: ScriptedCo
     assert {row.error for row in deliveries(database)} == {"1 at once"}
 
 
-def test_a_call_that_was_turned_away_is_made_up_for(database: Database, consumer: ScriptedConsumer) -> None:
-    """An event that is owed when a thread has just found nothing to do is sent by that thread."""
+def test_a_refused_message_is_made_up_for(database: Database, consumer: ScriptedConsumer) -> None:
+    """A delivery that is added when a thread has just found nothing due is pushed by that thread."""
     subscribe(database)
     process = make_dispatcher(database, consumer, threads=1)
     (first,) = emit(database, "c1")
@@ -596,8 +596,8 @@ def test_a_call_that_was_turned_away_is_made_up_for(database: Database, consumer
     assert len(consumer.pushes) == 2
 
 
-def test_who_was_turned_away_is_called_when_its_turn_comes(database: Database, consumer: ScriptedConsumer) -> None:
-    """Two that fail, and a thread for one of them: who waited is called when the other leaves."""
+def test_a_waiting_subscription_is_notified_in_its_turn(database: Database, consumer: ScriptedConsumer) -> None:
+    """Two fail and share one thread: the waiting one is notified when the other releases the thread."""
     for id_ in ("a", "b"):
         subscribe(database, id_)
     consumer.default_answer = FAILED
@@ -606,7 +606,7 @@ def test_who_was_turned_away_is_called_when_its_turn_comes(database: Database, c
     emit(database, "c1")
     process.deliver("a")
     process.deliver("b")
-    wait_no_more(database)
+    end_backoff(database)
 
     def meanwhile() -> PushResult:
         process.deliver("b")
@@ -619,8 +619,8 @@ def test_who_was_turned_away_is_called_when_its_turn_comes(database: Database, c
     assert notified == ["b"]
 
 
-def test_a_long_turn_ends_with_a_call(database: Database, consumer: ScriptedConsumer) -> None:
-    """Who has much to send goes to the end of the queue after a while, and is called again."""
+def test_a_full_time_slice_ends_with_a_message(database: Database, consumer: ScriptedConsumer) -> None:
+    """A subscription with many deliveries is enqueued again after its time slice."""
     subscribe(database)
     emit(database, *(f"c{number}" for number in range(5)))
     notified: list[str] = []
@@ -630,8 +630,8 @@ def test_a_long_turn_ends_with_a_call(database: Database, consumer: ScriptedCons
     assert (notified, consumer.pushes) == (["s1"], [])
 
 
-def test_a_broker_that_is_away_is_left_to_the_clock(database: Database, consumer: ScriptedConsumer) -> None:
-    """A turn that ends when nobody can be called is counted, and no error."""
+def test_a_broker_that_is_away_is_left_to_the_scheduler(database: Database, consumer: ScriptedConsumer) -> None:
+    """A message that cannot be enqueued is counted, and is no error."""
     subscribe(database)
     metrics = Metrics()
 
@@ -644,7 +644,7 @@ def test_a_broker_that_is_away_is_left_to_the_clock(database: Database, consumer
 
 
 def test_a_push_costs_one_commit(database: Database, deliver: DeliveryDispatcher) -> None:
-    """What came of one is written down, and the next one taken, at once: commits are what takes the time."""
+    """One commit records a result and takes the next lease: commits are what takes the time."""
     subscribe(database)
     emit(database, *(f"c{number}" for number in range(10)))
     commits: list[object] = []
@@ -652,11 +652,11 @@ def test_a_push_costs_one_commit(database: Database, deliver: DeliveryDispatcher
 
     deliver.deliver("s1")
 
-    assert len(commits) == 10 + 2  # the first is taken by itself, and at the end there is nothing
+    assert len(commits) == 10 + 2  # the first lease, and the last look, which finds nothing
 
 
-def test_a_lane_that_is_locked_is_passed_over(postgres_url: str, consumer: ScriptedConsumer) -> None:
-    """Whoever settles one lane waits for no other: who holds that may be waiting for this one."""
+def test_a_locked_queue_is_skipped(postgres_url: str, consumer: ScriptedConsumer) -> None:
+    """A transaction that records a result waits for no other queue, which could be a deadlock."""
     database = Database(postgres_url)
     subscribe(database)
     first, second = emit(database, "c1", "c2")
@@ -691,26 +691,26 @@ def test_two_secrets_sign_while_they_are_rotated(
     assert [len(pushed.headers["webhook-signature"].split(" ")) for pushed in consumer.pushes] == [2, 1]
 
 
-def test_what_is_read_twice_is_owed_once(database: Database) -> None:
-    """A read that saw nothing new owes nothing."""
+def test_an_unchanged_read_causes_no_delivery(database: Database) -> None:
+    """A read without a change fans out nothing."""
     subscribe(database)
     reader = ScriptedReader()
-    refresh = refresh_on(database, reader)
+    refetcher = make_refetcher(database, reader)
     for answer in (found("c1"), found("c1"), found("c1", "DELETED")):
         reader.answers["c1"] = answer
         store(database, body("c1"))
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
 
     assert [row.position for row in deliveries(database)] == [1, 2]
 
 
-def test_one_that_cannot_be_sent_holds_up_no_other(database: Database, consumer: ScriptedConsumer) -> None:
-    """Whatever breaks about one delivery, those of other connections go out, and it waits for its next attempt."""
+def test_an_unexpected_error_blocks_no_other_queue(database: Database, consumer: ScriptedConsumer) -> None:
+    """After an unexpected error with one delivery, other connections go on, and the delivery is retried."""
     subscribe(database)
     broken, _good = emit(database, "c1", "c2")
 
     def burst() -> PushResult:
-        raise RuntimeError("unforeseen")
+        raise RuntimeError("unexpected")
 
     consumer.answers[broken] = burst
     process = make_dispatcher(database, consumer)
@@ -723,8 +723,10 @@ def test_one_that_cannot_be_sent_holds_up_no_other(database: Database, consumer:
     assert subscription(database).failing_since is None
 
 
-def test_who_stops_begins_nothing(database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer) -> None:
-    """A process that ends takes no more lanes, and asks nobody to call it again."""
+def test_a_stopping_process_begins_nothing(
+    database: Database, deliver: DeliveryDispatcher, consumer: ScriptedConsumer
+) -> None:
+    """A process that ends leases no more queues, and enqueues no message."""
     subscribe(database)
     first, _second = emit(database, "c1", "c1")
 
@@ -736,4 +738,4 @@ def test_who_stops_begins_nothing(database: Database, deliver: DeliveryDispatche
     deliver.deliver("s1")
 
     assert consumer.event_ids == [first]
-    assert [lane.lease_token for lane in delivery_queues(database)] == [None]
+    assert [queue.lease_token for queue in delivery_queues(database)] == [None]

@@ -26,18 +26,18 @@ NOTE = Handler(name="mine.note", types=("connection.status_changed",), seconds=2
 ALL = Handler(name="mine.all", types=(), seconds=5)
 
 
-def enlisted(database: Database, *handlers: Handler) -> list[SubscriptionRow]:
-    """Enlist as a process that starts does; return all subscriptions by their names."""
+def registered(database: Database, *handlers: Handler) -> list[SubscriptionRow]:
+    """Register handlers as a starting process does; return all subscriptions by their names."""
     with database.write() as session:
         register_handlers(database, session, handlers, new_id=lambda: f"id-{next(NUMBERS)}")
     with database.read() as session:
         return list(session.exec(select(SubscriptionRow).order_by(col(SubscriptionRow.name))))
 
 
-def test_a_new_handler_begins_with_what_comes(database: Database) -> None:
-    """It is a subscription like others, without a secret, and is owed what is appended from then on."""
+def test_a_new_handler_gets_events_from_now_on(database: Database) -> None:
+    """It is a subscription like others, without a secret, and gets the events appended from then on."""
     emit(database, "c1")
-    everything, note = enlisted(database, NOTE, ALL)
+    everything, note = registered(database, NOTE, ALL)
     (later,) = emit(database, "c1")
 
     assert (note.name, note.url, note.types, note.secret, note.after_position) == (
@@ -54,21 +54,21 @@ def test_a_new_handler_begins_with_what_comes(database: Database) -> None:
     }
 
 
-def test_what_is_there_stays(database: Database) -> None:
-    """However often processes start: id, state and what is owed; also of handlers that are gone."""
-    before = enlisted(database, NOTE, ALL)
+def test_existing_subscriptions_are_kept(database: Database) -> None:
+    """However often processes start: id, state and deliveries are unchanged, also of removed handlers."""
+    before = registered(database, NOTE, ALL)
     emit(database, "c1")
-    after = enlisted(database, NOTE)
+    after = registered(database, NOTE)
 
     assert [row.model_dump() for row in after] == [row.model_dump() for row in before]
     assert len(deliveries(database)) == 2
 
 
 def test_types_are_as_the_code_has_them(database: Database) -> None:
-    """What is owed already stays owed; what comes is owed by the new types."""
-    enlisted(database, NOTE)
+    """Pending deliveries are kept; new events are fanned out by the new types."""
+    registered(database, NOTE)
     emit(database, "c1")
-    (row,) = enlisted(database, NOTE.model_copy(update={"types": ("connection.primary_duplicate_moved",)}))
+    (row,) = registered(database, NOTE.model_copy(update={"types": ("connection.primary_duplicate_moved",)}))
     emit(database, "c1")
     emit(database, "c1", type_="connection.primary_duplicate_moved")
 
@@ -76,22 +76,22 @@ def test_types_are_as_the_code_has_them(database: Database) -> None:
     assert [each.position for each in deliveries(database)] == [1, 3]
 
 
-def test_each_act_is_noted_once(database: Database) -> None:
-    """That it was made, and each time that its types were changed; by nobody's token."""
+def test_each_change_is_audited_once(database: Database) -> None:
+    """One audit entry for its creation and one for each change of its types; the actor is no token."""
     changed = NOTE.model_copy(update={"types": ()})
     for handlers in ([NOTE], [NOTE], [changed], [changed]):
-        (row,) = enlisted(database, *handlers)
+        (row,) = registered(database, *handlers)
     with database.read() as session:
-        acts = session.exec(select(AuditRow).order_by(col(AuditRow.id))).all()
+        entries = session.exec(select(AuditRow).order_by(col(AuditRow.id))).all()
 
-    assert [(act.who, act.act, act.subject, act.details) for act in acts] == [
+    assert [(entry.who, entry.act, entry.subject, entry.details) for entry in entries] == [
         ("MELDWATCH_HANDLERS", "subscription.created", row.id, {"name": "mine.note", "types": list(NOTE.types)}),
         ("MELDWATCH_HANDLERS", "subscription.changed", row.id, {"name": "mine.note", "types": []}),
     ]
 
 
 def test_several_that_start_at_once_make_one(database: Database) -> None:
-    """Beside a worker that appends: each event behind the row's position is owed, once."""
+    """Beside a worker that appends events: each event after the row's position has one delivery."""
     is_over = threading.Event()
 
     def append() -> None:
@@ -100,34 +100,34 @@ def test_several_that_start_at_once_make_one(database: Database) -> None:
 
     writer = threading.Thread(target=append)
     writer.start()
-    run_in_threads(6, lambda: enlisted(database, NOTE, ALL))
+    run_in_threads(6, lambda: registered(database, NOTE, ALL))
     emit(database, "c1")
     is_over.set()
     writer.join()
     (last,) = emit(database, "c1")
 
-    rows = enlisted(database)
-    owed = [(row.subscription_id, row.position) for row in deliveries(database)]
-    end = max(position for _id, position in owed)
+    rows = registered(database)
+    pending = [(row.subscription_id, row.position) for row in deliveries(database)]
+    end = max(position for _id, position in pending)
     assert [row.name for row in rows] == ["mine.all", "mine.note"]
-    assert sorted(owed) == sorted(
+    assert sorted(pending) == sorted(
         (row.id, position) for row in rows for position in range(row.after_position + 1, end + 1)
     )
     assert last in {row.event_id for row in deliveries(database)}
 
 
-def test_a_name_that_is_anothers_is_a_setting_to_mend(database: Database) -> None:
-    """An operator gave it to a consumer; nothing is changed, and it is said what to do."""
+def test_a_name_of_another_subscription_is_a_settings_error(database: Database) -> None:
+    """An operator gave the name to a consumer: nothing changes, and the error says what to do."""
     subscribe(database, name="mine.note", url="https://consumer.example/")
 
     with pytest.raises(SettingsError, match=r"MELDWATCH_HANDLERS has mine\.note.*Rename the function"):
-        enlisted(database, ALL, NOTE)
-    assert [row.url for row in enlisted(database)] == ["https://consumer.example/"]
+        registered(database, ALL, NOTE)
+    assert [row.url for row in registered(database)] == ["https://consumer.example/"]
 
 
 def test_a_handler_is_called_like_any_subscription(database: Database) -> None:
     """By the worker, in the order of its connection."""
-    (row,) = enlisted(database, ALL)
+    (row,) = registered(database, ALL)
     events = emit(database, "c1", "c1")
     handlers = ScriptedHandlers()
     make_dispatcher(database, DeliveryTransport(http=ScriptedConsumer(), handlers=handlers)).deliver(row.id)

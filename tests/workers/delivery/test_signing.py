@@ -31,7 +31,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.mark.parametrize("hours", [0, -8, 5.5])
 def test_two_verifiers_accept_it(zone: str, hours: float) -> None:
-    """The reference library and Svix's, whatever zone the machine is in and the time is told in."""
+    """The reference library and Svix's, for any time zone of the machine and of the time."""
     now = datetime.now(timezone(timedelta(hours=hours)))
     signed = signed_headers("event-1", BODY, secrets=[SECRET], now=now)
 
@@ -48,8 +48,8 @@ def test_either_secret_verifies_while_they_are_rotated(secret: str) -> None:
     svix.Webhook(secret).verify(BODY.encode(), signed)
 
 
-def test_a_replay_is_told_beside_the_signature() -> None:
-    """One that is sent again bears its replay's id in a header more, and is signed as any other."""
+def test_a_replay_has_an_unsigned_header() -> None:
+    """A replayed push has one more header, the replay's id, and the same signature."""
     now = datetime.now(UTC)
     first = signed_headers("event-1", BODY, secrets=[SECRET], now=now)
     again = signed_headers("event-1", BODY, secrets=[SECRET], now=now, replay_id="r1")
@@ -57,8 +57,8 @@ def test_a_replay_is_told_beside_the_signature() -> None:
     assert again == {**first, "meldwatch-replay": "r1"}
 
 
-def test_it_is_what_the_specification_says() -> None:
-    """By hand, since both libraries are one inside: HMAC-SHA256 over id, time and body, each with a dot between."""
+def test_it_follows_the_specification() -> None:
+    """Computed by hand, since both libraries share code: HMAC-SHA256 over id, time and body, separated by dots."""
     signed = signed_headers(
         "event-1", BODY, secrets=[SECRET], now=datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=3)))
     )
@@ -73,8 +73,8 @@ def test_it_is_what_the_specification_says() -> None:
     "change",
     [{"webhook-id": "event-2"}, {"webhook-timestamp": str(int(time.time()) - 5)}, {"webhook-signature": "v1,AAAA"}],
 )
-def test_what_was_changed_verifies_nowhere(change: dict[str, str]) -> None:
-    """Id, time and signature are held together."""
+def test_a_changed_push_does_not_verify(change: dict[str, str]) -> None:
+    """The signature covers id and time."""
     signed = signed_headers("event-1", BODY, secrets=[SECRET], now=datetime.now(UTC)) | change
 
     with pytest.raises(standardwebhooks.WebhookVerificationError):
@@ -83,8 +83,8 @@ def test_what_was_changed_verifies_nowhere(change: dict[str, str]) -> None:
         svix.Webhook(SECRET).verify(BODY, signed)
 
 
-def test_what_is_delivered_is_accepted(database: Database) -> None:
-    """By all that verifies pushes in the tests; and its extensions are those of the event."""
+def test_delivered_pushes_are_accepted(database: Database) -> None:
+    """The tests' consumer verifies each push; the CloudEvents extensions are those of the event."""
     subscribe(database)
     events = emit(database, "c1", "c2")
     consumer = ScriptedConsumer()
@@ -96,8 +96,8 @@ def test_what_is_delivered_is_accepted(database: Database) -> None:
     assert sorted(event.get_extension("position") for event in got) == [1, 2]
 
 
-def test_what_anybody_would_refuse_fails_a_test(database: Database) -> None:
-    """A consumer of the tests takes no push that is altered, signed by another, or no event by our own schema."""
+def test_the_scripted_consumer_rejects_invalid_pushes(database: Database) -> None:
+    """It rejects pushes that are altered, signed with another secret, or invalid by our own schema."""
     subscribe(database)
     emit(database, "c1")
     consumer = ScriptedConsumer()

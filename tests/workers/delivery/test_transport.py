@@ -14,14 +14,14 @@ from workers.delivery.backoff import GIVE_UP_SECONDS
 from workers.delivery.transport import DeliveryTransport
 
 
-class Anything:
-    """A way over HTTP that takes whatever it is."""
+class RecordingSender:
+    """An HTTP sender that acknowledges everything."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
 
     def send(self, url: str, _headers: Mapping[str, str], body: bytes) -> PushResult:
-        """Keep it."""
+        """Record the push."""
         self.sent.append((url, body))
         return PushResult(200)
 
@@ -37,8 +37,8 @@ class Anything:
     ],
 )
 def test_each_goes_its_way(url: str, name: str | None) -> None:
-    """A handler by its name, and whatever is no handler's to where its form is looked at."""
-    push, run = Anything(), ScriptedHandlers(PushResult(detail="called"))
+    """Handler URLs run the handler; all others, also invalid ones, go to the HTTP sender."""
+    push, run = RecordingSender(), ScriptedHandlers(PushResult(detail="called"))
 
     receipt = DeliveryTransport(http=push, handlers=run).send(url, {"webhook-id": "e1"}, b"{}")
 
@@ -48,7 +48,7 @@ def test_each_goes_its_way(url: str, name: str | None) -> None:
 
 
 def test_a_handler_that_raises_for_three_days_is_given_up(database: Database) -> None:
-    """As a consumer is: the event is dead and stays, and the next one is handled."""
+    """Like a consumer: the delivery is dead and kept, and the next event is handled."""
     subscribe(database, url="python:mine.f", secret="")
     dead, behind = emit(database, "c1", "c1")
     run = ScriptedHandlers(PushResult(detail="the handler raised KeyError", response="'x'"), only_for=f'"{dead}"')

@@ -1,4 +1,4 @@
-"""A past for tests: connections that were read again and again, through the real claim and apply."""
+"""A past for tests: connections that were read again and again, through the real lease and apply."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ from tests.support.scripted_meld import document
 from tests.support.webhook_factory import body, store
 from workers.history.rebuild import Rebuild
 from workers.refetch.bulk_import import BulkImport
-from workers.refetch.commit import apply
-from workers.refetch.lease import ReadLease, take
+from workers.refetch.commit import commit_read
+from workers.refetch.lease import ReadLease, acquire_lease
 from workers.refetch.mirror_row import Reading
 from workers.retention.cutoffs import compute_cutoffs
 from workers.retention.events import remove_old_events
@@ -45,7 +45,7 @@ _NUMBERS = itertools.count(1)
 
 @dataclass(frozen=True)
 class Read:
-    """A read that was made: of what, why, and what was seen; None where Meld had the connection no more."""
+    """A read of Meld: the connection, the answer (None for a 404), and the trigger."""
 
     id: str
     seen: dict[str, Any] | None
@@ -54,19 +54,19 @@ class Read:
 
 @dataclass
 class Past:
-    """Reads, made one after the other, each a minute after the one before."""
+    """A history of reads, one each minute."""
 
     database: Database
     minutes: Iterator[int] = field(default_factory=itertools.count)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all rows."""
         with self.database.write() as session:
             for table in TABLES:
                 session.exec(delete(table))
 
     def make_reads(self, *reads: Read) -> None:
-        """Make the reads."""
+        """Make reads, one after the other."""
         for read in reads:
             self._make(read)
 
@@ -80,16 +80,16 @@ class Past:
                 jobs.lock_requests(self.database, session, {read.id, *snapshot.duplicate_ids})
                 adopt(session, [snapshot], began_at, began_at + timedelta(seconds=1))
             return
-        claim = self.lease_read(read)
+        lease = self.lease_read(read)
         with self.database.write() as session:
-            apply(self.database, session, claim, reading)
+            commit_read(self.database, session, lease, reading)
 
     def tick(self) -> datetime:
-        """Let a minute go by, and return the time."""
+        """Advance the time by a minute, and return it."""
         return BEGAN + timedelta(minutes=next(self.minutes))
 
     def lease_read(self, read: Read) -> ReadLease:
-        """Ask for a read, and claim it."""
+        """Ask for a read, and lease it."""
         if read.trigger == "webhook":
             store(self.database, body(read.id))
         else:
@@ -97,9 +97,9 @@ class Past:
                 replay_id = "r1" if read.trigger == "replay" else None
                 jobs.request_reads(self.database, session, [read.id], read.trigger, replay_id=replay_id)
         with self.database.write() as session:
-            claim = take(self.database, session, read.id, token=f"token {next(_NUMBERS)}", lease_seconds=30)
-        assert claim is not None
-        return claim
+            lease = acquire_lease(self.database, session, read.id, token=f"token {next(_NUMBERS)}", lease_seconds=30)
+        assert lease is not None
+        return lease
 
     def _is_known(self, id_: str) -> bool:
         with self.database.read() as session:
@@ -111,7 +111,7 @@ class Past:
             return [row.model_dump() for row in session.exec(select(table).order_by(*order)).all()]
 
     def all(self) -> dict[str, list[dict[str, Any]]]:
-        """Return everything that a rebuild could touch."""
+        """Return all rows that a rebuild could change."""
         return {
             "mirror": self.rows(tables.ConnectionRow, col(tables.ConnectionRow.id)),
             "observation": self.rows(tables.ObservationRow, col(tables.ObservationRow.id)),
@@ -121,30 +121,30 @@ class Past:
         }
 
     def check(self) -> list[RebuildFinding]:
-        """Compare everything with the fold."""
+        """Run the consistency check of all connections."""
         return list(self.rebuild().check(lambda _count: None))
 
     def repair(self) -> list[RebuildFinding]:
-        """Mend everything."""
+        """Repair all connections."""
         return list(self.rebuild().repair(lambda _count: None, who="alice"))
 
     def rebuild(self) -> Rebuild:
-        """Return what looks back, at two connections at a time."""
+        """Return a rebuild with two connections in each snapshot."""
         return Rebuild(database=self.database, clock=utcnow, chunk=2)
 
     def remove_observations(self, *ids: str, before: datetime | None = None) -> int:
-        """Have connections' oldest observations removed, by default all that may be; return how many were."""
+        """Remove connections' oldest observations, by default all removable ones; return how many."""
         with self.database.write() as session:
             return sum(remove_old_observations(self.database, session, id_, before or self.tick()) for id_ in ids)
 
     def remove_events(self, *ids: str, before: datetime | None = None) -> int:
-        """Have connections' oldest events removed, by default all that may be; return how many were."""
-        bounds = replace(compute_cutoffs(Settings(), utcnow()), events=before or self.tick())
+        """Remove connections' oldest events, by default all removable ones; return how many."""
+        cutoffs = replace(compute_cutoffs(Settings(), utcnow()), events=before or self.tick())
         with self.database.write() as session:
-            return sum(remove_old_events(self.database, session, id_, bounds) for id_ in ids)
+            return sum(remove_old_events(self.database, session, id_, cutoffs) for id_ in ids)
 
 
-# Numbers that a database may write otherwise than Meld did, and everything else that makes an answer another.
+# Numbers that a database may format differently than Meld, and all other fields in which answers may differ.
 NUMBERS = st.sampled_from([0, -0.0, 1, 1.0, 0.1, 1e5, 1e16, 1e23, 5e-324, 10**30, 2**63, True])
 DETAILS = st.one_of(
     st.just({}),
@@ -154,7 +154,7 @@ DETAILS = st.one_of(
 
 
 def documents(id_: str) -> st.SearchStrategy[dict[str, Any]]:
-    """Return what Meld may answer for a connection."""
+    """Return possible answers of Meld for a connection."""
     others = [other for other in IDS if other != id_]
     fields = st.fixed_dictionaries(
         {
@@ -176,13 +176,13 @@ TRIGGERS: Sequence[Trigger] = ("webhook", "operator", "reconcile", "replay", "cl
 
 @st.composite
 def reads(draw: st.DrawFn) -> Read:
-    """Return a read of one of the connections."""
+    """Return a random read of one of the connections."""
     id_ = draw(st.sampled_from(IDS))
     is_gone = draw(st.integers(0, 5)) == 0
     return Read(id_, None if is_gone else draw(documents(id_)), draw(st.sampled_from(TRIGGERS)))
 
 
 def random_reads() -> st.SearchStrategy[list[Read]]:
-    """Return many reads of few connections, some of them repeated: they see nothing new."""
+    """Return many reads of few connections; some reads are repeated and change nothing."""
     several = st.lists(reads(), min_size=1, max_size=12)
     return several.map(lambda made: [each for number, read in enumerate(made) for each in [read] * (1 + number % 2)])

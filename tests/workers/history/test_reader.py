@@ -31,7 +31,7 @@ def postgres(postgres_url: str) -> Iterator[Database]:
 
 
 def test_histories_are_read_by_index(postgres: Database) -> None:
-    """A chunk of any table is found by an index, as is one connection: no table is read whole."""
+    """A chunk of any table, and one connection, are read by an index: no query scans a table."""
     with postgres.read() as session:
         plans = [
             query_plans.plan_of(session, make(condition))
@@ -43,7 +43,7 @@ def test_histories_are_read_by_index(postgres: Database) -> None:
 
 
 def test_the_end_of_a_chunk_is_found(database: Database) -> None:
-    """A chunk ends with the connection that fills it; the last has no end."""
+    """A chunk ends with its last connection; the last chunk has no end."""
     past = Past(database)
     past.make_reads(*(Read(id_, document(id_)) for id_ in "abc"))
 
@@ -53,8 +53,8 @@ def test_the_end_of_a_chunk_is_found(database: Database) -> None:
     assert ends == ["b", None, None]
 
 
-def test_every_connection_that_is_named_anywhere_has_its_history(database: Database) -> None:
-    """Rows come with their connection, in order, also where one of the tables lacks it, read or not."""
+def test_every_connection_of_any_table_has_a_history(database: Database) -> None:
+    """Rows come by connection, in order, also if a table has no row of it or a history was not consumed."""
     past = Past(database)
     past.make_reads(*(Read(id_, document(id_, status)) for status in ("A", "B", "C") for id_ in "abc"))
     past.remove_observations("b")
@@ -82,7 +82,7 @@ def test_every_connection_that_is_named_anywhere_has_its_history(database: Datab
 
 
 def test_long_histories_come_whole(database: Database) -> None:
-    """More rows than are fetched at once come all, in order."""
+    """All rows come in order, also if there are more than one fetch returns."""
     past = Past(database)
     past.make_reads(*(Read("a", document("a", f"S{number}")) for number in range(FETCH_ROWS + 7)))
 

@@ -14,7 +14,7 @@ from schemas.tables import AuditRow, ConnectionRow, EventRow, ObservationRow, Re
 from tests.support.scripted_meld import document
 from tests.support.soak import rounds
 from tests.workers.history.random_past import BEGAN, Past, Read, random_reads
-from workers.refetch.commit import LeaseLostError, apply
+from workers.refetch.commit import LeaseLostError, commit_read
 from workers.refetch.mirror_row import Reading
 
 EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -22,19 +22,19 @@ EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.
 
 @pytest.fixture
 def past(database: Database) -> Past:
-    """A past that nothing has happened in yet, on each database."""
+    """An empty history, on each database."""
     return Past(database)
 
 
 def change(database: Database, *statements: str) -> None:
-    """Damage rows, behind the back of the program."""
+    """Damage rows with SQL statements."""
     with database.write() as session:
         for statement in statements:
             session.connection().execute(text(statement))
 
 
 def eventful(past: Past) -> None:
-    """Let things happen to three connections: ten events, and a group whose primary moves."""
+    """Make reads of three connections: ten events, and a group whose primary moves."""
     together = {"duplicateConnectionIds": ["b"]}
     past.make_reads(
         Read("a", document("a"), "webhook"),
@@ -51,8 +51,8 @@ def eventful(past: Past) -> None:
 
 @EXAMPLES
 @given(random_reads())
-def test_the_fold_equals_the_live_tables(past: Past, made: list[Read]) -> None:
-    """Whatever was read, in whatever order and for whatever reason: folding it again finds no difference."""
+def test_the_projection_equals_the_live_tables(past: Past, made: list[Read]) -> None:
+    """For any reads, in any order and with any trigger, the check finds no difference."""
     past.clear()
     past.make_reads(*made)
 
@@ -62,7 +62,7 @@ def test_the_fold_equals_the_live_tables(past: Past, made: list[Read]) -> None:
 @EXAMPLES
 @given(random_reads())
 def test_nothing_is_written_where_nothing_differs(past: Past, made: list[Read]) -> None:
-    """Neither a check nor ``--apply`` touches a row of a past that is whole: nothing regresses, nothing is told."""
+    """Neither a check nor a repair writes a row if nothing differs: no state regresses, no event is appended."""
     past.clear()
     past.make_reads(*made)
     before = past.all()
@@ -104,8 +104,8 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_damage_is_found_and_mended(past: Past, damage: str) -> None:
-    """A row of the mirror or of the feed that was altered or lost is found, and is as it was after ``--apply``."""
+def test_damage_is_found_and_repaired(past: Past, damage: str) -> None:
+    """An altered or lost row of mirror or feed is found, and a repair restores it."""
     eventful(past)
     before = past.all()
     change(past.database, *damage.split("; "))
@@ -122,7 +122,7 @@ def test_damage_is_found_and_mended(past: Past, damage: str) -> None:
 
 
 def without_times(mirror: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of the mirror without what no observation knows."""
+    """Return mirror rows without the columns that do not follow from observations."""
     return [
         {name: value for name, value in row.items() if name not in {"checked_at", "reconcile_run_id"}} for row in mirror
     ]
@@ -134,8 +134,8 @@ def events(past: Past, connection_id: str = "a") -> list[EventRow]:
         return list(session.exec(mine.order_by(col(EventRow.position))).all())
 
 
-def test_an_event_that_was_lost_is_appended_and_marked(past: Past) -> None:
-    """It gets a new place at the end of the feed and its old number, says who appended it, and moves nobody else."""
+def test_a_lost_event_is_appended_and_marked(past: Past) -> None:
+    """It gets a new position and its old sequence, and its cause names the rebuild; other events are unchanged."""
     eventful(past)
     before = events(past)
     end = past.rows(EventRow, col(EventRow.position))[-1]["position"]
@@ -153,8 +153,8 @@ def test_an_event_that_was_lost_is_appended_and_marked(past: Past) -> None:
     assert {**appended.data, "cause": lost.data["cause"]} == lost.data
 
 
-def test_an_event_that_was_never_told_is_appended_behind_all_numbers(past: Past) -> None:
-    """Where the others have moved up, nobody is renumbered: the lost one gets the next number, inside and out."""
+def test_an_event_that_was_never_appended_gets_the_next_sequence(past: Past) -> None:
+    """If the other events have taken its sequence they keep it: it gets the next one, in its column and its data."""
     eventful(past)
     change(
         past.database,
@@ -176,7 +176,7 @@ def test_an_event_that_was_never_told_is_appended_behind_all_numbers(past: Past)
 
 
 def inner(database: Database, event: EventRow, sequence: int) -> str:
-    """Return the statement that alters the number that an event bears inside."""
+    """Return the statement that changes the sequence inside an event's data."""
     if database.is_postgres:
         return (
             f"UPDATE event SET data = jsonb_set(data, '{{connection,sequence}}', '{sequence}') WHERE id = '{event.id}'"
@@ -184,7 +184,7 @@ def inner(database: Database, event: EventRow, sequence: int) -> str:
     return f"UPDATE event SET data = json_set(data, '$.connection.sequence', {sequence}) WHERE id = '{event.id}'"
 
 
-NOT_MENDABLE = {
+NOT_REPAIRABLE = {
     "an observation": "DELETE FROM observation WHERE id = 2",
     "all observations": "DELETE FROM observation WHERE connection_id = 'a'",
     "the newest, which told nothing": "DELETE FROM observation WHERE id = 7",
@@ -193,9 +193,9 @@ NOT_MENDABLE = {
 }
 
 
-@pytest.mark.parametrize("damage", NOT_MENDABLE.values(), ids=NOT_MENDABLE.keys())
-def test_a_past_that_is_not_whole_mends_nothing(past: Past, damage: str) -> None:
-    """Where observations themselves are lost or spoilt, that is said, and no row is touched."""
+@pytest.mark.parametrize("damage", NOT_REPAIRABLE.values(), ids=NOT_REPAIRABLE.keys())
+def test_an_incomplete_history_repairs_nothing(past: Past, damage: str) -> None:
+    """If observations are lost or damaged, a finding says so, and no row is written."""
     eventful(past)
     change(past.database, damage, "UPDATE connection SET institution_name = 'x' WHERE id = 'a'")
     before = past.all()
@@ -208,8 +208,8 @@ def test_a_past_that_is_not_whole_mends_nothing(past: Past, damage: str) -> None
     assert before == past.all()
 
 
-def test_an_event_that_nothing_led_to_stays_and_is_told(past: Past) -> None:
-    """What is in the feed is not taken back; the rest is mended all the same."""
+def test_an_unexpected_event_stays_and_is_reported(past: Past) -> None:
+    """No event is removed from the feed; other differences are repaired."""
     eventful(past)
     copied = ", ".join(name for name in EventRow.model_fields if name not in {"id", "position", "sequence", "type"})
     change(
@@ -227,8 +227,8 @@ def test_an_event_that_nothing_led_to_stays_and_is_told(past: Past) -> None:
     ]
 
 
-def test_a_read_under_way_is_thrown_away_by_mending(past: Past) -> None:
-    """It decided on what was being mended: the fence stops it, and the read is owed again at once."""
+def test_a_read_in_progress_is_discarded_by_a_repair(past: Past) -> None:
+    """It decided on damaged rows: the fencing token stops its commit, and the read is pending again at once."""
     eventful(past)
     claim = past.lease_read(Read("a", None))
     change(past.database, "UPDATE connection SET status = 'x', sequence = 2 WHERE id = 'a'")
@@ -237,15 +237,15 @@ def test_a_read_under_way_is_thrown_away_by_mending(past: Past) -> None:
 
     reading = Reading(Snapshot.from_document(document("a", "ACTIVE")), BEGAN, BEGAN)
     with pytest.raises(LeaseLostError), past.database.write() as session:
-        apply(past.database, session, claim, reading)
+        commit_read(past.database, session, claim, reading)
     with past.database.read() as session:
         job = session.get_one(ReadRequestRow, "a")
     assert (job.requested > job.completed, job.lease_token, job.leased_until) == (True, None, None)
     assert past.check() == []
 
 
-def test_a_check_beside_workers_raises_no_alarm(past: Past) -> None:
-    """While connections change all the time, a check that runs again and again finds nothing, and nor does a mend."""
+def test_a_check_beside_workers_finds_no_difference(past: Past) -> None:
+    """While connections change, repeated checks and repairs find no difference."""
     is_over = threading.Event()
     found: list[Any] = []
 
@@ -269,8 +269,8 @@ def test_a_check_beside_workers_raises_no_alarm(past: Past) -> None:
     assert len(past.rows(ObservationRow)) == 180
 
 
-def test_mending_beside_workers_loses_nothing(past: Past) -> None:
-    """The mirror is damaged again and again while workers read: in the end all is as the observations say."""
+def test_repairs_beside_workers_lose_nothing(past: Past) -> None:
+    """The mirror is damaged repeatedly while workers read: in the end it equals the projection."""
     is_over = threading.Event()
 
     def harm() -> None:
@@ -282,7 +282,7 @@ def test_mending_beside_workers_loses_nothing(past: Past) -> None:
     thread.start()
     try:
         for number in range(40):
-            with suppress(LeaseLostError, AssertionError):  # the claim was taken away
+            with suppress(LeaseLostError, AssertionError):  # the lease was revoked
                 past.make_reads(Read("a", document("a", f"STATUS_{number}")))
     finally:
         is_over.set()
@@ -293,7 +293,7 @@ def test_mending_beside_workers_loses_nothing(past: Past) -> None:
 
 
 def test_progress_counts_observations(past: Past) -> None:
-    """Whoever waits is told, after each chunk, how many observations were folded."""
+    """After each chunk the number of projected observations is reported."""
     eventful(past)
     counts: list[int] = []
 
@@ -303,8 +303,8 @@ def test_progress_counts_observations(past: Past) -> None:
     assert len(past.rows(ConnectionRow)) == 3
 
 
-def test_mending_is_noted(past: Past) -> None:
-    """The run once, each connection in the commit that mends it; where nothing differs there is no act."""
+def test_repairs_are_audited(past: Past) -> None:
+    """One audit entry for the run, and one for each connection in the commit of its repair; none if nothing differs."""
     eventful(past)
     past.repair()
     before = past.rows(AuditRow)
@@ -324,8 +324,8 @@ def test_mending_is_noted(past: Past) -> None:
     ]
 
 
-def test_what_cannot_be_mended_is_no_act(past: Past) -> None:
-    """Of a connection whose reads are not all there nothing is noted: nothing was done to it."""
+def test_what_cannot_be_repaired_is_not_audited(past: Past) -> None:
+    """A connection with lost observations gets no audit entry, since it is not changed."""
     eventful(past)
     change(past.database, "UPDATE event SET observation_id = 999 WHERE connection_id = 'c'")
     change(past.database, "UPDATE observation SET digest = 'x' WHERE connection_id = 'c'")

@@ -1,4 +1,4 @@
-"""Rows of all ages in all states, and an oracle that says, by the words of the rules, which of them may go."""
+"""Retention oracle for property-based tests: random rows of all ages and states, and the rules in plain Python."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ from workers.retention.prune import Prune
 
 IDS = ("a", "b", "c")
 AGES = st.sampled_from([0.5, 9.5, 16.5, 17.5, 29.5, 40.5, 99.5, 200.5, 400.5])
-"""In days, none near a bound."""
+"""In days; none is near a cutoff."""
 
-BOUNDS = st.sampled_from([0, 10, 17, 30, 100, 365, 36525])
+RETENTION_DAYS = st.sampled_from([0, 10, 17, 30, 100, 365, 36525])
 STEPS = ("pending", "processed", "ignored", "failed", "failed and processed")
 
 
 @dataclass
 class StoredRows:
-    """What is stored."""
+    """All stored rows."""
 
     webhooks: list[dict[str, Any]]
     jobs: dict[str, str]
@@ -39,13 +39,13 @@ class StoredRows:
     now: datetime = field(init=False)
 
     def rows(self, now: datetime) -> Iterator[SQLModel]:
-        """Yield everything as rows, as old as it is at a time."""
+        """Yield all table rows; their ages count back from ``now``."""
         self.now = now
         for number, webhook in enumerate(self.webhooks, start=1):
             yield self._webhook(number, webhook)
         for id_, state in self.jobs.items():
-            owed = {"idle": {}, "owed": {"requested": 1}, "dead": {"requested": 1, "failed_at": now}}[state]
-            yield row_factory.job(id_, **owed)
+            columns = {"idle": {}, "pending": {"requested": 1}, "dead": {"requested": 1, "failed_at": now}}[state]
+            yield row_factory.job(id_, **columns)
         for id_, status in self.mirror.items():
             yield row_factory.connection(id_, status=status)
         for number, observation in enumerate(self.observations, start=1):
@@ -69,7 +69,7 @@ class StoredRows:
             )
 
     def at(self, age: float | None) -> datetime | None:
-        """Return the time that lies so many days back."""
+        """Return the time this many days ago."""
         return None if age is None else self.now - timedelta(days=age)
 
     def _webhook(self, number: int, webhook: dict[str, Any]) -> tables.WebhookRow:
@@ -115,27 +115,27 @@ class StoredRows:
 
     # The oracle
 
-    def may_go(self, settings: Settings) -> dict[str, set[int]]:
-        """Return the keys of the rows that go, by kind."""
+    def find_removable(self, settings: Settings) -> dict[str, set[int]]:
+        """Return the keys of the removable rows, by kind."""
         known = max(17, (settings.webhook_max_age_seconds + settings.webhook_max_skew_seconds) / 86400)
-        gone: dict[str, set[int]] = {"webhooks": set(), "bodies": set(), "failures": set(), "dead": set()}
+        removable: dict[str, set[int]] = {"webhooks": set(), "bodies": set(), "failures": set(), "dead": set()}
         for number, webhook in enumerate(self.webhooks, start=1):
-            if (kind := self._fate(webhook, settings, known)) is not None:
-                gone[kind].add(number)
-        gone["deliveries"] = set()
+            if (kind := self._kind_of(webhook, settings, known)) is not None:
+                removable[kind].add(number)
+        removable["deliveries"] = set()
         for number, delivery in enumerate(self.deliveries, start=1):
             if delivery["state"] == "delivered" and delivery["age"] > settings.retain_deliveries_days:
-                gone["deliveries"].add(number)
+                removable["deliveries"].add(number)
             if delivery["state"] == "dead" and delivery["age"] > settings.retain_failures_days:
-                gone["dead"].add(number)
-        gone["observations"] = set(self._old_observations(settings))
-        gone["events"] = set(self._old_events(settings, gone["dead"]))
-        gone["rejections"] = {
+                removable["dead"].add(number)
+        removable["observations"] = set(self._old_observations(settings))
+        removable["events"] = set(self._old_events(settings, removable["dead"]))
+        removable["rejections"] = {
             number for number, age in enumerate(self.rejections, start=1) if age > settings.retain_rejections_days
         }
-        return gone
+        return removable
 
-    def _fate(self, webhook: dict[str, Any], settings: Settings, known: float) -> str | None:
+    def _kind_of(self, webhook: dict[str, Any], settings: Settings, known: float) -> str | None:
         last = min(webhook["received"], webhook["delivered"])
         is_evidence = (
             webhook["hint"] == "DELETED"
@@ -145,9 +145,9 @@ class StoredRows:
         if webhook["step"] == "pending":
             return None
         if webhook["step"] == "failed":
-            is_tried = self.jobs.get(webhook["connection_id"]) == "owed"
+            is_pending = self.jobs.get(webhook["connection_id"]) == "pending"
             is_old = webhook["stepped"] > settings.retain_failures_days and last > known
-            return "failures" if is_old and not is_tried and not is_evidence else None
+            return "failures" if is_old and not is_pending and not is_evidence else None
         if last > max(known, settings.retain_webhooks_days) and not is_evidence:
             return "webhooks"
         is_full = not webhook["emptied"]
@@ -162,7 +162,7 @@ class StoredRows:
                 yield number
 
     def _old_events(self, settings: Settings, dead: set[int]) -> Iterator[int]:
-        owed = {
+        undelivered = {
             delivery["position"]
             for number, delivery in enumerate(self.deliveries, start=1)
             if delivery["state"] != "delivered" and number not in dead
@@ -171,19 +171,19 @@ class StoredRows:
             mine = [(n, each) for n, each in enumerate(self.events, start=1) if each["connection_id"] == id_]
             mine.sort(key=lambda each: (each[1]["observation_id"], each[0]))
             for _, group in groupby(mine, key=lambda each: each[1]["observation_id"]):
-                told = list(group)
-                if any(n in owed or _told(each) <= settings.retain_events_days for n, each in told):
+                events = list(group)
+                if any(n in undelivered or _age(each) <= settings.retain_events_days for n, each in events):
                     break
-                yield from (n for n, _ in told)
+                yield from (n for n, _ in events)
 
 
 def make_prune(database: Database, retention: Settings | None = None, **wiring: Any) -> Prune:
-    """Return what prunes, as a process would make it, but that it never rests."""
+    """Return a prune job as a process would make it, but without pauses."""
     usual: dict[str, Any] = {"holder": "me", "wait": lambda _seconds: False, "metrics": Metrics()}
     return Prune(database=database, settings=retention or Settings(), **{**usual, **wiring})
 
 
-def _told(event: dict[str, Any]) -> float:
+def _age(event: dict[str, Any]) -> float:
     return min(event["age"], event["rebuilt"]) if isinstance(event["rebuilt"], float) else event["age"]
 
 
@@ -203,7 +203,7 @@ def _events(observations: int) -> st.SearchStrategy[list[dict[str, Any]]]:
 
 @st.composite
 def stored_rows(draw: st.DrawFn) -> StoredRows:
-    """Return rows of every table."""
+    """Return random rows of every table."""
     webhook = st.fixed_dictionaries(
         {
             "connection_id": st.sampled_from([None, *IDS]),
@@ -222,7 +222,7 @@ def stored_rows(draw: st.DrawFn) -> StoredRows:
     events = draw(_events(len(observations)))
     return StoredRows(
         webhooks=draw(st.lists(webhook, max_size=10)),
-        jobs=draw(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["idle", "owed", "dead"]))),
+        jobs=draw(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["idle", "pending", "dead"]))),
         mirror=draw(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["ACTIVE", "DELETED"]))),
         observations=observations,
         events=events,
@@ -249,9 +249,9 @@ def _deliveries(events: int) -> st.SearchStrategy[list[dict[str, Any]]]:
 
 
 def retentions() -> st.SearchStrategy[Settings]:
-    """Return what an operator may set."""
+    """Return random retention settings."""
     names = ("webhooks", "bodies", "failures", "observations", "events", "deliveries", "rejections")
-    days = st.fixed_dictionaries({f"retain_{name}_days": BOUNDS for name in names})
+    days = st.fixed_dictionaries({f"retain_{name}_days": RETENTION_DAYS for name in names})
     return st.builds(
         lambda days, age: Settings.model_validate({**days, "webhook_max_age_seconds": age}),
         days,

@@ -9,15 +9,15 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 def days(**values: float) -> dict[str, float]:
-    """Return how many days each bound lies back."""
-    bounds = compute_cutoffs(Settings.model_validate(values), NOW)
-    return {name: (NOW - getattr(bounds, name)) / timedelta(days=1) for name in bounds.__slots__}
+    """Return the age of each cutoff, in days."""
+    cutoffs = compute_cutoffs(Settings.model_validate(values), NOW)
+    return {name: (NOW - getattr(cutoffs, name)) / timedelta(days=1) for name in cutoffs.__slots__}
 
 
 def test_rows_are_kept_as_long_as_the_contract_says() -> None:
     """The defaults."""
     assert days() == {
-        "ids": 17,
+        "event_ids": 17,
         "webhooks": 90,
         "bodies": 30,
         "failures": 180,
@@ -29,21 +29,21 @@ def test_rows_are_kept_as_long_as_the_contract_says() -> None:
 
 
 @pytest.mark.parametrize("wanted", [0, 16.9])
-def test_event_ids_stay_whatever_is_set(wanted: float) -> None:
-    """Three days in which Meld sends a webhook again, and fourteen more."""
+def test_event_ids_are_kept_whatever_is_set(wanted: float) -> None:
+    """For the three days in which Meld retries a webhook, and fourteen more."""
     assert days(retain_webhooks_days=wanted)["webhooks"] == 17
 
 
-def test_what_would_still_be_taken_is_still_known() -> None:
-    """Where old signatures are accepted for longer, ids stay for longer."""
-    bounds = days(retain_webhooks_days=20, webhook_max_age_seconds=30 * 86400, webhook_max_skew_seconds=86400)
+def test_event_ids_are_kept_as_long_as_their_signature_is_accepted() -> None:
+    """If old signatures are accepted for longer, event ids are kept for longer."""
+    cutoffs = days(retain_webhooks_days=20, webhook_max_age_seconds=30 * 86400, webhook_max_skew_seconds=86400)
 
-    assert (bounds["ids"], bounds["webhooks"]) == (31, 31)
+    assert (cutoffs["event_ids"], cutoffs["webhooks"]) == (31, 31)
 
 
-def test_nothing_need_be_kept_but_ids() -> None:
-    """0 days is as soon as it is allowed to."""
+def test_only_event_ids_have_a_minimum() -> None:
+    """0 days: rows expire as soon as no read or delivery needs them."""
     names = ("bodies", "failures", "observations", "events", "deliveries", "rejections")
-    bounds = days(**{f"retain_{name}_days": 0 for name in names})
+    cutoffs = days(**{f"retain_{name}_days": 0 for name in names})
 
-    assert [bounds[name] for name in names] == [0] * 6
+    assert [cutoffs[name] for name in names] == [0] * 6

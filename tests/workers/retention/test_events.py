@@ -23,7 +23,7 @@ CUTS = st.one_of(st.none(), st.integers(0, 30))
 
 @pytest.fixture
 def past(database: Database) -> Past:
-    """A past that nothing has happened in yet, on each database."""
+    """An empty history, on each database."""
     return Past(database)
 
 
@@ -35,8 +35,8 @@ def sequences(past: Past) -> list[int]:
     return [row["sequence"] for row in past.rows(EventRow, col(EventRow.position))]
 
 
-def owe(past: Past, position: int, **steps: object) -> None:
-    """Owe an event of the past to a subscription."""
+def add_delivery(past: Past, position: int, **steps: object) -> None:
+    """Insert a delivery of a past event."""
     with past.database.read() as session:
         event = session.exec(select(EventRow).where(EventRow.position == position)).one()
     usual = {"subscription_id": "s1", "connection_id": "a", "position": position, "type": event.type}
@@ -51,8 +51,8 @@ def cut(start: datetime, minutes: int | None) -> datetime | None:
 @given(
     st.lists(st.tuples(random_reads(), CUTS, CUTS), min_size=2, max_size=4), st.sets(st.sampled_from(IDS), min_size=1)
 )
-def test_the_fold_is_exact_without_the_oldest_events(past: Past, made: list, ids: set[str]) -> None:
-    """However events and observations go, each by its own age: folding finds no difference, and the rest stays."""
+def test_the_projection_is_exact_without_the_oldest_events(past: Past, made: list, ids: set[str]) -> None:
+    """Whichever old events and observations are removed: the check finds no difference, the others are kept."""
     past.clear()
     start = past.tick()
     for reads, events, observations in made:
@@ -68,10 +68,10 @@ def test_the_fold_is_exact_without_the_oldest_events(past: Past, made: list, ids
 
 @EXAMPLES
 @given(st.tuples(random_reads(), random_reads()), CUTS, CUTS, st.data())
-def test_damage_is_mended_without_the_oldest_events(
+def test_damage_is_repaired_without_the_oldest_events(
     past: Past, made: tuple[list[Read], ...], events: int | None, observations: int | None, data: st.DataObject
 ) -> None:
-    """A lost mirror comes back with its number, and a lost event as it was; nothing that was removed is told again."""
+    """A lost mirror and a lost event are restored as they were; removed events are not appended again."""
     past.clear()
     start = past.tick()
     past.make_reads(*made[0])
@@ -79,8 +79,8 @@ def test_damage_is_mended_without_the_oldest_events(
     past.make_reads(*made[1])
     past.remove_observations(*IDS, before=cut(start, observations))
     before = past.all()
-    told = [row["id"] for row in before["event"]]
-    lost = data.draw(st.sampled_from(told)) if told else ""
+    stored = [row["id"] for row in before["event"]]
+    lost = data.draw(st.sampled_from(stored)) if stored else ""
     covered = past.check()
     with past.database.write() as session:
         session.connection().execute(text("DELETE FROM connection"))
@@ -92,15 +92,15 @@ def test_damage_is_mended_without_the_oldest_events(
     assert all(each.is_mended for each in mended)
     assert past.check() == []
     assert facts(before["mirror"]) == facts(past.all()["mirror"])
-    assert set(told) - {lost} <= {row["id"] for row in past.all()["event"]} <= set(told)
+    assert set(stored) - {lost} <= {row["id"] for row in past.all()["event"]} <= set(stored)
 
 
 def facts(mirror: list[dict]) -> list[dict]:
     return [{name: row[name] for name in row if name not in {"checked_at", "reconcile_run_id"}} for row in mirror]
 
 
-def test_what_goes_is_noted(past: Past) -> None:
-    """Where the rest begins, and the number that it goes on from; nothing is written where nothing goes."""
+def test_removal_moves_the_event_baseline(past: Past) -> None:
+    """The event baseline has the last removed observation and sequence; it is written only if events are removed."""
     statuses(past, "A", "B", "C", "D")
 
     some = past.remove_events("a", before=BEGAN + timedelta(minutes=2))
@@ -116,11 +116,11 @@ def test_what_goes_is_noted(past: Past) -> None:
     assert len(past.rows(ObservationRow)) == 5
 
 
-def test_what_is_owed_stays_with_all_behind_it(past: Past) -> None:
-    """Pending or given up: its event stays, as do later ones of its connection; those of others go."""
+def test_a_pending_event_is_kept_with_all_later_ones(past: Past) -> None:
+    """An event with a pending or dead delivery is kept, and with it the later ones of its connection."""
     statuses(past, "A", "B", "C", "D")
     past.make_reads(Read("b", document("b")))
-    owe(past, 2, dead_at=utcnow())
+    add_delivery(past, 2, dead_at=utcnow())
 
     kept = past.remove_events("a", "b")
     left = sequences(past)
@@ -131,16 +131,16 @@ def test_what_is_owed_stays_with_all_behind_it(past: Past) -> None:
     assert (past.remove_events("a"), sequences(past)) == (3, [])
 
 
-def test_what_was_given_up_long_ago_holds_nothing(past: Past) -> None:
-    """A dead delivery goes in the same run, after the time that failures are kept."""
+def test_an_old_dead_delivery_keeps_no_event(past: Past) -> None:
+    """A dead delivery older than failures are kept does not keep its event."""
     statuses(past, "A", "B")
-    owe(past, 1, dead_at=utcnow() - timedelta(days=181))
+    add_delivery(past, 1, dead_at=utcnow() - timedelta(days=181))
 
     assert past.remove_events("a") == 2
 
 
-def test_what_a_rebuild_told_is_as_young_as_that(past: Past) -> None:
-    """An event that was appended today stays for its time, although its read was long ago."""
+def test_the_age_of_a_rebuilt_event_counts_from_the_rebuild(past: Past) -> None:
+    """The age of an event that a rebuild appended counts from the rebuild, not from its read."""
     statuses(past, "A", "B")
     with past.database.write() as session:
         session.connection().execute(text("DELETE FROM event WHERE sequence = 1"))
@@ -151,24 +151,24 @@ def test_what_a_rebuild_told_is_as_young_as_that(past: Past) -> None:
     assert past.remove_events("a", before=utcnow() + timedelta(days=1)) == 2
 
 
-def test_events_of_one_read_go_together(past: Past) -> None:
-    """Where one of them is owed the other stays, too."""
+def test_events_of_one_read_are_removed_together(past: Past) -> None:
+    """If one of them has a pending delivery, the other is kept, too."""
     past.make_reads(Read("a", document("a")), Read("a", document("a", "B", activeDuplicateConnectionId="b")))
-    owe(past, 3)
+    add_delivery(past, 3)
 
     assert [row["observation_id"] for row in past.rows(EventRow, col(EventRow.position))] == [1, 2, 2]
     assert (past.remove_events("a"), sequences(past)) == (1, [2, 3])
 
 
-def test_a_long_history_goes_in_parts(past: Past) -> None:
-    """No commit removes more than so many events, and all together as many as were foretold."""
+def test_a_long_history_is_removed_in_parts(past: Past) -> None:
+    """No commit removes more than ``MAX_EVENTS``, and all together remove as many as were counted before."""
     statuses(past, *(f"STATUS_{number}" for number in range(MAX_EVENTS + 3)))
-    bounds = compute_cutoffs(Settings(retain_events_days=0), utcnow())
+    cutoffs = compute_cutoffs(Settings(retain_events_days=0), utcnow())
     with past.database.read() as session:
-        foretold = count_removable_events(session, "a", bounds)
+        counted = count_removable_events(session, "a", cutoffs)
 
     parts = [past.remove_events("a"), past.remove_events("a"), past.remove_events("a")]
 
-    assert foretold == sum(parts) == MAX_EVENTS + 3
+    assert counted == sum(parts) == MAX_EVENTS + 3
     assert max(parts) <= MAX_EVENTS
     assert past.check() == []

@@ -17,7 +17,7 @@ EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.
 
 @pytest.fixture
 def past(database: Database) -> Past:
-    """A past that nothing has happened in yet, on each database."""
+    """An empty history, on each database."""
     return Past(database)
 
 
@@ -31,8 +31,8 @@ def statuses(past: Past, *made: str) -> None:
 
 @EXAMPLES
 @given(st.lists(random_reads(), min_size=2, max_size=4), st.sets(st.sampled_from(IDS), min_size=1))
-def test_the_fold_is_exact_behind_a_baseline(past: Past, made: list[list], ids: set[str]) -> None:
-    """However often the oldest observations are removed in between, folding the others finds no difference."""
+def test_the_projection_is_exact_after_a_baseline(past: Past, made: list[list], ids: set[str]) -> None:
+    """However often the oldest observations are removed meanwhile: the check finds no difference."""
     past.clear()
     for reads in made:
         past.make_reads(*reads)
@@ -43,8 +43,8 @@ def test_the_fold_is_exact_behind_a_baseline(past: Past, made: list[list], ids: 
 
 @EXAMPLES
 @given(random_reads(), random_reads())
-def test_damage_behind_a_baseline_is_mended_to_the_same(past: Past, made: list[Read], later: list[Read]) -> None:
-    """What was lost after the baseline comes back just as it was, although what led there is gone."""
+def test_damage_after_a_baseline_is_repaired_exactly(past: Past, made: list[Read], later: list[Read]) -> None:
+    """Damaged mirror rows are restored exactly, although the observations before the baseline are gone."""
     past.clear()
     past.make_reads(*made)
     past.remove_observations(*IDS)
@@ -60,8 +60,8 @@ def test_damage_behind_a_baseline_is_mended_to_the_same(past: Past, made: list[R
     assert before["mirror"] == past.all()["mirror"]
 
 
-def test_the_newest_observation_and_what_is_young_stay(past: Past) -> None:
-    """Only what had its answer before the time is taken in, and never the newest of a connection."""
+def test_the_newest_observation_and_young_ones_are_kept(past: Past) -> None:
+    """Only observations that ended before the time are removed, and never a connection's newest."""
     statuses(past, "A", "B", "C", "D")
 
     some = past.remove_observations("a", before=BEGAN + timedelta(minutes=2))
@@ -75,8 +75,8 @@ def test_the_newest_observation_and_what_is_young_stay(past: Past) -> None:
     assert (baseline["observation_id"], baseline["mirror"]["status"], baseline["mirror"]["sequence"]) == (3, "C", 3)
 
 
-def test_events_of_what_is_forgotten_may_go_or_stay(past: Past) -> None:
-    """Neither their being there nor their absence is a difference; those of the rest are looked for."""
+def test_events_of_removed_observations_may_go_or_stay(past: Past) -> None:
+    """The check ignores the events of removed observations, and requires those of the others."""
     statuses(past, "A", "B", "C")
     past.remove_observations("a")
     kept = past.check()
@@ -97,8 +97,8 @@ def test_events_of_what_is_forgotten_may_go_or_stay(past: Past) -> None:
 
 
 @pytest.mark.parametrize(("dropped", "forgotten"), [(3, 3), (4, 2), (2, 3), (1, 1)])
-def test_the_number_of_events_is_known_although_they_are_gone(past: Past, dropped: int, forgotten: int) -> None:
-    """Whichever went first, or further: the mirror of any time that is left has the number that it had."""
+def test_the_sequence_of_removed_events_is_known(past: Past, dropped: int, forgotten: int) -> None:
+    """Whichever was removed first or further: the baseline's mirror has the sequence that it had."""
     statuses(past, "A", "B", "C", "D", "E")
     past.remove_events("a", before=BEGAN + timedelta(minutes=dropped))
     past.remove_observations("a", before=BEGAN + timedelta(minutes=forgotten))
@@ -108,8 +108,8 @@ def test_the_number_of_events_is_known_although_they_are_gone(past: Past, droppe
     assert past.check() == []
 
 
-def test_a_mirror_that_is_lost_comes_back_from_the_baseline(past: Past) -> None:
-    """All that is left of the past is enough for the whole row."""
+def test_a_lost_mirror_is_restored_from_the_baseline(past: Past) -> None:
+    """Baseline and kept observations are enough to restore the whole row."""
     past.make_reads(Read("a", document("a", duplicateConnectionIds=["b"], institutionName="Bank")), Read("a", None))
     before = past.all()["mirror"]
     past.remove_observations("a")

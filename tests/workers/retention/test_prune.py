@@ -20,7 +20,7 @@ from schemas import tables
 from tests.end_to_end.manual_time import empty
 from tests.support import row_factory
 from tests.support.scripted_consumer import subscribe
-from tests.support.scripted_meld import ScriptedReader, refresh_on
+from tests.support.scripted_meld import ScriptedReader, make_refetcher
 from tests.support.scripted_meld import found as seen
 from tests.support.soak import rounds
 from tests.support.webhook_factory import body, store
@@ -44,7 +44,7 @@ def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def left(database: Database) -> dict[str, set[int]]:
-    """Return the keys of the rows that are there; of the webhooks also those without a body."""
+    """Return the keys of the stored rows; of the webhooks also those without a body."""
     with database.read() as session:
         return {
             "webhooks": set(session.exec(select(tables.WebhookRow.id)).all()),
@@ -58,14 +58,14 @@ def left(database: Database) -> dict[str, set[int]]:
 
 @EXAMPLES
 @given(stored_rows(), retentions())
-def test_what_may_go_goes_and_nothing_else(database: Database, estate: StoredRows, retention: Settings) -> None:
-    """Whatever is stored, how old it is and what is set: by the rules, word for word; a second run finds nothing."""
+def test_expired_rows_are_removed_and_no_others(database: Database, stored: StoredRows, retention: Settings) -> None:
+    """For any rows, ages and settings the oracle's rows are removed, and no others; a second run removes nothing."""
     empty(database)
-    row_factory.store(database, *estate.rows(utcnow()))
-    gone = estate.may_go(retention)
+    row_factory.store(database, *stored.rows(utcnow()))
+    gone = stored.find_removable(retention)
     before, there = everything(database), left(database)
 
-    told = make_prune(database, retention).preview()
+    previewed = make_prune(database, retention).preview()
     unchanged = everything(database)
     removed = make_prune(database, retention).run(who="me")
     after = left(database)
@@ -82,13 +82,13 @@ def test_what_may_go_goes_and_nothing_else(database: Database, estate: StoredRow
     }
     counts = {kind: len(gone[kind]) for kind in KINDS}
     counts["failures"] += len(gone["dead"])
-    assert (told, removed, again) == (counts, counts, dict.fromkeys(KINDS, 0))
+    assert (previewed, removed, again) == (counts, counts, dict.fromkeys(KINDS, 0))
 
 
 @settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(random_reads(), MINUTES, MINUTES), min_size=2, max_size=4))
-def test_the_fold_equals_the_live_tables_whatever_was_pruned(database: Database, made: list[Any]) -> None:
-    """Random histories with prunes in between, each with bounds of its own: none finds anything to mend."""
+def test_the_projection_equals_the_live_tables_whatever_was_pruned(database: Database, made: list[Any]) -> None:
+    """Random histories with prunes in between, each with cutoffs of its own: no rebuild finds a difference."""
     past = Past(database)
     past.clear()
     start = past.tick()
@@ -114,7 +114,7 @@ NOTHING_KEPT = Settings.model_validate({f"retain_{name}_days": 0 for name in (*K
 
 
 def test_a_repeat_is_known_without_its_body(database: Database) -> None:
-    """What Meld sends again after its body went, or as late as it may, is a repeat: it is counted, and read no more."""
+    """A webhook that Meld repeats after its body was emptied is a duplicate: counted, but not read again."""
     sent = body("c1", event_id="e1")
     store(database, sent)
     with database.write() as session:
@@ -136,15 +136,15 @@ def test_a_repeat_is_known_without_its_body(database: Database) -> None:
 
 
 def test_a_repeat_keeps_an_old_event_id(database: Database) -> None:
-    """It is the last delivery that counts."""
+    """Its age counts from the last delivery."""
     old, young = utcnow() - timedelta(days=300), utcnow() - timedelta(days=1)
     row_factory.store(database, row_factory.webhook(received_at=old, processed_at=old, delivered_at=young))
 
     assert make_prune(database).run(who="me")["webhooks"] == 0
 
 
-def test_many_rows_go_window_by_window_in_small_commits(database: Database) -> None:
-    """More than are looked at at once; after each commit others have their turn, for as long as it took."""
+def test_many_rows_are_removed_window_by_window_in_small_commits(database: Database) -> None:
+    """More rows than one window has are removed in batches of limited size, with a pause after each commit."""
     old = utcnow() - timedelta(days=100)
     webhooks = [row_factory.webhook(received_at=old, delivered_at=old, processed_at=old) for _ in range(1_203)]
     row_factory.store(database, *webhooks[:700], row_factory.webhook("young", received_at=utcnow()), *webhooks[700:])
@@ -156,7 +156,7 @@ def test_many_rows_go_window_by_window_in_small_commits(database: Database) -> N
         return False
 
     counts: list[int] = []
-    removed = make_prune(database, wait=wait, most=100).run(counts.append, who="me")
+    removed = make_prune(database, wait=wait, max_batch_rows=100).run(counts.append, who="me")
 
     assert removed["webhooks"] == 1_203
     assert max(before - after for before, after in pairwise(rests)) <= 100
@@ -165,8 +165,8 @@ def test_many_rows_go_window_by_window_in_small_commits(database: Database) -> N
     assert counts == sorted(counts)
 
 
-def test_it_ends_behind_what_is_young(database: Database) -> None:
-    """Rows come in the order of their keys: where a whole window is young, what lies behind is not looked at."""
+def test_the_scan_ends_after_a_young_window(database: Database) -> None:
+    """Rows are in the order of their keys: the scan ends after a window without old rows."""
     old = utcnow() - timedelta(days=100)
     young = [row_factory.webhook(processed_at=old, received_at=utcnow()) for _ in range(WINDOW_ROWS)]
     row_factory.store(
@@ -177,7 +177,7 @@ def test_it_ends_behind_what_is_young(database: Database) -> None:
 
 
 def test_one_runs_at_a_time(database: Database) -> None:
-    """Another is refused, and a dry run is not; after it has ended the other one may."""
+    """A second run is refused while one has the lease, a dry run is not; afterwards the second run may start."""
     old = utcnow() - timedelta(days=100)
     row_factory.store(database, row_factory.webhook(received_at=old, delivered_at=old, processed_at=old))
     other = make_prune(database, holder="you")
@@ -197,8 +197,8 @@ def test_one_runs_at_a_time(database: Database) -> None:
     assert other.run(who="you")["webhooks"] == 0
 
 
-def test_one_that_was_told_to_end_is_due_again(database: Database) -> None:
-    """At once, where it would have been a day later; what it has removed is removed, and noted."""
+def test_an_interrupted_run_is_due_again(database: Database) -> None:
+    """An interrupted run is due at once, not a day later; its removed rows stay removed and are in the audit entry."""
     old = utcnow() - timedelta(days=100)
     row_factory.store(
         database, *(row_factory.webhook(received_at=old, delivered_at=old, processed_at=old) for _ in range(9))
@@ -207,9 +207,9 @@ def test_one_that_was_told_to_end_is_due_again(database: Database) -> None:
     first = make_prune(database)
     never = first.is_due(86400)
 
-    with pytest.raises(PruneError, match="told to end"):
-        make_prune(database, wait=lambda _seconds: next(waits), most=3).run(who="clock")
-    left = acts(database)[0].details["webhooks"]
+    with pytest.raises(PruneError, match="Prune was stopped"):
+        make_prune(database, wait=lambda _seconds: next(waits), max_batch_rows=3).run(who="clock")
+    left = audit_entries(database)[0].details["webhooks"]
 
     assert 0 < left < 9
     assert (never, first.is_due(86400)) == (False, False)
@@ -220,26 +220,26 @@ def test_one_that_was_told_to_end_is_due_again(database: Database) -> None:
     assert not first.is_due(86400)
 
 
-def acts(database: Database) -> list[tables.AuditRow]:
+def audit_entries(database: Database) -> list[tables.AuditRow]:
     with database.read() as session:
         return list(session.exec(select(tables.AuditRow).order_by(col(tables.AuditRow.id))).all())
 
 
-def test_what_was_removed_is_noted_and_counted(database: Database) -> None:
-    """One act a run, in whose name it was, with the numbers by kind; the process counts them, too."""
+def test_removed_rows_are_audited_and_counted(database: Database) -> None:
+    """Each run has one audit entry with its actor and the numbers by kind; metrics count the rows, too."""
     old = utcnow() - timedelta(days=100)
     row_factory.store(database, row_factory.webhook(received_at=old, delivered_at=old, ignored_at=old))
     metrics = Metrics()
 
     make_prune(database, metrics=metrics).run(who="clock")
 
-    (act,) = acts(database)
-    assert (act.who, act.act, act.details) == ("clock", "rows.pruned", {**dict.fromkeys(KINDS, 0), "webhooks": 1})
+    (entry,) = audit_entries(database)
+    assert (entry.who, entry.act, entry.details) == ("clock", "rows.pruned", {**dict.fromkeys(KINDS, 0), "webhooks": 1})
     assert metrics.registry.get_sample_value("meldwatch_rows_pruned_total", {"kind": "webhooks"}) == 1
 
 
-def test_a_row_that_changes_meanwhile_is_looked_at_again(database: Database) -> None:
-    """What was found and is owed by the time that it would be removed stays."""
+def test_a_row_that_changes_meanwhile_is_checked_again(database: Database) -> None:
+    """A row that was found, but is needed again before its removal, is kept."""
     old = utcnow() - timedelta(days=200)
     failed = row_factory.webhook("w", received_at=old, delivered_at=old, failed_at=old)
     delivery = tables.DeliveryRow(
@@ -258,8 +258,8 @@ def test_a_row_that_changes_meanwhile_is_looked_at_again(database: Database) -> 
     assert make_prune(database, wait=wait).run(who="me")["failures"] == 0
 
 
-def test_what_somebody_has_locked_is_passed_over(postgres_url: str) -> None:
-    """It neither waits for others nor makes them wait for long; the next one takes it."""
+def test_locked_rows_are_skipped(postgres_url: str) -> None:
+    """Prune does not wait for locked rows; the next run removes them."""
     database = Database(postgres_url)
     old = utcnow() - timedelta(days=100)
     row_factory.store(
@@ -274,28 +274,28 @@ def test_what_somebody_has_locked_is_passed_over(postgres_url: str) -> None:
     database.close()
 
 
-def test_a_prune_beside_everybody_loses_nothing(database: Database, reader: ScriptedReader) -> None:
-    """Webhooks come twice and are read, some events are owed, rebuilds look on: what is owed stays, the rest goes."""
-    refresh = refresh_on(database, reader)
+def test_a_prune_beside_workers_loses_nothing(database: Database, reader: ScriptedReader) -> None:
+    """Beside duplicate webhooks, reads, pending deliveries and rebuilds: needed rows are kept, the others removed."""
+    refetcher = make_refetcher(database, reader)
     subscribe(database, types=["connection.status_reason_changed"])
     past, found = Past(database), list[Any]()
 
-    def work(number: int) -> None:
+    def read_webhook(number: int) -> None:
         id_ = f"c{number % 3}"
         told = {"statusReason": f"REASON_{number}"} if id_ == "c2" else {"status": f"STATUS_{number}"}
         reader.answers[id_] = seen(id_, **told)
         sent = body(id_, event_id=f"e{number}")
         store(database, sent, sent)
-        refresh.refresh(id_)
+        refetcher.refetch(id_)
 
     beside = (
-        lambda: make_prune(database, NOTHING_KEPT, most=7).run(who="me"),
+        lambda: make_prune(database, NOTHING_KEPT, max_batch_rows=7).run(who="me"),
         lambda: found.extend(past.check()),
         lambda: found.extend(past.repair()),
     )
-    with again_and_again(*beside):
+    with repeated_in_threads(*beside):
         for number in range(60):
-            work(number)
+            read_webhook(number)
     make_prune(database, NOTHING_KEPT).run(who="me")
 
     assert found == past.check() == []
@@ -309,23 +309,23 @@ def test_a_prune_beside_everybody_loses_nothing(database: Database, reader: Scri
         ("STATUS_57", None, 20), ("STATUS_58", None, 20), ("ACTIVE", "REASON_59", 20)
     ]  # fmt: skip
     assert len(past.rows(tables.ObservationRow)) == 3
-    # Of each event of the third but the first, somebody has yet to be told.
-    owed = [row["position"] for row in past.rows(tables.DeliveryRow, col(tables.DeliveryRow.id))]
-    assert owed == [row["position"] for row in past.rows(tables.EventRow, col(tables.EventRow.position))]
-    assert len(owed) == 19
+    # All events of the third connection but the first have a pending delivery.
+    pending = [row["position"] for row in past.rows(tables.DeliveryRow, col(tables.DeliveryRow.id))]
+    assert pending == [row["position"] for row in past.rows(tables.EventRow, col(tables.EventRow.position))]
+    assert len(pending) == 19
 
 
 @contextmanager
-def again_and_again(*works: Callable[[], object]) -> Iterator[None]:
-    """Do things in threads of their own, again and again, while the block runs; raise what went wrong in one."""
+def repeated_in_threads(*works: Callable[[], object]) -> Iterator[None]:
+    """Repeat functions in threads of their own while the block runs; raise the first error."""
     is_over = threading.Event()
 
-    def go_on(work: Callable[[], object]) -> None:
+    def repeat(work: Callable[[], object]) -> None:
         while not is_over.is_set():
             work()
 
     with ThreadPoolExecutor(len(works)) as pool:
-        done = [pool.submit(go_on, work) for work in works]
+        done = [pool.submit(repeat, work) for work in works]
         try:
             yield
         finally:

@@ -14,25 +14,28 @@ from tests.support.scripted_meld import document
 from tests.workers.retention.retention_oracle import make_prune
 from workers.retention.rules import KINDS
 
-LARGE = "webhook|delivery|rejection|observation|event|job|connection"
-"""The tables that grow. The lease, the acts and the subscriptions are few."""
+LARGE = "webhook|delivery|rejection|observation|event|read_request|connection"
+"""The tables that grow. Leases, audit entries and subscriptions are few."""
 
 KEYS: tuple[Any, ...] = tuple(
     col(key)
     for key in (
-        tables.WebhookRow.id, tables.ObservationRow.id, tables.DeliveryRow.id, tables.RejectionRow.id, tables.EventRow.position,
+        tables.WebhookRow.id, tables.ObservationRow.id, tables.DeliveryRow.id, tables.RejectionRow.id,
+        tables.EventRow.position,
     )
 )  # fmt: skip
 
 
 def old_rows() -> list[SQLModel]:
-    """Return a row of each kind that may go, with all that is asked about it."""
+    """Return a removable row of each kind, with the rows that its rule looks up."""
     old = utcnow() - timedelta(days=1000)
     usual = {"subscription_id": "s", "connection_id": "z", "type": "t", "created_at": old, "outcomes": []}
     seen = {"account_id": "a", "trigger": "clock", "webhook_event_ids": [], "found": True, "digest": "d"}
     return [
         row_factory.webhook(id=1, connection_id="z", received_at=old, delivered_at=old, processed_at=old),
-        row_factory.webhook(id=2, connection_id="z", received_at=old, delivered_at=old, failed_at=old, hint_status="DELETED"),
+        row_factory.webhook(
+            id=2, connection_id="z", received_at=old, delivered_at=old, failed_at=old, hint_status="DELETED"
+        ),
         row_factory.webhook(id=3, connection_id="z", received_at=old, delivered_at=utcnow(), processed_at=old),
         row_factory.job("z", requested=1, failed_at=old),
         row_factory.connection("z", status="DELETED"),
@@ -53,10 +56,10 @@ def old_rows() -> list[SQLModel]:
 
 
 def test_every_row_is_found_by_a_key(database: Database) -> None:
-    """No statement of a prune goes through a whole table, although the database knows how many rows there are."""
+    """No statement of a prune scans a whole table, although the database's statistics are up to date."""
     query_plans.fill(database)
     with database.write() as session:
-        # What is old has come first: the crowd's first rows make room for it.
+        # Old rows have the lowest keys: move the first ones of the crowd away.
         for key in KEYS:
             session.exec(update(key.class_).where(key <= 3).values({key.key: key + 1_000_000}))
         session.connection().execute(text("ANALYZE"))
@@ -74,10 +77,10 @@ def test_every_row_is_found_by_a_key(database: Database) -> None:
 
 @pytest.mark.parametrize("hint", [None, "ACTIVE"])
 @pytest.mark.parametrize("mirror", [None, "ACTIVE", "DELETED"])
-def test_what_tells_of_a_deletion_stays_until_the_mirror_does(
+def test_evidence_of_a_deletion_is_kept_until_the_mirror_is_deleted(
     database: Database, mirror: str | None, hint: str | None
 ) -> None:
-    """A 404 is believed for its sake; every other hint goes, as does one of DELETED that the mirror has heard."""
+    """A read's 404 is believed because of it; other hints are removed, also DELETED once the mirror is deleted."""
     old = utcnow() - timedelta(days=1000)
     steps = {"received_at": old, "delivered_at": old, "processed_at": old}
     row_factory.store(
