@@ -134,7 +134,7 @@ class ProcessComposition:
         deliver = self._make_dispatcher(handler_pool)
         declare_actors(self.broker, refetcher, deliver)
         self.components.append(
-            WorkerThreads(self.broker, refetcher, deliver, threads=self._threads, cut=handler_pool.close)
+            WorkerThreads(self.broker, refetcher, deliver, threads=self._threads, end_handlers=handler_pool.close)
         )
 
     def _register_handlers(self, handlers: Sequence[Handler]) -> None:
@@ -163,8 +163,8 @@ class ProcessComposition:
         fresh_seconds = self.settings.reread_after_seconds
         scheduler = Scheduler(
             database=self.database,
-            call=self._notify_workers,
-            push=self._notify_dispatchers,
+            notify_readers=self._notify_workers,
+            notify_dispatchers=self._notify_dispatchers,
             holder=holder,
             fresh_seconds=fresh_seconds,
         )

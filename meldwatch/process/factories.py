@@ -18,7 +18,7 @@ from runtime.security.encryption import Encryption
 from runtime.settings import Settings
 from service.ingest.signature import SignatureVerifier, TimestampWindow
 from service.ingest.webhook_insert import make_webhook_table
-from service.reconcile.run import Reconcile
+from service.reconcile.run import Reconciler
 from service.rejected.reverify import RejectionReverifier
 from service.replay.manage import ReplayManager
 from service.subscriptions.manage import SubscriptionManager
@@ -37,18 +37,18 @@ def make_reconcile(
     holder: str,
     wait: Callable[[float], bool],
     notify: Callable[[], None] = lambda: None,
-) -> Reconcile:
+) -> Reconciler:
     """Make the runner of a reconcile. The caller has checked that the settings have credentials for Meld."""
-    return Reconcile(
+    return Reconciler(
         database=database,
         lister=MeldClient.from_settings(settings, connections=1),
-        adopt=BulkImport(database=database),
-        call=call,
+        import_connections=BulkImport(database=database),
+        notify_workers=call,
         clock=utcnow,
         holder=holder,
         lease_seconds=settings.lease_seconds,
         wait=wait,
-        notify=notify,
+        notify_feed=notify,
     )
 
 

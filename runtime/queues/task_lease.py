@@ -1,5 +1,6 @@
 """Task lease: a database row that lets one process at a time run a task (scheduler, reconcile, retention, replay)."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, or_, update
@@ -48,6 +49,23 @@ class TaskLease:
         )
         now = self._database.now()
         session.exec(lease.values(until=now, ran_at=now if is_run_complete else TaskLeaseRow.ran_at))
+
+    def begin_run(self, session: Session) -> None:
+        """Mark a run as begun, if this process holds the lease.
+
+        If the run is interrupted before ``complete_run``, the task is due as soon as no process holds the lease.
+        """
+        self._set_ran_at(session, None)
+
+    def complete_run(self, session: Session, began_at: datetime) -> None:
+        """Mark a run as complete, if this process holds the lease; the next one is due counted from ``began_at``."""
+        self._set_ran_at(session, began_at)
+
+    def _set_ran_at(self, session: Session, ran_at: datetime | None) -> None:
+        lease = update(TaskLeaseRow).where(
+            col(TaskLeaseRow.name) == self._name, col(TaskLeaseRow.holder) == self._holder
+        )
+        session.exec(lease.values(ran_at=ran_at))
 
     def is_due(self, session: Session, every_seconds: float) -> bool:
         """Return whether no process holds the lease and the last run is old enough, or was begun and never completed.

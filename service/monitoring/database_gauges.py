@@ -17,10 +17,9 @@ from schemas.message_names import PRUNE_LEASE
 from schemas.tables import ReadRequestRow, ReconcileRunRow, TaskLeaseRow, WebhookRow
 from service.feed import notifier
 from service.ingest.webhook_state import in_state
-from service.monitoring import read_backlog
+from service.monitoring import delivery_backlog, read_backlog
 from service.reconcile.drift import KINDS
 from service.resources import duplicates
-from service.scheduler import due_deliveries
 
 GAUGE_MAX_AGE = timedelta(seconds=5)
 """How long a measurement is served again, however often Prometheus scrapes."""
@@ -75,7 +74,7 @@ def _measure(database: Database, session: Session) -> dict[str, float]:
 
 
 def _outbox_gauges(database: Database, session: Session) -> dict[str, float]:
-    backlog = due_deliveries.measure(database, session)
+    backlog = delivery_backlog.measure(database, session)
     return {
         "meldwatch_deliveries_pending": backlog.pending,
         "meldwatch_oldest_due_delivery_seconds": backlog.oldest_seconds,

@@ -1,43 +1,51 @@
-"""Report: what a reconcile came to, as its row counts it and as an operator reads it."""
+"""Report of a reconcile: the drift by kind with examples, as its row counts it and as an operator reads it."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from schemas.tables import ReconcileRunRow
-from service.reconcile.drift import KINDS, MOST_EXAMPLES, Kind
+from service.reconcile.drift import KINDS, MAX_EXAMPLES, DriftKind
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
-    """What a reconcile came to."""
+    """The result of a reconcile.
+
+    Attributes:
+        pages: Pages of Meld's list.
+        listed: Connections on them.
+        unreadable: Items that could not be parsed.
+        drift: The number of connections that differed, by kind.
+        examples: The ids of a few of them, by kind.
+    """
 
     pages: int
     listed: int
     unreadable: int
-    drift: dict[Kind, int]
+    drift: dict[DriftKind, int]
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def is_clean(self) -> bool:
-        """Whether the mirror was as Meld says."""
+        """Whether the mirror agreed with Meld."""
         return not any(self.drift.values())
 
 
-def report_of(sweep: ReconcileRunRow) -> ReconcileReport:
-    """Return what a reconcile came to, or has come to so far."""
+def make_report(run: ReconcileRunRow) -> ReconcileReport:
+    """Return the result of a reconcile, or its result so far."""
     return ReconcileReport(
-        pages=sweep.pages,
-        listed=sweep.listed,
-        unreadable=sweep.unreadable,
-        drift={kind: getattr(sweep, kind) for kind in KINDS},
-        examples=sweep.examples,
+        pages=run.pages,
+        listed=run.listed,
+        unreadable=run.unreadable,
+        drift={kind: getattr(run, kind) for kind in KINDS},
+        examples=run.examples,
     )
 
 
-def count(sweep: ReconcileRunRow, kind: Kind, ids: Collection[str]) -> None:
-    """Add connections to one kind of drift, and keep a few as examples."""
+def add_drift(run: ReconcileRunRow, kind: DriftKind, ids: Collection[str]) -> None:
+    """Count connections as drift of a kind, and keep a few as examples."""
     if not ids:
         return
-    setattr(sweep, kind, getattr(sweep, kind) + len(ids))
-    known = sweep.examples.get(kind, [])
-    sweep.examples = {**sweep.examples, kind: [*known, *ids][:MOST_EXAMPLES]}
+    setattr(run, kind, getattr(run, kind) + len(ids))
+    examples = run.examples.get(kind, [])
+    run.examples = {**run.examples, kind: [*examples, *ids][:MAX_EXAMPLES]}

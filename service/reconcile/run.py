@@ -1,312 +1,249 @@
-"""Reconcile: page through Meld's list, and mend what the mirror has otherwise. What differed is the drift.
+"""Reconcile: compare Meld's whole list with the mirror, page by page, and repair the drift.
 
-Every page is one commit with the place that it ends at, so that a reconcile that was killed goes on behind its last
-page. One runs at a time, whichever process it is in. It heeds the workers' pause, and raises it as they do.
+Each page is one commit, together with the cursor at which it ends. So a reconcile that was killed resumes behind its
+last page. A task lease lets one process at a time reconcile.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Protocol
 
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from runtime import audit, logs
+from runtime import audit
 from runtime.clock import Clock
 from runtime.database import Database
 from runtime.errors import MeldwatchError, OutOfReachError
-from runtime.queues import circuit_breaker, reads
+from runtime.queues import reads
 from runtime.queues.task_lease import TaskLease
-from schemas.meld.connection import TERMINAL, Snapshot
-from schemas.meld.read_outcome import ListPage, PageOutcome, Refused, Throttled, Unavailable, Unreadable
-from schemas.tables import ConnectionRow, ReadRequestRow, ReconcileRunRow, TaskLeaseRow
-from service.reconcile.drift import compare
-from service.reconcile.report import ReconcileReport, count, report_of
+from schemas.meld.connection import TERMINAL_STATUSES, Snapshot
+from schemas.meld.read_outcome import ListPage
+from schemas.tables import ConnectionRow, ReadRequestRow, ReconcileRunRow
+from service.reconcile.drift import find_drift
+from service.reconcile.list_reader import POLL_SECONDS, ConnectionLister, ListReader
+from service.reconcile.report import ReconcileReport, add_drift, make_report
 
-log = logs.get(__name__)
+LEASE_NAME = "reconcile"
 
-NAME = "reconcile"
-LOOK_SECONDS = 1.0
-REFUSED_SECONDS = 20.0
-FAILED_SECONDS = 5.0
-MOST_FAILURES = 10
-"""Failures in a row after which it is left for later; what it has done stays done."""
+MAX_RESUME_AGE_SECONDS = 86400.0
+"""The maximum age of an interrupted reconcile that is resumed: the pages that it has seen must not be too old."""
 
-OLDEST_SECONDS = 86400.0
-"""How long ago an interrupted reconcile may have begun to be gone on with: what it saw must not be too old."""
-
-CHUNK = 500
+BATCH_SIZE = 500
+"""Missing connections that one commit requests reads of."""
 
 
-class BusyError(MeldwatchError):
-    """Another reconcile is running; this one was not begun."""
-
-
-class Lister(Protocol):
-    """What a reconcile needs of Meld."""
-
-    def page(self, *, after: str | None = None) -> PageOutcome:
-        """Read one page of the list of all connections."""
+class ReconcileLeasedError(MeldwatchError):
+    """Another process holds the lease of the reconcile."""
 
 
 Importer = Callable[[Session, Sequence[Snapshot], datetime, datetime], tuple[list[str], list[str]]]
-"""Takes never-seen connections into the mirror; returns those taken, and the workers to call."""
+"""Imports new connections into the mirror; returns the imported ones, and those whose workers to notify."""
 
 
-class Reconcile:
+class Reconciler:
     """Runs reconciles.
 
     Args:
         database: The database.
         lister: Meld.
-        adopt: Takes never-seen connections into the mirror.
-        call: Calls workers for connections; may raise ``OutOfReachError``, then the clock does.
-        clock: The present, for when a page was asked for.
+        import_connections: Imports new connections into the mirror.
+        notify_workers: Notifies the workers of connections. If it raises ``OutOfReachError``, the scheduler does it.
+        clock: Returns the present time: when a page was requested.
         holder: Names this process in the lease.
-        lease_seconds: How long the lease lasts: longer than a read of a page.
-        wait: Waits for so many seconds; returns whether to end.
-        notify: Told after a commit that took connections into the mirror: each is an event.
+        lease_seconds: How long the lease lasts; longer than the read of a page.
+        wait: Waits for so many seconds; returns whether this process is stopping.
+        notify_feed: Called after a commit that imported connections: each of them appended an event.
     """
 
     def __init__(
         self,
         *,
         database: Database,
-        lister: Lister,
-        adopt: Importer,
-        call: Callable[[Collection[str]], None],
+        lister: ConnectionLister,
+        import_connections: Importer,
+        notify_workers: Callable[[Collection[str]], None],
         clock: Clock,
         holder: str,
         lease_seconds: float,
         wait: Callable[[float], bool],
-        notify: Callable[[], None],
+        notify_feed: Callable[[], None],
     ) -> None:
         self._database = database
-        self._lister = lister
-        self._adopt = adopt
-        self._call = call
+        self._import_connections = import_connections
+        self._notify_workers = notify_workers
         self._clock = clock
-        self._holder = holder
         self._lease_seconds = lease_seconds
-        self._turn = TaskLease(database=database, name=NAME, holder=holder, seconds=lease_seconds)
-        self._wait = wait
-        self._notify = notify
+        self._notify_feed = notify_feed
+        self._lease = TaskLease(
+            database=database, name=LEASE_NAME, holder=holder, seconds=lease_seconds, is_run_on_acquire=False
+        )
+        self._list = ListReader(database=database, lister=lister, renew=self._renew, wait=wait)
 
     def run(
-        self, progress: Callable[[ReconcileRunRow], None] = lambda _sweep: None, *, who: str | None = None
+        self, progress: Callable[[ReconcileRunRow], None] = lambda _run: None, *, who: str | None = None
     ) -> ReconcileReport:
-        """Reconcile, or go on with one that was interrupted, to the end.
+        """Reconcile to the end; resume an interrupted reconcile, if there is one.
 
         Args:
-            progress: Told after every page.
-            who: The operator; None where it is time for it, and nobody's act.
+            progress: Called after each page.
+            who: The operator; None if the reconcile is due by itself, which needs no audit entry.
 
         Raises:
-            BusyError: Where another one is running.
-            OutOfReachError: Where Meld or the database does not answer for long; the next run goes on from here.
+            ReconcileLeasedError: If another process reconciles.
+            OutOfReachError: If Meld or the database does not answer for long. The next run resumes this one.
         """
-        sweep = self._begin(who)
-        passed: set[str] = set()
+        run = self._begin(who)
+        cursors: set[str] = set()
         try:
             while True:
                 began_at = self._clock()
-                page = self._page(sweep.after)
-                sweep = self._take(sweep, page, began_at)
-                progress(sweep)
-                # A key that comes again would lead round for ever.
-                if page.after is None or page.after in passed:
+                page = self._list.read(run.after)
+                run = self._record(run, page, began_at)
+                progress(run)
+                # A cursor that comes again would lead to an endless loop.
+                if page.after is None or page.after in cursors:
                     break
-                passed.add(page.after)
-            return self._finish(sweep)
+                cursors.add(page.after)
+            return self._finish(run)
         finally:
-            self._end()
+            with suppress(OutOfReachError), self._database.write() as session:
+                self._lease.release(session)
 
     def is_due(self, every_seconds: float) -> bool:
-        """Return whether it is time for a reconcile: the last one began so long ago, or was interrupted.
+        """Return whether a reconcile is due: the last one began so long ago, or was interrupted.
 
-        A service that has never done one waits as long, from the first time that it is asked.
+        The first one is due so long after the first call of this method.
         """
         with self._database.write() as session:
-            now = session.exec(select(self._database.now())).one()
-            lease = session.get(TaskLeaseRow, NAME)
-            if lease is None:
-                session.add(TaskLeaseRow(name=NAME, holder=self._holder, until=now, ran_at=now))
-                return False
-            newest = session.exec(select(ReconcileRunRow).order_by(col(ReconcileRunRow.id).desc()).limit(1)).first()
-            if lease.until > now:
-                return False
-            if newest is not None and newest.finished_at is None:
-                return True  # interrupted
-            last = newest.started_at if newest is not None else lease.ran_at
-            return last is None or (now - last).total_seconds() >= every_seconds
+            return self._lease.is_due(session, every_seconds)
 
     def _begin(self, who: str | None) -> ReconcileRunRow:
-        """Take the lease, and take up what was interrupted. One that was killed held the lease; so it is waited for."""
+        """Acquire the lease, and begin or resume a run. Wait for the lease: a process that was killed may hold it."""
         waited = 0.0
         while True:
             try:
-                return self._take_up(who)
-            except BusyError:
+                return self._begin_or_resume(who)
+            except ReconcileLeasedError:
                 if waited > self._lease_seconds:
                     raise
-            self._rest(LOOK_SECONDS)
-            waited += LOOK_SECONDS
+            self._list.delay(POLL_SECONDS)
+            waited += POLL_SECONDS
 
-    def _take_up(self, who: str | None) -> ReconcileRunRow:
+    def _begin_or_resume(self, who: str | None) -> ReconcileRunRow:
         with self._database.write() as session:
-            self._hold(session)
+            self._renew(session)
             unfinished = select(ReconcileRunRow).where(
                 col(ReconcileRunRow.finished_at).is_(None),
-                col(ReconcileRunRow.started_at) > self._database.now(-OLDEST_SECONDS),
+                col(ReconcileRunRow.started_at) > self._database.now(-MAX_RESUME_AGE_SECONDS),
             )
-            sweep = session.exec(unfinished.order_by(col(ReconcileRunRow.id).desc()).limit(1)).first()
-            if sweep is None:
-                sweep = ReconcileRunRow(started_at=session.exec(select(self._database.now())).one(), examples={})
-                session.add(sweep)
+            run = session.exec(unfinished.order_by(col(ReconcileRunRow.id).desc()).limit(1)).first()
+            if run is None:
+                run = ReconcileRunRow(started_at=self._now(session), examples={})
+                session.add(run)
                 session.flush()
+            self._lease.begin_run(session)
             if who is not None:
-                audit.note(self._database, session, who=who, act="reconcile.begun", subject=str(sweep.id))
-        return sweep
+                audit.append_entry(self._database, session, who=who, act="reconcile.begun", subject=str(run.id))
+        return run
 
-    def _hold(self, session: Session) -> None:
-        """Take the lease, or make it last: one reconcile at a time, whichever process it is in."""
-        if not self._turn.take(session):
-            raise BusyError("Another reconcile is running. Wait until it has ended.")
+    def _renew(self, session: Session) -> None:
+        """Acquire or renew the lease."""
+        if not self._lease.acquire(session):
+            raise ReconcileLeasedError("Another reconcile is running. Wait until it has ended.")
 
-    def _end(self) -> None:
-        with suppress(OutOfReachError), self._database.write() as session:
-            self._turn.leave(session)
-
-    def _page(self, after: str | None) -> ListPage:
-        """Read a page, whatever it takes within bounds: pauses are waited for, failures tried again."""
-        for failures in range(MOST_FAILURES):
-            self._wait_for_gate()
-            outcome = self._lister.page(after=after)
-            with self._database.write() as session:
-                self._hold(session)
-                if isinstance(outcome, ListPage):
-                    circuit_breaker.open_(session)
-                    return outcome
-                self._pause(session, outcome)
-            log.warning("page not read", outcome=type(outcome).__name__.lower(), failures=failures + 1)
-            asked = outcome.retry_after if isinstance(outcome, Unavailable) else None
-            self._rest(max(asked or 0, FAILED_SECONDS))
-        raise OutOfReachError("Meld's list cannot be read. What was done stays done; run it again to go on.")
-
-    def _pause(self, session: Session, outcome: Throttled | Refused | Unavailable | Unreadable) -> None:
-        """Pause everybody for what speaks of Meld or of our credentials."""
-        match outcome:
-            case Throttled(retry_after):
-                seconds = FAILED_SECONDS if retry_after is None else max(retry_after, 1.0)
-                circuit_breaker.close(
-                    self._database, session, reason="throttled", detail="Meld answered 429", seconds=seconds
-                )
-            case Refused(detail):
-                circuit_breaker.close(self._database, session, reason="refused", detail=detail, seconds=REFUSED_SECONDS)
-            case Unavailable() | Unreadable():
-                log.warning("Meld's list", detail=outcome.detail)
-
-    def _wait_for_gate(self) -> None:
-        while True:
-            with self._database.write() as session:
-                self._hold(session)
-                if circuit_breaker.enter(self._database, session, probe_seconds=LOOK_SECONDS * 30) != "closed":
-                    return
-            self._rest(LOOK_SECONDS)
-
-    def _rest(self, seconds: float) -> None:
-        """Wait, and keep the lease meanwhile."""
-        while not self._wait(min(seconds, FAILED_SECONDS)):
-            seconds -= FAILED_SECONDS
-            if seconds <= 0:
-                return
-            with self._database.write() as session:
-                self._hold(session)
-        raise OutOfReachError("Reconcile was told to end. Run it again to go on.")
-
-    def _take(self, sweep: ReconcileRunRow, page: ListPage, began_at: datetime) -> ReconcileRunRow:
-        """Write down what a page says, in one commit with the place where it ends."""
-        # An item that has shifted may stand on a page twice.
+    def _record(self, run: ReconcileRunRow, page: ListPage, began_at: datetime) -> ReconcileRunRow:
+        """Import new connections and request reads of changed ones, in one commit with the cursor of the page."""
+        # Items move between pages while the list is read: the same one may be on a page twice.
         snapshots = list({snapshot.id: snapshot for snapshot in page.snapshots}.values())
         with self._database.write() as session:
-            self._hold(session)
-            sweep = session.merge(sweep)
+            self._renew(session)
+            run = session.merge(run)
             ids = [snapshot.id for snapshot in snapshots]
-            # Before the mirror is looked at: behind these locks no worker can write what the page would overwrite.
+            # Lock before the mirror is read: otherwise a worker could write a newer state that the page overwrites.
             if snapshots:
-                reads.lock(self._database, session, {id_ for snapshot in snapshots for id_ in _names(snapshot)})
+                reads.lock_requests(
+                    self._database, session, {id_ for snapshot in snapshots for id_ in _get_group_ids(snapshot)}
+                )
             stored = {
                 row.id: row for row in session.exec(select(ConnectionRow).where(col(ConnectionRow.id).in_(ids))).all()
             }
-            drift = compare(snapshots, stored, began_at, owed=self._owed(session, ids))
-            adopted, calls = self._adopt(session, drift.unseen, began_at, self._clock())
-            dead = self._dead(session, ids)
-            calls = [*calls, *reads.raise_jobs(self._database, session, [*drift.changed, *dead], "reconcile")]
-            session.exec(update(ConnectionRow).where(col(ConnectionRow.id).in_(ids)).values(reconcile_run_id=sweep.id))
-            sweep.after, sweep.pages = page.after or sweep.after, sweep.pages + 1
-            sweep.listed, sweep.unreadable = sweep.listed + len(ids), sweep.unreadable + page.unreadable
-            count(sweep, "unseen", [*adopted, *(id_ for id_ in dead if id_ not in stored)])
-            count(sweep, "changed", drift.changed)
-        if adopted:
-            self._notify()
-        self._call_workers(calls)
-        return sweep
+            drift = find_drift(snapshots, stored, began_at, pending=_find_pending(session, ids))
+            imported, to_notify = self._import_connections(session, drift.unseen, began_at, self._clock())
+            dead = _find_dead(session, ids)
+            requested = reads.request_reads(self._database, session, [*drift.changed, *dead], "reconcile")
+            session.exec(update(ConnectionRow).where(col(ConnectionRow.id).in_(ids)).values(reconcile_run_id=run.id))
+            run.after, run.pages = page.after or run.after, run.pages + 1
+            run.listed, run.unreadable = run.listed + len(ids), run.unreadable + page.unreadable
+            add_drift(run, "unseen", [*imported, *(id_ for id_ in dead if id_ not in stored)])
+            add_drift(run, "changed", drift.changed)
+        if imported:
+            self._notify_feed()
+        self._notify([*to_notify, *requested])
+        return run
 
-    def _owed(self, session: Session, ids: Collection[str]) -> set[str]:
-        owed = select(ReadRequestRow.connection_id).where(
-            col(ReadRequestRow.connection_id).in_(ids),
-            ReadRequestRow.requested > ReadRequestRow.completed,
-            col(ReadRequestRow.due_at).is_not(None),
-        )
-        return set(session.exec(owed).all())
-
-    def _dead(self, session: Session, ids: Collection[str]) -> list[str]:
-        """Return whose reads were given up for good: that Meld lists them says that it is worth while again."""
-        dead = select(ReadRequestRow.connection_id).where(
-            col(ReadRequestRow.connection_id).in_(ids),
-            col(ReadRequestRow.failed_at).is_not(None),
-            col(ReadRequestRow.due_at).is_(None),
-        )
-        return sorted(session.exec(dead).all())
-
-    def _finish(self, sweep: ReconcileRunRow) -> ReconcileReport:
-        """Ask for what the list lacks although it was there before, and close the book."""
+    def _finish(self, run: ReconcileRunRow) -> ReconcileReport:
+        """Request reads of known connections that the list lacks, and mark the run as finished."""
         after = ""
         while True:
             with self._database.write() as session:
-                self._hold(session)
-                sweep = session.merge(sweep)
-                missing = self._missing(session, sweep, after)
-                calls = reads.raise_jobs(self._database, session, missing, "reconcile")
-                count(sweep, "missing", missing)
-                if len(missing) < CHUNK:
-                    sweep.finished_at = session.exec(select(self._database.now())).one()
-            self._call_workers(calls)
-            if len(missing) < CHUNK:
-                return report_of(sweep)
+                self._renew(session)
+                run = session.merge(run)
+                missing = _find_missing(session, run, after)
+                requested = reads.request_reads(self._database, session, missing, "reconcile")
+                add_drift(run, "missing", missing)
+                is_last = len(missing) < BATCH_SIZE
+                if is_last:
+                    run.finished_at = self._now(session)
+                    self._lease.complete_run(session, run.started_at)
+            self._notify(requested)
+            if is_last:
+                return make_report(run)
             after = missing[-1]
 
-    def _missing(self, session: Session, sweep: ReconcileRunRow, after: str) -> list[str]:
-        statement = (
-            select(ConnectionRow.id)
-            .join(ReadRequestRow, col(ReadRequestRow.connection_id) == col(ConnectionRow.id))
-            .where(
-                col(ConnectionRow.id) > after,
-                col(ConnectionRow.reconcile_run_id).is_distinct_from(sweep.id),
-                col(ConnectionRow.status).not_in(TERMINAL),
-                col(ConnectionRow.checked_at) < sweep.started_at,
-                col(ReadRequestRow.requested) == col(ReadRequestRow.completed),
-            )
-            .order_by(col(ConnectionRow.id))
-        )
-        return list(session.exec(statement.limit(CHUNK)).all())
-
-    def _call_workers(self, connection_ids: Collection[str]) -> None:
-        # The clock calls for those that the broker does not take.
+    def _notify(self, connection_ids: Collection[str]) -> None:
+        # The scheduler notifies the workers if the broker is out of reach.
         with suppress(OutOfReachError):
-            self._call(connection_ids)
+            self._notify_workers(connection_ids)
+
+    def _now(self, session: Session) -> datetime:
+        return session.exec(select(self._database.now())).one()
 
 
-def _names(snapshot: Snapshot) -> set[str]:
+def _find_pending(session: Session, ids: Collection[str]) -> set[str]:
+    """Return the connections whose read is pending and has not failed for good."""
+    pending = select(ReadRequestRow.connection_id).where(
+        col(ReadRequestRow.connection_id).in_(ids), reads.is_pending(), col(ReadRequestRow.due_at).is_not(None)
+    )
+    return set(session.exec(pending).all())
+
+
+def _find_dead(session: Session, ids: Collection[str]) -> list[str]:
+    """Return the connections whose read failed for good (dead jobs): Meld lists them, so another read may succeed."""
+    dead = select(ReadRequestRow.connection_id).where(
+        col(ReadRequestRow.connection_id).in_(ids),
+        col(ReadRequestRow.failed_at).is_not(None),
+        col(ReadRequestRow.due_at).is_(None),
+    )
+    return sorted(session.exec(dead).all())
+
+
+def _find_missing(session: Session, run: ReconcileRunRow, after: str) -> list[str]:
+    """Return live connections behind a cursor that were read before the run began, and that the list lacks."""
+    missing = (
+        select(ConnectionRow.id)
+        .join(ReadRequestRow, col(ReadRequestRow.connection_id) == col(ConnectionRow.id))
+        .where(
+            col(ConnectionRow.id) > after,
+            col(ConnectionRow.reconcile_run_id).is_distinct_from(run.id),
+            col(ConnectionRow.status).not_in(TERMINAL_STATUSES),
+            col(ConnectionRow.checked_at) < run.started_at,
+            ~reads.is_pending(),
+        )
+        .order_by(col(ConnectionRow.id))
+    )
+    return list(session.exec(missing.limit(BATCH_SIZE)).all())
+
+
+def _get_group_ids(snapshot: Snapshot) -> set[str]:
     return {snapshot.id, *snapshot.duplicate_ids, snapshot.primary_duplicate_id or snapshot.id}

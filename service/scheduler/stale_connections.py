@@ -1,6 +1,6 @@
-"""Overdue: connections that must be read again because too much time has passed, though nobody said anything.
+"""Request reads of stale connections: those that were not read for too long, and those that should have expired.
 
-Meld may send nothing when a connection that was never completed expires (after 4 h); and any webhook may be lost.
+Meld may send no webhook when a connection that was never completed expires (after 4 h), and any webhook may be lost.
 """
 
 from collections.abc import Collection
@@ -10,47 +10,47 @@ from sqlmodel import Session, col, select
 
 from runtime.database import Database
 from runtime.queues import reads
-from schemas.meld.connection import IN_PROGRESS, TERMINAL
+from schemas.meld.connection import IN_PROGRESS, TERMINAL_STATUSES
 from schemas.tables import ConnectionRow, ReadRequestRow
 
 EXPIRY_SECONDS = 4 * 3600.0
-"""How long Meld leaves a customer to complete a connection."""
+"""The time that Meld gives a customer to complete a connection."""
 
-EXPIRY_AGAIN_SECONDS = 300.0
-"""How often one is read again that should have expired and has not."""
+EXPIRY_RETRY_SECONDS = 300.0
+"""How often a connection is read again that should have expired and has not."""
 
-MOST_AT_ONCE = 50
-"""Connections raised in one look, so that what is overdue is read spread out over time."""
+MAX_PER_PASS = 50
+"""Connections of each kind requested at once, so that the reads of stale connections are spread over time."""
 
 
-def raise_overdue(database: Database, session: Session, *, fresh_seconds: float) -> list[str]:
-    """Ask for reads of what is overdue; return the connections whose workers should be called after the commit.
+def request_stale_reads(database: Database, session: Session, *, fresh_seconds: float) -> list[str]:
+    """Request reads of stale connections; return the connections whose workers to notify after the commit.
 
     Args:
         database: The database.
         session: An open transaction that writes.
-        fresh_seconds: How old the last read of a living connection may be; 0 turns it off.
+        fresh_seconds: The maximum age of the last read of a live connection; 0 turns this off.
     """
-    expired = _idle(
+    expired = _find_idle(
         session,
         col(ConnectionRow.status) == IN_PROGRESS,
-        # Meld need not say when it was made; when it was first seen so comes later.
+        # Meld need not report the creation time; the first read is later than that.
         func.coalesce(ConnectionRow.created_at, ConnectionRow.observed_at) < database.now(-EXPIRY_SECONDS),
-        col(ConnectionRow.checked_at) < database.now(-EXPIRY_AGAIN_SECONDS),
+        col(ConnectionRow.checked_at) < database.now(-EXPIRY_RETRY_SECONDS),
     )
     stale: Collection[str] = ()
     if fresh_seconds:
         is_old = col(ConnectionRow.checked_at) < database.now(-fresh_seconds)
-        stale = _idle(session, is_old, col(ConnectionRow.status).not_in(TERMINAL))
-    return reads.raise_jobs(database, session, {*expired, *stale}, "clock")
+        stale = _find_idle(session, is_old, col(ConnectionRow.status).not_in(TERMINAL_STATUSES))
+    return reads.request_reads(database, session, {*expired, *stale}, "clock")
 
 
-def _idle(session: Session, *conditions: ColumnElement[bool]) -> list[str]:
-    """Return connections that owe nothing: one whose read keeps failing is not asked for again and again."""
-    statement = (
+def _find_idle(session: Session, *conditions: ColumnElement[bool]) -> list[str]:
+    """Return connections without a pending read. So a connection whose reads keep failing is not requested again."""
+    idle = (
         select(ConnectionRow.id)
         .join(ReadRequestRow, col(ReadRequestRow.connection_id) == col(ConnectionRow.id))
-        .where(col(ReadRequestRow.requested) == col(ReadRequestRow.completed), *conditions)
+        .where(~reads.is_pending(), *conditions)
         .order_by(col(ConnectionRow.checked_at))
     )
-    return list(session.exec(statement.limit(MOST_AT_ONCE)).all())
+    return list(session.exec(idle.limit(MAX_PER_PASS)).all())

@@ -27,7 +27,7 @@ from schemas.meld.webhook import CONNECTION_DELETED, ReceivedWebhook
 from schemas.tables import ReadRequestRow
 from service.ingest.payload import parse_hint
 from service.ingest.webhook_insert import make_webhook_table
-from service.reconcile.run import Reconcile
+from service.reconcile.run import Reconciler
 from service.scheduler.loop import Scheduler
 from simulator.activity.population import connect_group
 from simulator.activity.random_activity import RandomActivity
@@ -43,7 +43,7 @@ from tests.end_to_end.manual_time import Clock, empty
 from tests.end_to_end.mirror_oracle import differences
 from tests.support.encryption_keys import ENCRYPTION
 from workers.refetch.bulk_import import BulkImport
-from workers.refetch.refetch import Refetch
+from workers.refetch.refetch import Refetcher
 from workers.retention.prune import Prune
 from workers.retention.rules import KINDS
 
@@ -103,19 +103,21 @@ class History:
         self.world = World(clock=self.clock, random=self.random, quirks=self._habits())
         self.life = RandomActivity(self.world, self.random)
         self.table = make_webhook_table(self.database, ENCRYPTION)
-        self.refresh = Refetch(
+        self.refetcher = Refetcher(
             database=self.database,
             reader=self,
-            call=self._call,
-            push=lambda _ids: None,
+            notify_workers=self._call,
+            notify_dispatchers=lambda _ids: None,
             clock=self.clock,
             lease_seconds=LEASE_SECONDS,
-            token=map("token {}".format, itertools.count()).__next__,
+            new_token=map("token {}".format, itertools.count()).__next__,
             jitter=self.random.random,
             metrics=Metrics(),
-            notify=lambda: None,
+            notify_feed=lambda: None,
         )
-        self.watch = Scheduler(database=self.database, call=self._call, push=lambda _ids: None, holder="history")
+        self.watch = Scheduler(
+            database=self.database, notify_readers=self._call, notify_dispatchers=lambda _ids: None, holder="history"
+        )
         self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._under_way = 0
@@ -136,16 +138,16 @@ class History:
 
     def reconcile(self) -> None:
         """Reconcile, and wait until nothing is owed."""
-        Reconcile(
+        Reconciler(
             database=self.database,
             lister=self,
-            adopt=BulkImport(database=self.database),
-            call=self._call,
+            import_connections=BulkImport(database=self.database),
+            notify_workers=self._call,
             clock=self.clock,
             holder="history",
             lease_seconds=LEASE_SECONDS,
             wait=self._wait,
-            notify=lambda: None,
+            notify_feed=lambda: None,
         ).run()
         self._settle()
 
@@ -207,34 +209,34 @@ class History:
     def _link(self) -> None:
         size = self.random.randint(1, 5)
         customer = f"customer {self.acts}"
-        members, announcements = connect_group(self.world, size, HEALTHY, NewConnection(external_customer_id=customer))
+        members, events = connect_group(self.world, size, HEALTHY, NewConnection(external_customer_id=customer))
         self.acts += size
         # Each came through the widget by itself, so each is a change of its own.
         for member in members:
-            self._announce([one for one in announcements if one.connection_id == member])
+            self._announce([one for one in events if one.connection_id == member])
 
     def _act(self) -> None:
-        announcements = self.life.step()
+        events = self.life.step()
         self.acts += 1
-        self._announce(announcements)
+        self._announce(events)
 
-    def _announce(self, announcements: Sequence[WebhookEvent]) -> None:
-        arriving = [one for one in announcements if self._arrives(one)]
-        if not arriving and announcements and self.is_heard:
-            arriving = [self.random.choice(announcements)]
-        for announcement in arriving:
+    def _announce(self, events: Sequence[WebhookEvent]) -> None:
+        arriving = [one for one in events if self._arrives(one)]
+        if not arriving and events and self.is_heard:
+            arriving = [self.random.choice(events)]
+        for event in arriving:
             for _ in range(self.random.choice((1, 1, 1, 2))):
-                self._soon(self._delay(), lambda announcement=announcement: self._deliver(announcement))
+                self._soon(self._delay(), lambda event=event: self._deliver(event))
 
-    def _arrives(self, announcement: WebhookEvent) -> bool:
+    def _arrives(self, event: WebhookEvent) -> bool:
         # Where Meld answers 404 for a deleted connection, its DELETED alone can tell that it was.
-        is_vital = self.world.quirks.deleted_gone and announcement.event_type == CONNECTION_DELETED
+        is_vital = self.world.quirks.deleted_gone and event.event_type == CONNECTION_DELETED
         return (self.is_heard and is_vital) or self.random.random() < ARRIVING
 
-    def _deliver(self, announcement: WebhookEvent) -> None:
+    def _deliver(self, event: WebhookEvent) -> None:
         delivery = ReceivedWebhook(
-            body=announcement.body, headers={}, url="https://receiver.example", signed_at=self.clock.now,
-            hint=parse_hint(announcement.body),
+            body=event.body, headers={}, url="https://receiver.example", signed_at=self.clock.now,
+            hint=parse_hint(event.body),
         )  # fmt: skip
         self._call(self.table.insert([delivery]))
 
@@ -260,7 +262,7 @@ class History:
 
     def _work(self, connection_id: str) -> None:
         with suppress(KilledError):
-            self.refresh.refresh(connection_id)
+            self.refetcher.refetch(connection_id)
 
     def _pause(self) -> float:
         """Return when an act happens: acts come in flurries, and long after one another."""

@@ -20,9 +20,9 @@ from tests.end_to_end.manual_time import Clock
 from tests.support.encryption_keys import ENCRYPTION
 from tests.support.scripted_meld import found
 from tests.support.soak import rounds
-from tests.support.webhook_factory import DELETED, STATUS_CHANGE, body, delivery
+from tests.support.webhook_factory import DELETED, STATUS_CHANGE, body, received_webhook
 from workers.refetch.follow_up_reads import MAX_DEPTH, RECHECK_SECONDS
-from workers.refetch.refetch import Refetch
+from workers.refetch.refetch import Refetcher
 
 IDS = "abcde"
 TYPES = st.sampled_from([STATUS_CHANGE, "BANK_LINKING_ACCOUNTS_UPDATED", DELETED])
@@ -56,19 +56,19 @@ class Reads(RuleBasedStateMachine):
         self.ids, self.random, self.truth = IDS[:size], Random(seed), truth
         self.primary = self.ids[0]
         tokens = (str(number) for number in range(10**9))
-        self.refresh = Refetch(
+        self.refetcher = Refetcher(
             database=self.database,
             reader=self,
-            call=self._call,
-            push=lambda _ids: None,
+            notify_workers=self._call,
+            notify_dispatchers=lambda _ids: None,
             clock=self.clock,
             lease_seconds=30,
-            token=lambda: next(tokens),
+            new_token=lambda: next(tokens),
             jitter=lambda: 1.0,
             metrics=Metrics(),
-            notify=lambda: None,
+            notify_feed=lambda: None,
         )
-        self.watch = Scheduler(database=self.database, call=self._call, push=lambda _ids: None, holder="test")
+        self.watch = Scheduler(database=self.database, notify_readers=self._call, notify_dispatchers=lambda _ids: None, holder="test")
 
     def read(self, connection_id: str) -> ReadOutcome:
         """Answer with the truth, or with anything."""
@@ -88,7 +88,7 @@ class Reads(RuleBasedStateMachine):
         said = {} if status is None else {"newStatus": status}
         raw = body(self.ids[number % len(self.ids)], type_, **said)
         with closing(make_webhook_table(self.database, ENCRYPTION)) as table:
-            self._call(table.insert([delivery(raw)]))
+            self._call(table.insert([received_webhook(raw)]))
         self.wishes += 1
 
     @rule(number=st.integers(0, len(IDS) - 1))
@@ -100,7 +100,7 @@ class Reads(RuleBasedStateMachine):
     def work(self, most: int) -> None:
         """Workers come to some of their calls."""
         for _ in range(min(most, len(self.calls))):
-            self.refresh.refresh(self.calls.pop(0))
+            self.refetcher.refetch(self.calls.pop(0))
 
     @rule(seconds=st.sampled_from([1.0, 6.0, 40.0, 700.0]))
     def wait(self, seconds: float) -> None:

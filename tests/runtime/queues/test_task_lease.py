@@ -130,3 +130,23 @@ def test_an_interrupted_run_is_due_again_at_once(timed: Database, time: Time) ->
         session.exec(update(TaskLeaseRow).values(ran_at=START))
     assert not is_due(timed, other, every_seconds=62)
     timed.close()
+
+
+def test_a_run_of_many_transactions_is_due_until_it_is_complete(timed: Database, time: Time) -> None:
+    """Interrupted after `begin_run`, the task is due at once; after `complete_run`, an interval after the run began."""
+    mine = task_lease(timed, "me")
+    due = []
+    for is_interrupted in (True, False):
+        with timed.write() as session:
+            mine.acquire(session)
+            mine.begin_run(session)
+        time.move(30)
+        if not is_interrupted:
+            with timed.write() as session:
+                mine.complete_run(session, START)
+        release(timed, mine)
+        due.append(is_due(timed, mine))
+    time.move(40)
+
+    assert [*due, is_due(timed, mine)] == [True, False, True]
+    timed.close()

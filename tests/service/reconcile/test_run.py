@@ -14,12 +14,13 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.queues import reads
 from schemas import tables
-from schemas.meld.connection import LONGEST_ID, LONGEST_KEPT, Snapshot
+from schemas.meld.connection import MAX_ID_LENGTH, MAX_INDEXED_BYTES, Snapshot
 from schemas.meld.read_outcome import ListPage, PageOutcome, Refused, Throttled, Unavailable
 from schemas.tables import ConnectionRow, ReadRequestRow, ReconcileRunRow
+from service.reconcile.list_reader import FAILED_SECONDS
 from service.reconcile.report import ReconcileReport
-from service.reconcile.run import FAILED_SECONDS, BusyError, Reconcile
-from tests.support.scripted_meld import ScriptedReader, document, found, refresh_on
+from service.reconcile.run import ReconcileLeasedError, Reconciler
+from tests.support.scripted_meld import ScriptedReader, document, found, make_refetcher
 from tests.support.webhook_factory import body, store
 from workers.refetch.bulk_import import BulkImport
 
@@ -49,7 +50,7 @@ class Listing:
 
 
 @pytest.fixture
-def make(database: Database) -> Callable[..., Reconcile]:
+def make(database: Database) -> Callable[..., Reconciler]:
     """Make a reconcile as a process would."""
     numbers = itertools.count(1)
 
@@ -58,22 +59,22 @@ def make(database: Database) -> Callable[..., Reconcile]:
         calls: list[str] | None = None,
         notify: Callable[[], None] = lambda: None,
         waits: list[float] | None = None,
-    ) -> Reconcile:
+    ) -> Reconciler:
         def wait(seconds: float) -> bool:
             if waits is not None:
                 waits.append(seconds)
             return _end_pauses(database)
 
-        return Reconcile(
+        return Reconciler(
             database=database,
             lister=listing,
-            adopt=BulkImport(database=database),
-            call=(calls if calls is not None else []).extend,
+            import_connections=BulkImport(database=database),
+            notify_workers=(calls if calls is not None else []).extend,
             clock=utcnow,
             holder=f"holder {next(numbers)}",
             lease_seconds=30,
             wait=wait,
-            notify=notify,
+            notify_feed=notify,
         )
 
     return make
@@ -100,7 +101,7 @@ def owed(database: Database) -> list[str]:
     return sorted(job.connection_id for job in rows(database, ReadRequestRow) if job.requested > job.completed)
 
 
-def test_a_new_mirror_is_filled_from_the_list(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_a_new_mirror_is_filled_from_the_list(database: Database, make: Callable[..., Reconciler]) -> None:
     """Connections never seen are taken from the list: one call a page, an event each, and no read is owed."""
     listing = Listing(*many(7))
 
@@ -114,7 +115,7 @@ def test_a_new_mirror_is_filled_from_the_list(database: Database, make: Callable
     assert owed(database) == []
 
 
-def test_what_it_tells_is_told_at_once(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_what_it_tells_is_told_at_once(database: Database, make: Callable[..., Reconciler]) -> None:
     """Readers of the feed hear of each page that brought something in, after its commit."""
     seen: list[int] = []
 
@@ -129,7 +130,7 @@ def test_what_it_tells_is_told_at_once(database: Database, make: Callable[..., R
     assert seen == [SIZE, SIZE + 1]
 
 
-def test_a_true_mirror_has_no_drift(make: Callable[..., Reconcile]) -> None:
+def test_a_true_mirror_has_no_drift(make: Callable[..., Reconciler]) -> None:
     """A second reconcile of an unchanged Meld finds nothing."""
     listing = Listing(*many(4))
     make(listing).run()
@@ -137,7 +138,7 @@ def test_a_true_mirror_has_no_drift(make: Callable[..., Reconcile]) -> None:
     assert make(listing).run().is_clean
 
 
-def test_what_differs_is_read_again(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_what_differs_is_read_again(database: Database, make: Callable[..., Reconciler]) -> None:
     """What Meld lists otherwise, and what it lists no more, is raised; the mirror waits for the reads."""
     make(Listing(*many(4))).run()
     calls: list[str] = []
@@ -151,7 +152,7 @@ def test_what_differs_is_read_again(database: Database, make: Callable[..., Reco
     assert {row.status for row in rows(database, ConnectionRow)} == {"ACTIVE"}
 
 
-def test_what_is_on_its_way_is_no_drift(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_what_is_on_its_way_is_no_drift(database: Database, make: Callable[..., Reconciler]) -> None:
     """A connection whose webhook waits for its read is left to that read, seen before or not."""
     make(Listing(*many(2))).run()
     store(database, body("c001"), body("c002"))
@@ -162,7 +163,7 @@ def test_what_is_on_its_way_is_no_drift(database: Database, make: Callable[..., 
     assert owed(database) == ["c001", "c002"]
 
 
-def test_the_dead_are_not_missed(make: Callable[..., Reconcile]) -> None:
+def test_the_dead_are_not_missed(make: Callable[..., Reconciler]) -> None:
     """DELETED and EXPIRED connections that Meld lists no more are no drift."""
     make(Listing(document("a", "DELETED"), document("b", "EXPIRED"))).run()
 
@@ -170,12 +171,12 @@ def test_the_dead_are_not_missed(make: Callable[..., Reconcile]) -> None:
 
 
 def test_a_listed_connection_whose_reads_were_given_up_is_asked_for_again(
-    database: Database, make: Callable[..., Reconcile]
+    database: Database, make: Callable[..., Reconciler]
 ) -> None:
     """Meld answered 404 for a while: its list says that it is worth while again, whatever the mirror has of it."""
     make(Listing(document("known"), document("changed"))).run()
     with database.write() as session:
-        reads.raise_jobs(database, session, ["known", "changed", "new"], "webhook")
+        reads.request_reads(database, session, ["known", "changed", "new"], "webhook")
         session.exec(update(ReadRequestRow).values(failed_at=datetime.now(UTC), due_at=None))
 
     report = make(Listing(document("known"), document("changed", status="OTHER"), document("new"))).run()
@@ -188,12 +189,12 @@ def test_a_listed_connection_whose_reads_were_given_up_is_asked_for_again(
     }
 
 
-def test_the_longest_values_that_are_taken_can_be_stored(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_the_longest_values_that_are_taken_can_be_stored(database: Database, make: Callable[..., Reconciler]) -> None:
     """Whatever Meld lists, no index of the database stops a reconcile at its page."""
     chance = random.Random(1)
     # Of many characters of four bytes each, so that no database makes it shorter.
-    longest = "".join(chr(chance.randint(0x10000, 0x1F600)) for _ in range(LONGEST_KEPT // 4))
-    id_, other = ("".join(chr(chance.randint(0x20000, 0x2A6D0)) for _ in range(LONGEST_ID)) for _ in range(2))
+    longest = "".join(chr(chance.randint(0x10000, 0x1F600)) for _ in range(MAX_INDEXED_BYTES // 4))
+    id_, other = ("".join(chr(chance.randint(0x20000, 0x2A6D0)) for _ in range(MAX_ID_LENGTH)) for _ in range(2))
     names = ("customerId", "externalCustomerId", "institutionId")
     fields = {"activeDuplicateConnectionId": other, "duplicateConnectionIds": [other], **dict.fromkeys(names, longest)}
 
@@ -203,7 +204,7 @@ def test_the_longest_values_that_are_taken_can_be_stored(database: Database, mak
     assert {row.customer_id for row in rows(database, ConnectionRow)} == {longest, "cust"}
 
 
-def test_a_group_is_taken_from_the_list_without_a_read(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_a_group_is_taken_from_the_list_without_a_read(database: Database, make: Callable[..., Reconciler]) -> None:
     """Members of one group on one page, or on several, raise nobody."""
     ids = [f"g{number}" for number in range(5)]
     group = [
@@ -216,7 +217,7 @@ def test_a_group_is_taken_from_the_list_without_a_read(database: Database, make:
     assert owed(database) == []
 
 
-def test_one_that_was_killed_goes_on_behind_its_last_page(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_one_that_was_killed_goes_on_behind_its_last_page(database: Database, make: Callable[..., Reconciler]) -> None:
     """After an interruption the next run reads the rest alone, and its report counts all."""
     listing = Listing(*many(8))
 
@@ -235,7 +236,7 @@ def test_one_that_was_killed_goes_on_behind_its_last_page(database: Database, ma
     assert len(rows(database, ReconcileRunRow)) == 1
 
 
-def test_one_runs_at_a_time(make: Callable[..., Reconcile]) -> None:
+def test_one_runs_at_a_time(make: Callable[..., Reconciler]) -> None:
     """While one process reconciles, another is told so."""
     listing = Listing(*many(3))
     refused: list[BaseException] = []
@@ -243,7 +244,7 @@ def test_one_runs_at_a_time(make: Callable[..., Reconcile]) -> None:
     def second(_page: int) -> None:
         try:
             make(Listing()).run()
-        except BusyError as error:
+        except ReconcileLeasedError as error:
             refused.append(error)
 
     listing.before_page = second
@@ -263,7 +264,7 @@ def test_one_runs_at_a_time(make: Callable[..., Reconcile]) -> None:
     ],
     ids=repr,
 )
-def test_failures_are_waited_out(make: Callable[..., Reconcile], failure: PageOutcome) -> None:
+def test_failures_are_waited_out(make: Callable[..., Reconciler], failure: PageOutcome) -> None:
     """A page that cannot be read is asked for again; pauses are heeded and ended by the next good answer."""
     listing = Listing(*many(2))
     listing.failures = [failure] * 3
@@ -273,7 +274,7 @@ def test_failures_are_waited_out(make: Callable[..., Reconcile], failure: PageOu
     assert (report.listed, listing.calls) == (2, 4)
 
 
-def test_what_meld_asks_for_is_given(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_what_meld_asks_for_is_given(database: Database, make: Callable[..., Reconciler]) -> None:
     """A list that is away and says for how long is left alone so long, and the turn is kept; reads are not paused."""
     listing = Listing(*many(2))
     listing.failures = [Unavailable("Meld answered 503", 12)]
@@ -285,7 +286,7 @@ def test_what_meld_asks_for_is_given(database: Database, make: Callable[..., Rec
     assert [row.since for row in rows(database, tables.CircuitBreakerRow)] == [None]
 
 
-def test_a_meld_that_stays_away_ends_it(make: Callable[..., Reconcile]) -> None:
+def test_a_meld_that_stays_away_ends_it(make: Callable[..., Reconciler]) -> None:
     """After ten failures in a row it ends with what is out of reach; the next run goes on."""
     listing = Listing(*many(2))
     listing.failures = [Unavailable("Meld answered 500")] * 10
@@ -296,7 +297,7 @@ def test_a_meld_that_stays_away_ends_it(make: Callable[..., Reconcile]) -> None:
     assert make(listing).run().listed == 2
 
 
-def test_items_that_shift_between_pages_are_taken_once(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_items_that_shift_between_pages_are_taken_once(database: Database, make: Callable[..., Reconciler]) -> None:
     """An item that stands on two pages is one connection and one event; a list that goes in a circle ends."""
     listing = Listing(*many(4), *many(4))
 
@@ -306,7 +307,7 @@ def test_items_that_shift_between_pages_are_taken_once(database: Database, make:
     assert len(rows(database, tables.EventRow)) == 4
 
 
-def test_it_is_due_after_its_time(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_it_is_due_after_its_time(database: Database, make: Callable[..., Reconciler]) -> None:
     """Not at the first look, not before its time, and at once where one was interrupted."""
     reconcile = make(Listing())
     first = reconcile.is_due(3600)
@@ -316,12 +317,12 @@ def test_it_is_due_after_its_time(database: Database, make: Callable[..., Reconc
     reconcile.run()
     after = reconcile.is_due(3600)
     with database.write() as session:
-        session.exec(update(ReconcileRunRow).values(finished_at=None))
+        session.exec(update(tables.TaskLeaseRow).values(ran_at=None))
 
     assert (first, later, after, reconcile.is_due(3600)) == (False, True, False, True)
 
 
-def test_webhooks_during_a_reconcile_are_not_overtaken(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_webhooks_during_a_reconcile_are_not_overtaken(database: Database, make: Callable[..., Reconciler]) -> None:
     """A webhook that is stored while a page is read leaves its read owed, whatever the page says."""
     listing = Listing(document("c000"), document("c001"))
     listing.before_page = lambda _page: store(database, body("c000")) and None
@@ -331,14 +332,14 @@ def test_webhooks_during_a_reconcile_are_not_overtaken(database: Database, make:
     assert owed(database) == ["c000"]
 
 
-def test_two_at_once_do_everything_once(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_two_at_once_do_everything_once(database: Database, make: Callable[..., Reconciler]) -> None:
     """Two processes that try to reconcile at once fill the mirror once."""
     reports: list[ReconcileReport | None] = []
 
     def run() -> None:
         try:
             reports.append(make(Listing(*many(9))).run())
-        except BusyError:
+        except ReconcileLeasedError:
             reports.append(None)
 
     threads = [threading.Thread(target=run) for _ in range(2)]
@@ -351,15 +352,15 @@ def test_two_at_once_do_everything_once(database: Database, make: Callable[..., 
     assert sum(report.drift["unseen"] for report in reports if report) == 9
 
 
-def test_a_read_during_a_reconcile_is_not_overwritten(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_a_read_during_a_reconcile_is_not_overwritten(database: Database, make: Callable[..., Reconciler]) -> None:
     """A connection first read while an older page is on its way keeps what the read saw, and nothing is told twice."""
     reader = ScriptedReader()
     reader.answers["c000"] = found("c000", "DEGRADED")
-    refresh = refresh_on(database, reader)
+    refetcher = make_refetcher(database, reader)
 
     def read(_page: int) -> None:
         store(database, body("c000"))
-        refresh.refresh("c000")
+        refetcher.refetch("c000")
 
     listing = Listing(document("c000", "ACTIVE"))
     listing.before_page = read
@@ -371,13 +372,13 @@ def test_a_read_during_a_reconcile_is_not_overwritten(database: Database, make: 
     assert len(rows(database, tables.EventRow)) == 1
 
 
-def test_an_operators_reconcile_is_noted(database: Database, make: Callable[..., Reconcile]) -> None:
+def test_an_operators_reconcile_is_noted(database: Database, make: Callable[..., Reconciler]) -> None:
     """With the lease it takes; not one that is due by itself, nor one that another one stands in the way of."""
     make(Listing(*many(1))).run()
     make(Listing(*many(1))).run(who="alice")
     with database.write() as session:
         session.exec(update(tables.TaskLeaseRow).values(holder="other", until=datetime.now(UTC) + timedelta(hours=1)))
-    with pytest.raises(BusyError):
+    with pytest.raises(ReconcileLeasedError):
         make(Listing(*many(1))).run(who="bob")
 
     (act,) = rows(database, tables.AuditRow)

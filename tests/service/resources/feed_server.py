@@ -14,7 +14,7 @@ from service.http.threadpool import ThreadPool
 from service.resources.event_stream import EventStreams
 from service.resources.events import EventFeed
 from tests.service.conftest import READ, AppFactory
-from tests.support.sse_reader import Reader
+from tests.support.sse_reader import SseReader
 
 
 class Service:
@@ -35,11 +35,11 @@ class Service:
         app = assemble_app((*feed.operations(), *self.streams.operations()), access)
         self.server = HttpServer(app, host="127.0.0.1", port=port, on_stop=self.feed.close)
         self.server.start()
-        self._readers: list[Reader] = []
+        self._readers: list[SseReader] = []
 
-    def read(self, token: str = READ, **values: Any) -> Reader:
+    def read(self, token: str = READ, **values: Any) -> SseReader:
         """Open a stream; it is told where it begins by then."""
-        reader = Reader(self.server.url, token, **values)
+        reader = SseReader(self.server.url, token, **values)
         self._readers.append(reader)
         if reader.status == 200:
             reader.wait_for_begin()

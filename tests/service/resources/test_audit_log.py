@@ -109,7 +109,7 @@ def test_what_was_not_done_is_not_noted(api: Api) -> None:
 @pytest.mark.parametrize(("name", "value"), [("act", "rebuild.applied"), ("who", "bob"), ("connection_id", "c2")])
 def test_values_are_filtered(api: Api, name: str, value: str) -> None:
     """A filter keeps those that bear exactly its value."""
-    row_factory.store(api.database, row_factory.act(), row_factory.act(**{name: value}))
+    row_factory.store(api.database, row_factory.audit_entry(), row_factory.audit_entry(**{name: value}))
 
     assert [act["id"] for act in acts(api, **{name: value})] == [2]
 
@@ -117,7 +117,7 @@ def test_values_are_filtered(api: Api, name: str, value: str) -> None:
 def test_times_are_filtered(api: Api) -> None:
     """Since then or later, before until."""
     times = [row_factory.TIME + timedelta(seconds=seconds) for seconds in range(4)]
-    row_factory.store(api.database, *(row_factory.act(at=time) for time in times))
+    row_factory.store(api.database, *(row_factory.audit_entry(at=time) for time in times))
 
     found = acts(api, since=times[1].isoformat(), until=times[3].isoformat())
 
@@ -126,10 +126,10 @@ def test_times_are_filtered(api: Api) -> None:
 
 def test_pages_go_back_in_time(api: Api) -> None:
     """The latest first; each once, also where others act meanwhile; the last page has no cursor."""
-    row_factory.store(api.database, *(row_factory.act() for _ in range(5)))
+    row_factory.store(api.database, *(row_factory.audit_entry() for _ in range(5)))
 
     first = api.admin.get("/api/audit", params={"limit": 2}).json()
-    row_factory.store(api.database, row_factory.act())
+    row_factory.store(api.database, row_factory.audit_entry())
     second = api.admin.get("/api/audit", params={"limit": 2, "after": first["next"]}).json()
     third = api.admin.get("/api/audit", params={"limit": 2, "after": second["next"]}).json()
 

@@ -114,7 +114,7 @@ def test_refresh_raises_the_job_and_wakes(api: Api) -> None:
 
 def test_refresh_takes_a_connection_that_only_a_webhook_named(api: Api) -> None:
     """A connection that was never read, but has a job, can be asked for."""
-    row_factory.store(api.database, row_factory.job("c9", requested=1, due_at=row_factory.TIME))
+    row_factory.store(api.database, row_factory.read_request("c9", requested=1, due_at=row_factory.TIME))
 
     response = api.admin.post("/api/connections/c9/refresh")
 

@@ -176,7 +176,7 @@ def test_silence_is_broken_by_heartbeats(serve: Callable[..., Service]) -> None:
     """They are no events, and come for as long as there are none."""
     reader = serve(heartbeat_seconds=0.1).read()
 
-    eventually(lambda: reader.beats >= 4)
+    eventually(lambda: reader.heartbeats >= 4)
 
     assert reader.events == []
 
@@ -316,8 +316,8 @@ def test_it_outlives_a_database_that_is_away(postgres_url: str) -> None:
     try:
         reader = service.read()
         with allowing_no_connections(postgres_url):
-            beats = reader.beats
-            eventually(lambda: reader.beats > beats + 5, message="heartbeats")
+            beats = reader.heartbeats
+            eventually(lambda: reader.heartbeats > beats + 5, message="heartbeats")
         row_factory.store(database, row_factory.event(1))
 
         assert (reader.wait_for(1), reader.has_ended) == ([1], False)

@@ -24,10 +24,10 @@ def test_what_was_given_up_is_listed(api: Api) -> None:
     """With why, and whether it is tried on; what is owed, or was read at last, is not there."""
     row_factory.store(
         api.database,
-        row_factory.job("dead", trigger="reconcile", requested=1, failed_at=row_factory.TIME, error="404"),
-        row_factory.job("tried on", requested=1, failed_at=row_factory.TIME, error="500", due_at=LATER),
-        row_factory.job("owed", requested=1, due_at=row_factory.TIME, error="500"),
-        row_factory.job("read", requested=1, completed=1),
+        row_factory.read_request("dead", trigger="reconcile", requested=1, failed_at=row_factory.TIME, error="404"),
+        row_factory.read_request("tried on", requested=1, failed_at=row_factory.TIME, error="500", due_at=LATER),
+        row_factory.read_request("owed", requested=1, due_at=row_factory.TIME, error="500"),
+        row_factory.read_request("read", requested=1, completed=1),
     )
 
     assert find(api) == {
@@ -53,7 +53,7 @@ def test_what_was_given_up_is_listed(api: Api) -> None:
 
 def test_pages(api: Api) -> None:
     """Each failure on one page, in the order of the ids, and no cursor after the last."""
-    row_factory.store(api.database, *(row_factory.job(id_, requested=1, failed_at=row_factory.TIME) for id_ in "cabd"))
+    row_factory.store(api.database, *(row_factory.read_request(id_, requested=1, failed_at=row_factory.TIME) for id_ in "cabd"))
 
     first = find(api, limit=3)
     second = find(api, limit=3, after=first["next"])
@@ -70,7 +70,7 @@ def test_what_cannot_be_asked_is_refused(api: Api, query: dict[str, Any]) -> Non
 
 def test_a_read_that_no_webhook_asked_for_is_shown(api: Api) -> None:
     """A connection that a reconcile missed and that Meld answers 404 for has no webhook that could be failed."""
-    row_factory.store(api.database, row_factory.connection("gone"), row_factory.job("gone"))
+    row_factory.store(api.database, row_factory.connection("gone"), row_factory.read_request("gone"))
     reader = ScriptedReader()
     reader.answers["gone"] = Absent()
     refetcher = make_refetcher(api.database, reader)

@@ -111,7 +111,7 @@ def test_they_are_listed(api: Api) -> None:
         ({"kind": "events", "subscription": "s1"}, "without a filter covers everything"),
         ({"kind": "events", "all": True}, "'subscription' is required"),
         ({"kind": "webhooks", "all": True, "subscription": "s1"}, "'subscription' is required"),
-        ({"kind": "events", "subscription": "s1", "rate": 3, "all": True}, "'rate' belongs"),
+        ({"kind": "events", "subscription": "s1", "rate": 3, "all": True}, "'rate' is for replays of webhooks"),
         ({"kind": "webhooks", "after": 3}, "A replay of webhooks has no filter 'after'"),
         ({"kind": "events", "subscription": "s1", "state": "failed"}, "A replay of events has no filter 'state'"),
         ({"kind": "events", "subscription": "s1", "type": "nonsense"}, "'type' of an event is one of"),

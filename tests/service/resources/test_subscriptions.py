@@ -16,7 +16,7 @@ from schemas.push import PushResult
 from schemas.subscriptions import NewSubscription, SubscriptionChange
 from schemas.tables import DeliveryQueueRow, DeliveryRow, SubscriptionRow
 from service.errors import InvalidBodyError
-from service.scheduler.due_deliveries import due_pushes
+from service.scheduler.due_deliveries import mark_due_subscriptions
 from service.subscriptions.manage import SubscriptionManager
 from tests.service.conftest import Api, AppFactory
 from tests.support.encryption_keys import OLD
@@ -429,7 +429,7 @@ def test_everything_at_once_ends_well(database: Database) -> None:
 
     def clock() -> None:
         with database.write() as session:
-            due_pushes(database, session)
+            mark_due_subscriptions(database, session)
 
     acts: list[Callable[[], object]] = [
         lambda: next(news, None) and emit(database, *chance.sample(names, 4)),

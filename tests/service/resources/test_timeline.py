@@ -141,7 +141,7 @@ def test_a_connection_that_only_webhooks_named_has_a_timeline(api: Api) -> None:
     """What was never read has webhooks; what nothing names is unknown."""
     row_factory.store(
         api.database,
-        row_factory.job("c9", requested=1, due_at=row_factory.TIME),
+        row_factory.read_request("c9", requested=1, due_at=row_factory.TIME),
         row_factory.webhook("w9", connection_id="c9"),
     )
 
@@ -160,12 +160,12 @@ def test_it_tells_what_was_owed_to_whom_and_what_operators_did(api: Api) -> None
     tried = {"attempts": 1, "tried_at": at, "error": "no", "outcomes": [outcome]}
     row_factory.store(
         api.database,
-        row_factory.act(at=at - timedelta(seconds=1), connection_id="a", details={"n": 1}),
+        row_factory.audit_entry(at=at - timedelta(seconds=1), connection_id="a", details={"n": 1}),
         row_factory.delivery(9, "a", created_at=at, **tried),
         row_factory.delivery(9, "a", created_at=at, subscription_id="s2", delivered_at=at),
         row_factory.delivery(9, "b", created_at=at, subscription_id="s3"),
-        row_factory.act(at=at, connection_id="b"),
-        row_factory.act(at=at, act="reconcile.begun"),
+        row_factory.audit_entry(at=at, connection_id="b"),
+        row_factory.audit_entry(at=at, act="reconcile.begun"),
     )
 
     act, first, second = page(api)["timeline"][11:]
@@ -183,7 +183,7 @@ def test_it_tells_what_was_owed_to_whom_and_what_operators_did(api: Api) -> None
 def test_a_cursor_of_before_goes_on(api: Api) -> None:
     """One that an older version gave knows nothing of deliveries and acts: all of them follow, and nothing is lost."""
     eventful(api.database)
-    row_factory.store(api.database, row_factory.delivery(1, "a"), row_factory.act(connection_id="a"))
+    row_factory.store(api.database, row_factory.delivery(1, "a"), row_factory.audit_entry(connection_id="a"))
     cursor = page(api, limit=4)["next"]
     old = "-".join(cursor.split("-")[:4])
 
@@ -206,13 +206,13 @@ def test_a_cursor_that_is_none_is_refused(api: Api, after: str) -> None:
 @pytest.mark.parametrize("after", [None, "7-7-7-7-7-7"])
 def test_timelines_are_read_by_index(database: Database, after: str | None) -> None:
     """Of what a page truly asks nothing reads a table or sorts, on either database: each walk goes along its index."""
-    query_plans.fill(database)
+    query_plans.fill_tables(database)
     with database.write() as session:
         session.exec(delete(tables.BaselineRow))
 
-    with query_plans.recording(database) as sent:
+    with query_plans.record_statements(database) as sent:
         found = get_timeline(database, "c1", TimelineQuery(limit=10, after=after), project_mirrors)
-    plans = query_plans.plans_of(database, sent)
+    plans = query_plans.explain_all(database, sent)
 
     used = {name for plan in plans for name in re.findall(r"\bix_\w+", plan)}
     assert len(found.timeline) == 10

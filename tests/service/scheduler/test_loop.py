@@ -11,10 +11,10 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.queues import circuit_breaker, reads
 from schemas.tables import ReadRequestRow, TaskLeaseRow
-from service.scheduler.loop import LEASE_SECONDS, MOST_CALLS, OVERDUE_PASSES, Scheduler
+from service.scheduler.loop import LEASE_SECONDS, MAX_MESSAGES_IN_FLIGHT, STALE_CHECK_PASSES, Scheduler
 from tests.service.fakes import HandClock
 from tests.support.polling import eventually
-from tests.support.row_factory import connection, job, store
+from tests.support.row_factory import connection, read_request, store
 
 Make = Callable[..., Scheduler]
 
@@ -45,7 +45,13 @@ def make(timed: Database, called: list[str]) -> Make:
 
     def make(holder: str = "one", **options: Any) -> Scheduler:
         return Scheduler(
-            **{"database": timed, "call": called.extend, "push": called.extend, "holder": holder, **options}
+            **{
+                "database": timed,
+                "notify_readers": called.extend,
+                "notify_dispatchers": called.extend,
+                "holder": holder,
+                **options,
+            }
         )
 
     return make
@@ -54,17 +60,17 @@ def make(timed: Database, called: list[str]) -> Make:
 def owed(hand: HandClock, connection_id: str, due_in: float = -1, **values: Any) -> ReadRequestRow:
     """Return a job that owes a read; times are in seconds from now."""
     times = {name: hand.now + timedelta(seconds=value) for name, value in values.items() if isinstance(value, float)}
-    return job(connection_id, requested=1, due_at=hand.now + timedelta(seconds=due_in), **{**values, **times})
+    return read_request(connection_id, requested=1, due_at=hand.now + timedelta(seconds=due_in), **{**values, **times})
 
 
 def close_gate(database: Database, seconds: float) -> None:
     with database.write() as session:
-        circuit_breaker.close(database, session, reason="throttled", detail="Meld answered 429", seconds=seconds)
+        circuit_breaker.open_circuit(database, session, reason="throttled", detail="Meld answered 429", seconds=seconds)
 
 
 def test_who_is_called(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
     """Workers are called for what is owed, due, not under way and not called for lately; nobody else's."""
-    long_ago, lately = -reads.WOKEN_SECONDS - 1.0, -reads.WOKEN_SECONDS + 1.0
+    long_ago, lately = -reads.RENOTIFY_AFTER_SECONDS - 1.0, -reads.RENOTIFY_AFTER_SECONDS + 1.0
     store(
         timed,
         owed(hand, "due"),
@@ -76,8 +82,8 @@ def test_who_is_called(timed: Database, hand: HandClock, make: Make, called: lis
         owed(hand, "called lately", woken_at=lately),
         owed(hand, "at work", lease_token="t", leased_until=1.0),
         owed(hand, "at work, called long ago", lease_token="t", leased_until=1.0, woken_at=long_ago),
-        job("idle", requested=3, completed=3),
-        job("never due", requested=1, due_at=None),
+        read_request("idle", requested=3, completed=3),
+        read_request("never due", requested=1, due_at=None),
     )
 
     assert make().run_once() == 5
@@ -92,12 +98,12 @@ def test_a_due_job_is_called_again_only_after_a_while(
     clock = make()
 
     counts = []
-    for _ in range(3 * reads.WOKEN_SECONDS):
+    for _ in range(3 * reads.RENOTIFY_AFTER_SECONDS):
         clock.run_once()
         counts.append(len(called))
         hand.move(1)
 
-    first, second = reads.WOKEN_SECONDS, 2 * reads.WOKEN_SECONDS
+    first, second = reads.RENOTIFY_AFTER_SECONDS, 2 * reads.RENOTIFY_AFTER_SECONDS
     assert counts[first] == 1
     assert counts[first + 1] == 2
     assert counts[second + 1] == 2
@@ -106,18 +112,18 @@ def test_a_due_job_is_called_again_only_after_a_while(
 
 def test_what_is_due_longest_is_called_first(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
     """Where not all can be called, the oldest wishes come first, and the next pass adds nothing."""
-    store(timed, *(owed(hand, f"c{number:04}", -float(number)) for number in range(MOST_CALLS + 200)))
+    store(timed, *(owed(hand, f"c{number:04}", -float(number)) for number in range(MAX_MESSAGES_IN_FLIGHT + 200)))
     clock = make()
 
     counts = [clock.run_once(), clock.run_once()]
 
-    assert counts == [MOST_CALLS, 0]
-    assert set(called) == {f"c{number:04}" for number in range(200, MOST_CALLS + 200)}
+    assert counts == [MAX_MESSAGES_IN_FLIGHT, 0]
+    assert set(called) == {f"c{number:04}" for number in range(200, MAX_MESSAGES_IN_FLIGHT + 200)}
 
 
 def test_calls_that_arrived_make_room(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
     """As workers claim what they were called for, others are called."""
-    store(timed, *(owed(hand, f"c{number:04}") for number in range(MOST_CALLS + 200)))
+    store(timed, *(owed(hand, f"c{number:04}") for number in range(MAX_MESSAGES_IN_FLIGHT + 200)))
     clock = make()
     clock.run_once()
     with timed.write() as session:
@@ -125,7 +131,7 @@ def test_calls_that_arrived_make_room(timed: Database, hand: HandClock, make: Ma
             row.lease_token, row.leased_until, row.woken_at = "t", hand.now + timedelta(seconds=30), None
 
     assert clock.run_once() == 150
-    assert len(set(called)) == MOST_CALLS + 150
+    assert len(set(called)) == MAX_MESSAGES_IN_FLIGHT + 150
 
 
 def test_nobody_is_called_during_a_pause(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
@@ -137,7 +143,7 @@ def test_nobody_is_called_during_a_pause(timed: Database, hand: HandClock, make:
     hand.move(30.5)
     after = clock.run_once()
     with timed.write() as session:
-        circuit_breaker.open_(session)
+        circuit_breaker.close_circuit(session)
 
     assert (during, after, clock.run_once(), len(set(called))) == (0, 1, 19, 20)
 
@@ -149,7 +155,7 @@ def test_the_overdue_wait_for_the_end_of_a_pause(
     """So do those that are read again only because much time has passed."""
     old = hand.now - timedelta(hours=9)
     for number in range(5):
-        store(timed, connection(f"c{number}", checked_at=old), job(f"c{number}"))
+        store(timed, connection(f"c{number}", checked_at=old), read_request(f"c{number}"))
     close_gate(timed, seconds)
 
     make(fresh_seconds=3600).run_once()
@@ -162,11 +168,11 @@ def test_the_overdue_are_called_once_in_a_while(
 ) -> None:
     """A connection that nobody spoke of for too long is asked for, once; one that cannot change any more is not."""
     old = hand.now - timedelta(hours=9)
-    store(timed, connection("old", checked_at=old), job("old"), connection("new", checked_at=hand.now), job("new"))
-    store(timed, connection("gone", checked_at=old, status="DELETED"), job("gone"))
+    store(timed, connection("old", checked_at=old), read_request("old"), connection("new", checked_at=hand.now), read_request("new"))
+    store(timed, connection("gone", checked_at=old, status="DELETED"), read_request("gone"))
     clock = make(fresh_seconds=3600)
 
-    for _ in range(OVERDUE_PASSES + 1):
+    for _ in range(STALE_CHECK_PASSES + 1):
         clock.run_once()
 
     assert called == ["old"]
@@ -202,7 +208,12 @@ def test_several_clocks_at_once_call_once(database_url: str, hand: HandClock, cl
     counts: list[int] = []
 
     def run(number: int) -> None:
-        clock = Scheduler(database=databases[number], call=called.extend, push=called.extend, holder=f"clock {number}")
+        clock = Scheduler(
+            database=databases[number],
+            notify_readers=called.extend,
+            notify_dispatchers=called.extend,
+            holder=f"clock {number}",
+        )
         for _ in range(5):
             ready.wait()
             counts.append(clock.run_once())
@@ -238,8 +249,8 @@ def test_a_broker_that_is_away_is_said(timed: Database, hand: HandClock, make: M
         raise OutOfReachError("away")
 
     with pytest.raises(OutOfReachError):
-        make(call=away).run_once()
-    hand.move(reads.WOKEN_SECONDS + 1)
+        make(notify_readers=away).run_once()
+    hand.move(reads.RENOTIFY_AFTER_SECONDS + 1)
 
     assert make().run_once() == 1
 
@@ -254,12 +265,12 @@ def test_its_thread_calls_by_itself_and_survives(database: Database) -> None:
             raise errors.pop()
         called.extend(ids)
 
-    clock = Scheduler(database=database, call=call, push=call, holder="one")  # type: ignore[arg-type]
+    clock = Scheduler(database=database, notify_readers=call, notify_dispatchers=call, holder="one")  # type: ignore[arg-type]
     clock.start()
     assert clock.is_alive()
     eventually(lambda: not errors, seconds=4)
     with database.write() as session:
-        reads.raise_jobs(database, session, ["c1"], "operator")
+        reads.request_reads(database, session, ["c1"], "operator")
         session.get_one(ReadRequestRow, "c1").woken_at = None
 
     assert eventually(lambda: called, seconds=4) == ["c1"]

@@ -8,7 +8,7 @@ from sqlmodel import col, select
 from runtime.database import Database
 from schemas.tables import ConnectionRow, ReadRequestRow
 from service.scheduler.loop import Scheduler
-from service.scheduler.stale_connections import raise_overdue
+from service.scheduler.stale_connections import request_stale_reads
 from tests.support.row_factory import connection
 
 WEEK = 7 * 86400.0
@@ -28,7 +28,7 @@ def put(database: Database, id_: str, *, requested: int = 0, **fields: Any) -> N
 
 def overdue(database: Database, fresh_seconds: float = WEEK) -> Sequence[str]:
     with database.write() as session:
-        return sorted(raise_overdue(database, session, fresh_seconds=fresh_seconds))
+        return sorted(request_stale_reads(database, session, fresh_seconds=fresh_seconds))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,9 @@ def test_the_clock_looks_for_it(database: Database) -> None:
     put(database, "c1", checked_at=NOW - timedelta(days=8))
     calls: list[str] = []
 
-    Scheduler(database=database, call=calls.extend, push=calls.extend, holder="me", fresh_seconds=WEEK).run_once()
+    Scheduler(
+        database=database, notify_readers=calls.extend, notify_dispatchers=calls.extend, holder="me", fresh_seconds=WEEK
+    ).run_once()
 
     with database.read() as session:
         triggers = session.exec(select(ReadRequestRow.trigger).where(col(ReadRequestRow.requested) > 0)).all()
