@@ -22,7 +22,7 @@ GIVEN_UP = "given up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryAttempt:
+class WebhookAttempt:
     """One HTTP request: its times, signature timestamp and result. A problem of None means success."""
 
     began_at: datetime
@@ -52,7 +52,7 @@ class OutgoingWebhook:
     headers: Mapping[str, str | None] = field(default_factory=dict)
     retried: bool = True
     signed_at: str | None = None
-    attempts: list[DeliveryAttempt] = field(default_factory=list)
+    attempts: list[WebhookAttempt] = field(default_factory=list)
 
     def view(self) -> dict[str, Any]:
         """Return the webhook as JSON."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from simulator.webhooks import signature
-from simulator.webhooks.outgoing_webhook import DeliveryAttempt
+from simulator.webhooks.outgoing_webhook import WebhookAttempt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -61,7 +61,7 @@ class WebhookSender:
         webhook.signed_at = signed_at
         status, problem = await self._send(webhook, self._headers(webhook, signed_at, retry))
         webhook.attempts.append(
-            DeliveryAttempt(
+            WebhookAttempt(
                 began_at=began_at, ended_at=self._clock(), signed_at=signed_at, status=status, problem=problem
             )
         )

@@ -21,9 +21,9 @@ LEASE_SECONDS = 12.0
 def answered(meld: Simulator) -> set[str]:
     """Return the event ids that our side answered with 200, as Meld knows them."""
     return {
-        parcel.event.event_id
-        for parcel in meld.outbox.webhooks()
-        if any(attempt.status == 200 for attempt in list(parcel.attempts))
+        webhook.event.event_id
+        for webhook in meld.outbox.webhooks()
+        if any(attempt.status == 200 for attempt in list(webhook.attempts))
     }
 
 

@@ -21,7 +21,7 @@ COUNT = 3_000
 
 def sent(deployment: Deployment) -> set[str]:
     """Return the event ids of all webhooks that Meld has tried to deliver."""
-    return {parcel.event.event_id for parcel in deployment.meld.outbox.webhooks() if parcel.attempts}
+    return {webhook.event.event_id for webhook in deployment.meld.outbox.webhooks() if webhook.attempts}
 
 
 def kept(deployment: Deployment) -> list[str]:
