@@ -111,7 +111,7 @@ def _type(schema: Json) -> str:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
-    return {"date-time": "time"}.get(schema.get("format", ""), schema.get("type", "any JSON"))
+    return "time" if schema.get("format") == "date-time" else str(schema.get("type", "any JSON"))
 
 
 def _bounds(schema: Json) -> Iterator[str]:

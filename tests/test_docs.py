@@ -1,4 +1,4 @@
-"""What is written down is true: generated parts are up to date, and named things exist."""
+"""Documentation tests: generated documents are up to date, and whatever a document names exists."""
 
 import ast
 import importlib
@@ -53,12 +53,12 @@ def prose(text: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """Return what stands under a heading of the second level."""
+    """Return the text under a heading of the second level."""
     return re.split(r"^## ", text.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of all tables, heads left out."""
+    """Return the cells of all rows of all tables, without the header rows."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     heads = {number - 1 for number, line in enumerate(lines) if set(line) <= set("|-")}
     body = [line for number, line in enumerate(lines) if number not in heads and not set(line) <= set("|-")]
@@ -66,11 +66,11 @@ def rows(text: str) -> list[list[str]]:
 
 
 def codes(text: str) -> list[str]:
-    """Return what is set as code."""
+    """Return the contents of all code spans."""
     return re.findall(r"`([^`\n]+)`", text)
 
 
-# What the program writes itself
+# Generated documents
 
 
 @pytest.mark.parametrize("name", generate.DOCUMENTS)
@@ -79,11 +79,11 @@ def test_generated_documents_are_up_to_date(name: str) -> None:
     assert read(f"docs/{name}") == generate.DOCUMENTS[name]()
 
 
-# What must exist
+# Links and names
 
 
 def slug(heading: str) -> str:
-    """Return the anchor that a heading gets."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.replace("`", "")).strip().lower().replace(" ", "-")
 
 
@@ -93,7 +93,7 @@ def anchors_of(document: Path) -> list[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=short)
 def test_links_lead_somewhere(document: Path) -> None:
-    """Every link to a file of ours names one that is there, and a heading in it where it says one."""
+    """Every link to a file of the repository leads to an existing file, and its anchor to an existing heading."""
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(document.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", link):
@@ -107,7 +107,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_every_document_is_reached_from_the_readme() -> None:
-    """Nothing is written that nobody finds: the README names it, or the folder that it is one of."""
+    """The README links each document, and the folder of the decisions."""
     named = read("README.md")
     missing = [short(path) for path in DOCUMENTS if path.parent == ROOT / "docs" and f"(docs/{path.name}" not in named]
 
@@ -115,15 +115,15 @@ def test_every_document_is_reached_from_the_readme() -> None:
     assert "(docs/decisions/" in named
 
 
-def test_the_guarantees_are_held_by_tests() -> None:
-    """Each of the twelve names tests that exist, or says that it comes later."""
+def test_guarantees_name_existing_tests() -> None:
+    """Each of the twelve guarantees names at least one test, and every named test exists."""
     text = read("docs/guarantees.md")
     named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
     gone = [f"{file}::{name}" for file, name in named if name not in functions_of(ROOT / file)]
     bare = [
         number
         for number in range(1, GUARANTEES + 1)
-        if not re.search(r"`tests/[\w/]+\.py::test_\w+`|^Comes later:", guarantee(text, number), re.MULTILINE)
+        if not re.search(r"`tests/[\w/]+\.py::test_\w+`", guarantee(text, number))
     ]
 
     assert gone == []
@@ -137,7 +137,7 @@ def guarantee(text: str, number: int) -> str:
 
 
 def functions_of(path: Path) -> set[str]:
-    """Return the tests of a file, by its syntax alone."""
+    """Return the names of the functions of a file, without importing it."""
     if not path.is_file():
         return set()
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -152,7 +152,7 @@ def examples() -> list[dict[str, Any]]:
 
 
 def test_every_event_type_has_its_section_and_an_example() -> None:
-    """A type that is emitted is described, and no other is."""
+    """Exactly the emitted types are described."""
     types = set(get_args(EventType))
     headings = re.findall(r"^### `(.*)`$", read("docs/events.md"), re.MULTILINE)
 
@@ -162,7 +162,7 @@ def test_every_event_type_has_its_section_and_an_example() -> None:
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example["type"])
 def test_examples_of_events_are_valid(example: dict[str, Any]) -> None:
-    """The examples have the shapes that are sent out, member by member, and what they say twice they say alike."""
+    """The examples match the models exactly, and repeated values are equal."""
     event = Event.model_validate(example)
     data = DATA_MODELS[event.type].model_validate(event.data)
 
@@ -173,8 +173,8 @@ def test_examples_of_events_are_valid(example: dict[str, Any]) -> None:
     assert (event.subject, int(event.sequence)) == (data.connection.id, data.connection.sequence)
 
 
-def test_the_words_of_events_are_described() -> None:
-    """Envelope, roles and triggers: all of them, and each field of each type."""
+def test_fields_roles_and_triggers_of_events_are_described() -> None:
+    """The document contains each field of the envelope and of each type, each role and each trigger."""
     text = read("docs/events.md")
     known = set(codes(prose(text)))
     words = {*Event.model_fields, *get_args(Role), *get_args(Trigger)}
@@ -186,15 +186,15 @@ def test_the_words_of_events_are_described() -> None:
 
 
 @pytest.mark.parametrize("name", ["poll.py", "stream.py", "receiver.py", "receiver.mjs"])
-def test_the_examples_are_shown_as_they_are(name: str) -> None:
-    """What a reader copies from the document is the file that the tests run, to the letter."""
+def test_documented_consumers_equal_the_example_files(name: str) -> None:
+    """The code in the document is exactly the file in ``examples/`` that other tests run."""
     language = "python" if name.endswith(".py") else "js"
 
     assert read(f"examples/{name}") in blocks(read("docs/events.md"), language)
 
 
 def test_code_in_the_documents_compiles() -> None:
-    """Examples in Python are Python."""
+    """All Python code in the documents is valid Python."""
     for document in DOCUMENTS:
         for block in blocks(document.read_text(encoding="utf-8"), "python"):
             compile(block, short(document), "exec")
@@ -204,7 +204,7 @@ def test_code_in_the_documents_compiles() -> None:
 
 
 def test_every_route_is_in_the_reference() -> None:
-    """No more and no less than what the application answers."""
+    """The table of routes has exactly the routes that the application answers."""
     known = [route for route in generate.make_app().routes if isinstance(route, Route)]
     answered = {f"{method} {route.path}" for route in known for method in route.methods or () if method != "HEAD"}
 
@@ -215,7 +215,7 @@ def test_every_route_is_in_the_reference() -> None:
 
 
 def command_lines(document: Path) -> Iterator[list[str]]:
-    """Yield the commands of ours in a document's shell blocks, word by word, without what is around them."""
+    """Yield our commands in a document's shell blocks, as lists of words, without the commands around them."""
     for block in blocks(document.read_text(encoding="utf-8"), "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = words_of(line)
@@ -226,7 +226,7 @@ def command_lines(document: Path) -> Iterator[list[str]]:
 
 
 def words_of(line: str) -> list[str]:
-    """Split a line as a shell does; what a variable holds is any number."""
+    """Split a line as a shell does; a variable becomes a number."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     return ["1" if word.startswith("$") else word for word in lexer]
@@ -237,7 +237,7 @@ def is_ours(word: str) -> bool:
 
 
 def problem_of(words: list[str], *, is_whole: bool) -> str | None:
-    """Return what is wrong with a command of ours; one that is only named may lack its arguments."""
+    """Return what is wrong with one of our commands; arguments may be missing unless ``is_whole``."""
     name, *arguments = words
     if name == "make":
         targets = re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE)
@@ -262,7 +262,7 @@ def problem_of(words: list[str], *, is_whole: bool) -> str | None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=short)
 def test_commands_exist(document: Path) -> None:
-    """Every command in a shell block can be given just so, and every command that is named in the text exists."""
+    """Every command in a shell block is valid, and every command named in the text exists."""
     lines = list(command_lines(document))
     named = [words_of(code) for code in codes(prose(document.read_text(encoding="utf-8"))) if is_ours(code.split()[0])]
     problems = [(line, problem_of(line, is_whole=True)) for line in lines]
@@ -272,7 +272,7 @@ def test_commands_exist(document: Path) -> None:
 
 
 def test_the_procfile_runs_what_exists() -> None:
-    """The production set-up names commands of ours, and the processes that the documents name."""
+    """The Procfile has the processes that the documents name, with valid commands."""
     processes = dict(line.split(": ", 1) for line in read("Procfile").splitlines())
     problems = [problem_of(shlex.split(line), is_whole=True) for line in processes.values()]
 
@@ -281,7 +281,7 @@ def test_the_procfile_runs_what_exists() -> None:
 
 
 def test_settings_that_are_named_exist() -> None:
-    """No document, nor the example of a settings file, names a setting that there is not."""
+    """Documents and the example settings file name only settings that exist."""
     known = {f"MELDWATCH_{name.upper()}{form}" for name in Settings.model_fields for form in ("", "_FILE")} | {
         "MELDWATCH_"
     }
@@ -295,14 +295,14 @@ def test_settings_that_are_named_exist() -> None:
 
 
 def metric_names() -> set[str]:
-    """Return every metric under the name that Prometheus is told."""
+    """Return the name of every metric, as Prometheus sees it."""
     registry: CollectorRegistry = Metrics().registry
     counted = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
     return counted | set(GAUGE_DESCRIPTIONS)
 
 
 def test_the_list_of_metrics_is_complete() -> None:
-    """No more and no less than what is measured; and no document names another."""
+    """The table has exactly the exported metrics, and no document names another."""
     table = {cells[0].strip("`") for cells in rows(section(read("docs/operations.md"), "Metrics"))}
     named = {
         name
@@ -315,21 +315,21 @@ def test_the_list_of_metrics_is_complete() -> None:
 
 
 def test_the_parts_of_readiness_are_described() -> None:
-    """Each, with what to do about it."""
+    """The table has exactly the readiness checks."""
     table = {cells[0].strip("`") for cells in rows(section(read("docs/operations.md"), "Health"))}
 
     assert {*DATABASE_CHECKS, "broker"} == table
 
 
-def test_what_is_logged_is_described() -> None:
-    """Every line that our own code writes to the log stands in the table, and no other does."""
+def test_the_list_of_log_events_is_complete() -> None:
+    """The table has exactly the log events of our code."""
     table = {code for cells in rows(section(read("docs/operations.md"), "Logs")) for code in codes(cells[0])}
 
     assert logged() == table
 
 
 def logged() -> set[str]:
-    """Return the first words of every call of a logger."""
+    """Return the event of every call of a logger."""
     calls = (
         node
         for package in PACKAGES
@@ -350,7 +350,7 @@ def logged() -> set[str]:
 
 @pytest.mark.parametrize("cells", rows(section(read("docs/architecture.md"), "Bounds")), ids=lambda cells: cells[2])
 def test_bounds_are_as_written(cells: list[str]) -> None:
-    """The numbers in the table are those of the code."""
+    """The values in the table are those of the code."""
     _what, written, where = cells
     module, _, name = where.strip("`").rpartition(".")
     bound = getattr(importlib.import_module(module), name)
@@ -362,7 +362,7 @@ def test_bounds_are_as_written(cells: list[str]) -> None:
 
 
 def test_the_bound_on_reads_in_a_group_is_as_written() -> None:
-    """The examples below the table of bounds follow from the numbers of the code."""
+    """The examples below the table of bounds follow from the constants of the code."""
     text = " ".join(section(read("docs/architecture.md"), "Bounds").split())
     written = re.findall(r"([\d,]+) (?:reads in a group )?of (\d)", text)
     reads = 2 + len(follow_up_reads.RECHECK_SECONDS)
@@ -378,7 +378,7 @@ def seconds(bound: float | timedelta) -> float:
 
 
 def test_every_table_of_the_database_is_described() -> None:
-    """With what one row of it is."""
+    """The table has exactly the tables of the database."""
     tables = importlib.import_module("schemas.tables").METADATA.tables
     described = {cells[0].strip("`") for cells in rows(section(read("docs/architecture.md"), "Tables"))}
 
@@ -396,19 +396,22 @@ def test_the_map_lists_every_package() -> None:
 
 
 def test_files_that_are_named_exist() -> None:
-    """A path in the text of a document is one of the repository."""
+    """Every path in the text of a document exists."""
     named = {
         (short(document), code)
         for document in DOCUMENTS
         for code in codes(prose(document.read_text(encoding="utf-8")))
-        if re.fullmatch(r"(?:docs|meldwatch|service|workers|simulator|migrations|runtime|schemas|tests)/[\w/.-]*", code)
+        if re.fullmatch(
+            r"(?:docs|meldwatch|service|workers|simulator|migrations|runtime|schemas|tests|bench|examples)/[\w/.-]*",
+            code,
+        )
     }
 
     assert sorted(f"{document}: {code}" for document, code in named if not (ROOT / code).exists()) == []
 
 
-def test_shapes_say_what_they_are() -> None:
-    """Every shape that leaves the service has a docstring: OpenAPI shows it."""
+def test_models_of_events_have_docstrings() -> None:
+    """Every model of an event has a docstring, which OpenAPI shows."""
     silent = [
         shape.__name__
         for shape in (Event, *DATA_MODELS.values())
