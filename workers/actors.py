@@ -1,13 +1,16 @@
-"""Actors: thin adapters that turn a message into a call. Messages carry ids only; names live in ``schemas/message_names.py``."""
+"""Actors (dramatiq): thin adapters that turn a broker message into a call.
+
+Messages carry ids only; their names are in ``schemas/message_names.py``.
+"""
 
 import dramatiq
 
-from schemas.message_names import DELIVER, REFRESH
+from schemas.message_names import DELIVERY_ACTOR, REFETCH_ACTOR
 from workers.delivery.dispatcher import DeliveryDispatcher
-from workers.refetch.refetch import Refetch
+from workers.refetch.refetch import Refetcher
 
 
-def declare(broker: dramatiq.Broker, refresh: Refetch, deliver: DeliveryDispatcher) -> None:
-    """Declare every actor on the broker. Once per broker."""
-    dramatiq.actor(actor_name=REFRESH, queue_name=REFRESH, broker=broker)(refresh.refresh)
-    dramatiq.actor(actor_name=DELIVER, queue_name=DELIVER, broker=broker)(deliver.deliver)
+def declare_actors(broker: dramatiq.Broker, refetcher: Refetcher, dispatcher: DeliveryDispatcher) -> None:
+    """Declare every actor on the broker. Call it once per broker."""
+    dramatiq.actor(actor_name=REFETCH_ACTOR, queue_name=REFETCH_ACTOR, broker=broker)(refetcher.refetch)
+    dramatiq.actor(actor_name=DELIVERY_ACTOR, queue_name=DELIVERY_ACTOR, broker=broker)(dispatcher.deliver)

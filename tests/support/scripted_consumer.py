@@ -20,7 +20,7 @@ from schemas.push import PushResult
 from schemas.tables import DeliveryQueueRow, DeliveryRow, FeedCounterRow, SubscriptionRow
 from tests.support import row_factory
 from tests.support.encryption_keys import ENCRYPTION
-from tests.support.push_acceptance import accept, accept_unsigned
+from tests.support.push_acceptance import assert_acceptable, assert_acceptable_unsigned
 from workers.delivery.dispatcher import DeliveryDispatcher, DeliverySender
 from workers.events.fan_out import fan_out
 
@@ -63,9 +63,9 @@ class ScriptedConsumer:
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
         """Answer as scripted."""
         if parse_handler_name(url) is None:
-            accept(headers, body, self.secrets)
+            assert_acceptable(headers, body, self.secrets)
         else:
-            accept_unsigned(headers, body)
+            assert_acceptable_unsigned(headers, body)
         pushed = ReceivedPush(url, headers, body)
         with self._lock:
             self.pushes.append(pushed)
@@ -231,7 +231,7 @@ class HttpConsumer:
         self._server.server_close()
         self._thread.join()
         for pushed in self.pushes:
-            accept(pushed.headers, pushed.body, self.secrets)
+            assert_acceptable(pushed.headers, pushed.body, self.secrets)
 
     def event_ids(self) -> Collection[str]:
         """Return the ids of the pushed events, in the order of their arrival."""

@@ -1,4 +1,4 @@
-"""A scripted Meld for the workers: implements the reader's port, answers what it is told to, and counts."""
+"""Scripted Meld for tests of the workers: returns scripted outcomes, and counts reads."""
 
 import itertools
 import threading
@@ -11,13 +11,13 @@ from runtime.database import Database
 from runtime.metrics import Metrics
 from schemas.meld.connection import Snapshot
 from schemas.meld.read_outcome import Found, ReadOutcome
-from workers.refetch.refetch import MeldReader, Refetch
+from workers.refetch.refetch import MeldReader, Refetcher
 
 _NUMBERS = itertools.count(1)
 
 
 def document(id_: str, status: str = "ACTIVE", **fields: Any) -> dict[str, Any]:
-    """Return Meld's answer for a connection."""
+    """Return Meld's response for a connection."""
     return {
         "id": id_,
         "accountId": "acct",
@@ -36,31 +36,31 @@ def found(id_: str, status: str = "ACTIVE", **fields: Any) -> Found:
     return Found(Snapshot.from_document(document(id_, status, **fields)))
 
 
-def refresh_on(
+def make_refetcher(
     database: Database,
     reader: MeldReader,
     calls: list[str] | None = None,
     *,
     clock: Clock = utcnow,
     pushes: list[str] | None = None,
-) -> Refetch:
-    """Return a refresher as a process would make it."""
-    return Refetch(
+) -> Refetcher:
+    """Return a refetcher as a process would create it."""
+    return Refetcher(
         database=database,
         reader=reader,
-        call=(calls if calls is not None else []).extend,
-        push=(pushes if pushes is not None else []).extend,
+        notify_workers=(calls if calls is not None else []).extend,
+        notify_dispatchers=(pushes if pushes is not None else []).extend,
         clock=clock,
         lease_seconds=30,
-        token=lambda: f"token {next(_NUMBERS)}",
+        new_token=lambda: f"token {next(_NUMBERS)}",
         jitter=lambda: 0.0,
         metrics=Metrics(),
-        notify=lambda: None,
+        notify_feed=lambda: None,
     )
 
 
 class ScriptedReader:
-    """Answers with what was scripted for a connection: an outcome, or a function that makes one."""
+    """Returns the outcome scripted for a connection, or the result of a scripted function."""
 
     def __init__(self) -> None:
         self.answers: dict[str, ReadOutcome | Callable[[], ReadOutcome]] = {}
@@ -68,7 +68,7 @@ class ScriptedReader:
         self._lock = threading.Lock()
 
     def read(self, connection_id: str) -> ReadOutcome:
-        """Answer as scripted; a connection without a script is ACTIVE."""
+        """Return the scripted outcome; a connection without a script is ACTIVE."""
         with self._lock:
             self.reads[connection_id] += 1
             answer = self.answers.get(connection_id, found(connection_id))

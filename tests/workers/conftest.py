@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from runtime.database import Database
-from tests.support.scripted_meld import ScriptedReader, refresh_on
-from workers.refetch.refetch import Refetch
+from tests.support.scripted_meld import ScriptedReader, make_refetcher
+from workers.refetch.refetch import Refetcher
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def calls() -> list[str]:
 
 
 @pytest.fixture
-def make_refresh(database: Database, reader: ScriptedReader, calls: list[str]) -> Callable[[], Refetch]:
+def new_refetcher(database: Database, reader: ScriptedReader, calls: list[str]) -> Callable[[], Refetcher]:
     """Make a refresher as a process would, on the test's database and Meld."""
-    return lambda: refresh_on(database, reader, calls)
+    return lambda: make_refetcher(database, reader, calls)
 
 
 @pytest.fixture
-def refresh(make_refresh: Callable[[], Refetch]) -> Refetch:
+def refetcher(new_refetcher: Callable[[], Refetcher]) -> Refetcher:
     """A refresher on the test's database and Meld."""
-    return make_refresh()
+    return new_refetcher()

@@ -10,13 +10,13 @@ from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.message_names import DELIVER, REFRESH
+from schemas.message_names import DELIVERY_ACTOR, REFETCH_ACTOR
 from tests.support.polling import eventually
-from tests.support.scripted_consumer import deliver_on
+from tests.support.scripted_consumer import make_dispatcher
 from tests.support.scripted_meld import ScriptedReader
 from tests.support.webhook_factory import body, store
-from workers.actors import declare
-from workers.refetch.refetch import Refetch
+from workers.actors import declare_actors
+from workers.refetch.refetch import Refetcher
 
 
 @pytest.fixture
@@ -28,21 +28,21 @@ def broker(memory_url: str) -> Iterator[dramatiq.Broker]:
 
 
 @pytest.fixture
-def worker(broker: dramatiq.Broker, database: Database, refresh: Refetch) -> Iterator[dramatiq.Worker]:
+def worker(broker: dramatiq.Broker, database: Database, refetcher: Refetcher) -> Iterator[dramatiq.Worker]:
     """A worker with the product's actors."""
-    declare(broker, refresh, deliver_on(database))
+    declare_actors(broker, refetcher, make_dispatcher(database))
     worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=10)
     worker.start()
     yield worker
     worker.stop()
 
 
-def test_every_name_has_its_actor(broker: dramatiq.Broker, database: Database, refresh: Refetch) -> None:
+def test_every_name_has_its_actor(broker: dramatiq.Broker, database: Database, refetcher: Refetcher) -> None:
     """The web side calls actors by the names in ``schemas/message_names.py``, and finds each under its own queue."""
-    declare(broker, refresh, deliver_on(database))
+    declare_actors(broker, refetcher, make_dispatcher(database))
 
     actors = {name: broker.get_actor(name).queue_name for name in broker.get_declared_actors()}
-    assert actors == {REFRESH: REFRESH, DELIVER: DELIVER}
+    assert actors == {REFETCH_ACTOR: REFETCH_ACTOR, DELIVERY_ACTOR: DELIVERY_ACTOR}
 
 
 def test_a_call_is_a_read(
@@ -51,8 +51,8 @@ def test_a_call_is_a_read(
     """A message that bears an id leads to one read of that connection; more of them lead to no more."""
     store(database, body("c1"))
 
-    brokers.call(broker, ["c1", "c1", "unknown"])
-    broker.join(REFRESH)
+    brokers.enqueue(broker, ["c1", "c1", "unknown"])
+    broker.join(REFETCH_ACTOR)
     worker.join()
 
     assert dict(reader.reads) == {"c1": 1}
@@ -63,37 +63,37 @@ def test_an_error_of_the_infrastructure_is_tried_again(
 ) -> None:
     """A worker that meets a database that is away comes again by itself, before the clock has to."""
 
-    class Flaky(Refetch):
+    class Flaky(Refetcher):
         """Fails the first time."""
 
         failures = 1
 
-        def refresh(self, connection_id: str) -> None:
+        def refetch(self, connection_id: str) -> None:
             """Fail as a database that is away does, then work."""
             if self.failures:
                 self.failures -= 1
                 raise OutOfReachError("The database does not answer.")
-            super().refresh(connection_id)
+            super().refetch(connection_id)
 
     numbers = iter(range(100))
     flaky = Flaky(
         database=database,
         reader=reader,
-        call=lambda _ids: None,
-        push=lambda _ids: None,
+        notify_workers=lambda _ids: None,
+        notify_dispatchers=lambda _ids: None,
         clock=utcnow,
         lease_seconds=30,
-        token=lambda: f"token {next(numbers)}",
+        new_token=lambda: f"token {next(numbers)}",
         jitter=lambda: 0.0,
         metrics=Metrics(),
-        notify=lambda: None,
+        notify_feed=lambda: None,
     )
     store(database, body("c1"))
-    declare(broker, flaky, deliver_on(database))
+    declare_actors(broker, flaky, make_dispatcher(database))
     worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=10)
     worker.start()
 
-    brokers.call(broker, ["c1"])
+    brokers.enqueue(broker, ["c1"])
 
     assert eventually(lambda: reader.reads["c1"], seconds=4) == 1
     worker.stop()
@@ -107,9 +107,9 @@ def test_nothing_is_kept_of_a_message_that_was_given_up(broker: dramatiq.Broker,
         failed.set()
         raise RuntimeError("always")
 
-    dramatiq.actor(fail, actor_name="failing", queue_name=REFRESH, broker=broker, max_retries=0).send()
+    dramatiq.actor(fail, actor_name="failing", queue_name=REFETCH_ACTOR, broker=broker, max_retries=0).send()
     failed.wait(4)
-    broker.join(REFRESH)
+    broker.join(REFETCH_ACTOR)
     worker.join()
 
     assert isinstance(broker, StubBroker)

@@ -1,1 +1,1 @@
-"""Events: made from changes, appended to the feed, fanned out to the deliveries of subscriptions."""
+"""Events: created from changes, appended to the feed, fanned out to the outbox (deliveries of subscriptions)."""

@@ -1,4 +1,4 @@
-"""Event: the rows that changes make in the feed. Values in, rows out; positions are taken in `tell`."""
+"""Create the rows of events from the changes of a read. Pure; `workers/events/append.py` allocates the positions."""
 
 import uuid
 from collections.abc import Iterable
@@ -9,19 +9,19 @@ from schemas.connection_changes import Change
 from schemas.tables import ConnectionRow, EventRow
 
 EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
-"""Event ids are made in it; it must never change."""
+"""The UUID namespace of event ids. It must never change: the same change must always get the same id."""
 
 
-def events_of(
+def create_events(
     mirror: ConnectionRow, changes: Iterable[Change], cause: events.Cause, time: datetime
 ) -> tuple[EventRow, ...]:
-    """Return the events of what a read changed, and count them in the mirror's sequence.
+    """Return one event for each change of a read, and advance the sequence of the mirror row.
 
     Args:
-        mirror: The connection's row after the read.
+        mirror: The mirror row of the connection after the read.
         changes: What the read changed, in order.
         cause: Why it was read.
-        time: When the read had its answer.
+        time: When the read received its answer.
     """
     return tuple(_event(mirror, change, cause, time) for change in changes)
 
@@ -33,7 +33,7 @@ def _event(mirror: ConnectionRow, change: Change, cause: events.Cause, time: dat
     )
     key = f"{mirror.id}\n{mirror.observed_at.isoformat()}\n{mirror.digest}\n{change.type}"
     return EventRow(
-        position=0,  # the place is taken when the event is written
+        position=0,  # allocated when the event is appended
         id=str(uuid.uuid5(EVENT_NAMESPACE, key)),
         connection_id=mirror.id,
         sequence=mirror.sequence,

@@ -1,6 +1,7 @@
-"""Owe: for each event of a transaction, a delivery to each subscription that wants it, in the same transaction.
+"""Fan-out to the outbox: one delivery of each event for each subscription that wants it (transactional outbox).
 
-So there is an event if and only if it is owed; what is paused, failing or disabled is owed all the same.
+The deliveries are written in the transaction of the events. So an event is stored if and only if its deliveries are.
+Subscriptions that are paused, failing or disabled get theirs too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,25 +14,33 @@ from runtime.database import Database
 from runtime.queues.deliveries import mark_queues_due
 from schemas.tables import DeliveryRow, SubscriptionRow
 
-_WANTS = select(SubscriptionRow.id, SubscriptionRow.types)
-_OWN = ("position", "connection_id", "type")
+_SUBSCRIPTIONS = select(SubscriptionRow.id, SubscriptionRow.types)
+_EVENT_COLUMNS = ("position", "connection_id", "type")
 
 
-def owe(database: Database, session: Session, events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Owe events to subscriptions; return the subscriptions whose workers should be called after the commit.
+def fan_out(database: Database, session: Session, events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Write the deliveries of events.
 
-    The caller holds the feed's counter: a subscription that is made meanwhile waits for it, and begins behind these
-    events; one that was made before is seen here.
+    The caller holds the row lock on the feed counter. A subscription that is being created waits for it and begins
+    after these events; one that was created before is seen here.
 
     Args:
         database: The database.
         session: An open transaction.
-        events: Rows of the feed that it has written.
+        events: The rows of the feed that the transaction has written.
+
+    Returns:
+        The subscriptions that have new deliveries; notify their workers after the commit.
     """
-    wants = session.connection().execute(_WANTS).all()
+    subscriptions = session.connection().execute(_SUBSCRIPTIONS).all()
     rows = [
-        {"subscription_id": id_, "event_id": event["id"], "outcomes": [], **{name: event[name] for name in _OWN}}
-        for id_, types in wants
+        {
+            "subscription_id": id_,
+            "event_id": event["id"],
+            "outcomes": [],
+            **{name: event[name] for name in _EVENT_COLUMNS},
+        }
+        for id_, types in subscriptions
         for event in events
         if not types or event["type"] in types
     ]

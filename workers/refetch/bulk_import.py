@@ -1,7 +1,7 @@
-"""Adopt: connections that were never seen, taken into the mirror from a page of Meld's list, all in a few statements.
+"""Bulk import: add connections that were never read to the mirror from a page of Meld's list, in a few statements.
 
-A list says as much of a connection as a read does; so a backfill costs one call for a whole page. The rules are those
-of ``workers/refetch/commit.py``, for a connection that has no row and no webhook.
+An item of the list is equal to an answer for a single connection, so an import costs one call for a whole page. The
+rules are those of ``workers/refetch/commit.py``, for a connection that has no row and no webhook.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,16 +15,16 @@ from runtime.database import Database
 from schemas.meld.connection import Snapshot
 from schemas.tables import ConnectionRow, ReadRequestRow
 from workers.refetch.decision import MirrorState, decide
-from workers.refetch.follow_up_reads import follow
+from workers.refetch.follow_up_reads import request_follow_up_reads
 from workers.refetch.lease import ReadLease
-from workers.refetch.mirror_row import Reading, mirror_of, state_of
+from workers.refetch.mirror_row import Reading, build_mirror_row, mirror_state
 from workers.refetch.observe import Observed, record_observations
 
-_FIRST = insert(ConnectionRow)
+_INSERT = insert(ConnectionRow)
 
 
 class BulkImport:
-    """Takes never-seen connections into the mirror, in the transaction of the caller."""
+    """Imports connections that were never read, in the transaction of the caller."""
 
     def __init__(self, *, database: Database) -> None:
         self._database = database
@@ -32,29 +32,35 @@ class BulkImport:
     def __call__(
         self, session: Session, snapshots: Sequence[Snapshot], began_at: datetime, ended_at: datetime
     ) -> tuple[list[str], list[str]]:
-        """Take in each snapshot whose connection nobody is at; return the ids adopted, and the workers to call.
+        """Import the snapshots, except of connections that have a pending read: its webhook may be newer than the list.
 
-        The caller holds the locks of all jobs that the snapshots name. A connection whose read is owed already is
-        left to that: its webhook may be younger than the list.
+        Args:
+            session: A transaction that holds the row locks of all read requests that the snapshots name.
+            snapshots: The items of the page whose connections are not in the mirror.
+            began_at: When the request for the page began.
+            ended_at: When the page was complete.
+
+        Returns:
+            The imported connections, and the connections whose workers must be notified after the commit.
         """
         page = {snapshot.id: snapshot for snapshot in snapshots}
-        claims = self._claim(session, page)
-        if not claims:
+        leases = self._complete_requests(session, page)
+        if not leases:
             return [], []
-        group = _known(session, [page[claim.connection_id] for claim in claims])
-        seen = [_see(claim, Reading(page[claim.connection_id], began_at, ended_at), group) for claim in claims]
-        calls: list[str] = []
+        group = _stored_states(session, [page[lease.connection_id] for lease in leases])
+        seen = [_observe(lease, Reading(page[lease.connection_id], began_at, ended_at), group) for lease in leases]
+        notified: list[str] = []
         for one in seen:
             if one.decision.siblings or one.decision.is_contradicted:
-                calls += follow(self._database, session, one.claim, one.decision, is_owed=False)
-        # A page may emit hundreds of events; the clock calls for their pushes, within a second.
+                notified += request_follow_up_reads(self._database, session, one.lease, one.decision, is_pending=False)
+        # A page may emit hundreds of events; the scheduler notifies the dispatchers for them, within a second.
         record_observations(self._database, session, seen)
-        session.connection().execute(_FIRST, [one.mirror.model_dump() for one in seen])
-        return [claim.connection_id for claim in claims], calls
+        session.connection().execute(_INSERT, [one.mirror.model_dump() for one in seen])
+        return [lease.connection_id for lease in leases], notified
 
-    def _claim(self, session: Session, ids: Collection[str]) -> list[ReadLease]:
-        """Ask for a read of each connection that owes none, and settle it: nobody else ever sees that it was owed."""
-        settled = (
+    def _complete_requests(self, session: Session, ids: Collection[str]) -> list[ReadLease]:
+        """Request a read of each connection that has no pending one, and complete it in the same statement."""
+        completed = (
             update(ReadRequestRow)
             .where(
                 col(ReadRequestRow.connection_id).in_(ids),
@@ -74,10 +80,12 @@ class BulkImport:
             )
             .returning(col(ReadRequestRow.connection_id), col(ReadRequestRow.requested))
         )
-        return [_claim_of(connection_id, generation) for connection_id, generation in sorted(session.exec(settled))]
+        return [
+            _reconcile_lease(connection_id, generation) for connection_id, generation in sorted(session.exec(completed))
+        ]
 
 
-def _claim_of(connection_id: str, generation: int) -> ReadLease:
+def _reconcile_lease(connection_id: str, generation: int) -> ReadLease:
     return ReadLease(
         connection_id=connection_id,
         token="",
@@ -92,22 +100,24 @@ def _claim_of(connection_id: str, generation: int) -> ReadLease:
     )
 
 
-def _known(session: Session, snapshots: Sequence[Snapshot]) -> dict[str, MirrorState]:
+def _stored_states(session: Session, snapshots: Sequence[Snapshot]) -> dict[str, MirrorState]:
     """Return the stored view of every connection that the snapshots name."""
     named = {id_ for snapshot in snapshots for id_ in (*snapshot.duplicate_ids, snapshot.primary_duplicate_id) if id_}
     if not named:
         return {}
     return {
-        row.id: state_of(row) for row in session.exec(select(ConnectionRow).where(col(ConnectionRow.id).in_(named)))
+        row.id: mirror_state(row) for row in session.exec(select(ConnectionRow).where(col(ConnectionRow.id).in_(named)))
     }
 
 
-def _see(claim: ReadLease, reading: Reading, group: dict[str, MirrorState]) -> Observed:
-    """Decide what a listed connection means, beside those that are known; from now on it is one of them."""
-    mirror = mirror_of(claim.connection_id, "", None, reading)
-    state = state_of(mirror)
+def _observe(lease: ReadLease, reading: Reading, group: dict[str, MirrorState]) -> Observed:
+    """Decide what a listed connection means for the stored group, and add it to the group."""
+    mirror = build_mirror_row(lease.connection_id, "", None, reading)
+    state = mirror_state(mirror)
     decision = decide(None, state, group, None)
     group[state.id] = state
-    # Who is not known yet may be on its way: the list's other items are.
-    known = replace(decision, siblings=decision.siblings & group.keys(), strangers=decision.strangers & group.keys())
-    return Observed(claim, reading, mirror, known)
+    # A member that is not stored yet may be another item of the list.
+    known = replace(
+        decision, siblings=decision.siblings & group.keys(), one_way_siblings=decision.one_way_siblings & group.keys()
+    )
+    return Observed(lease, reading, mirror, known)

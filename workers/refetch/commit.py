@@ -1,7 +1,7 @@
-"""Apply: one commit that makes the mirror say what the read saw, and tells what that changed.
+"""Commit of a read: one transaction with the mirror row, the observation, its events and the follow-up reads.
 
-Behind the fence, the mirror's row is only ever written by the holder of the newest claim; so an older read cannot
-overwrite a newer one, and what is decided here cannot be outdated by the time it is committed.
+The lease's token is a fencing token: only the holder of the newest lease writes the mirror row. So an older read cannot
+overwrite a newer one, and a decision cannot be outdated when it is committed.
 """
 
 from collections.abc import Iterable
@@ -16,176 +16,178 @@ from runtime.queues import circuit_breaker, reads
 from schemas.meld.connection import TERMINAL_STATUSES
 from schemas.meld.webhook import DELETED
 from schemas.tables import ConnectionRow, ReadRequestRow, WebhookRow
-from workers.refetch.decision import decide, named
-from workers.refetch.follow_up_reads import SETTLE_SECONDS, follow
+from workers.refetch.decision import decide, group_members
+from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS, request_follow_up_reads
 from workers.refetch.lease import ReadLease, mark_processed
-from workers.refetch.mirror_row import Reading, mirror_of, state_of
+from workers.refetch.mirror_row import Reading, build_mirror_row, mirror_state
 from workers.refetch.observe import AppendedEvents, Observed, record_observations
-from workers.refetch.recent_webhooks import recent_webhooks
+from workers.refetch.recent_webhooks import get_recent_webhooks
 
 
 class LeaseLostError(Exception):
-    """A newer claim on the connection exists; this read must be thrown away."""
+    """The lease is no longer the newest one of its connection; the result of the read must be discarded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
-    """What was committed: the connections to call workers for, the types of the events emitted, and to whom owed."""
+class CommitResult:
+    """What to notify after the commit.
 
-    calls: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    subscriptions: tuple[str, ...] = ()
+    Attributes:
+        connection_ids: Connections that have a read request.
+        event_types: The types of the appended events.
+        subscription_ids: Subscriptions that have new deliveries.
+    """
+
+    connection_ids: tuple[str, ...] = ()
+    event_types: tuple[str, ...] = ()
+    subscription_ids: tuple[str, ...] = ()
 
 
-def believes_absence(session: Session, connection_id: str) -> bool:
-    """Return whether a 404 means that the connection was deleted: a webhook or an earlier read said so."""
-    said = exists().where(col(WebhookRow.connection_id) == connection_id, col(WebhookRow.hint_status) == DELETED)
-    seen = exists().where(col(ConnectionRow.id) == connection_id, col(ConnectionRow.status) == DELETED)
-    return bool(session.exec(select(or_(said, seen))).one())
+def is_known_deleted(session: Session, connection_id: str) -> bool:
+    """Return whether a 404 means that the connection was deleted, because a webhook or an earlier read said so."""
+    is_announced = exists().where(
+        col(WebhookRow.connection_id) == connection_id, col(WebhookRow.hint_status) == DELETED
+    )
+    is_stored = exists().where(col(ConnectionRow.id) == connection_id, col(ConnectionRow.status) == DELETED)
+    return bool(session.exec(select(or_(is_announced, is_stored))).one())
 
 
-def apply(database: Database, session: Session, claim: ReadLease, reading: Reading) -> Applied:
-    """Write down what was read, and everything that follows from it.
+def commit_read(database: Database, session: Session, lease: ReadLease, reading: Reading) -> CommitResult:
+    """Write the result of a read and everything that follows from it.
 
     Raises:
-        OutrunError: Where the claim is no longer the newest; nothing is written then.
+        LeaseLostError: If the lease is no longer the newest one; nothing is written then.
     """
-    row = session.get(ConnectionRow, claim.connection_id)
-    before = state_of(row) if row is not None else None
-    account_id = account_of(session, claim.connection_id, row, reading)
-    mirror = mirror_of(claim.connection_id, account_id, row, reading)
+    row = session.get(ConnectionRow, lease.connection_id)
+    before = mirror_state(row) if row is not None else None
+    account_id = find_account_id(session, lease.connection_id, row, reading)
+    mirror = build_mirror_row(lease.connection_id, account_id, row, reading)
     is_doubted = False
-    if row is not None and _is_end(row, reading) and mirror.status not in TERMINAL_STATUSES:
-        # Nothing comes back at Meld, so the answer is older than the end. Where it stays so, it is believed later.
+    if row is not None and _ended_recently(row, reading) and mirror.status not in TERMINAL_STATUSES:
+        # No connection returns from an end at Meld, so the answer is older than the end. A later read accepts it.
         mirror, is_doubted = row, True
-    after = state_of(mirror)
-    others = named(before, after)
-    if others:
-        reads.lock_requests(database, session, {claim.connection_id, *others})
-    is_owed = _complete(database, session, claim)
-    webhooks = recent_webhooks(
+    after = mirror_state(mirror)
+    members = group_members(before, after)
+    if members:
+        reads.lock_requests(database, session, {lease.connection_id, *members})
+    is_pending = _complete(database, session, lease)
+    webhooks = get_recent_webhooks(
         database,
         session,
-        claim,
-        seconds=max((reading.ended_at - reading.began_at).total_seconds(), 0),
+        lease,
+        read_seconds=max((reading.ended_at - reading.began_at).total_seconds(), 0),
         previous_read_at=row.checked_at if row is not None else reading.began_at,
     )
-    siblings = _siblings(session, others)
-    group = {sibling.id: state_of(sibling) for sibling in siblings}
-    decision = decide(before, after, group, webhooks.hint, gone_lately=_gone_lately(siblings, reading))
+    siblings = _siblings(session, members)
+    recently_ended = frozenset(sibling.id for sibling in siblings if _ended_recently(sibling, reading))
+    group = {sibling.id: mirror_state(sibling) for sibling in siblings}
+    decision = decide(before, after, group, webhooks.hint, recently_ended=recently_ended)
     if is_doubted:
         decision = replace(decision, is_contradicted=True)
-    is_new = row is None or row.digest != mirror.digest
-    told = AppendedEvents()
-    # Before the webhooks, as where a read failed: of those that lock both, none can deadlock another.
+    # Lock order: circuit breaker, then webhooks, as in reschedule.py. So two transactions cannot deadlock.
     circuit_breaker.close_circuit(session)
-    mark_processed(database, session, claim)
-    calls = follow(
+    mark_processed(database, session, lease)
+    notified = request_follow_up_reads(
         database,
         session,
-        claim,
+        lease,
         decision,
-        is_owed=is_owed,
-        is_early=webhooks.needs_confirming_read(after),
-        unread=_unread_since(siblings, webhooks.undone_at(before, after)),
+        is_pending=is_pending,
+        needs_confirming_read=webhooks.needs_confirming_read(after),
+        unread_members=_unread_since(siblings, webhooks.undone_at(before, after)),
     )
-    if is_new:
-        told = record_observations(database, session, [Observed(claim, reading, mirror, decision)])
+    appended = AppendedEvents()
+    if row is None or row.digest != mirror.digest:
+        appended = record_observations(database, session, [Observed(lease, reading, mirror, decision)])
         _write(session, row, mirror)
     else:
-        database.run(session, _checked, connection=claim.connection_id, began_at=reading.began_at)
-    return Applied(tuple(calls), told.types, told.subscriptions)
+        database.run(session, _set_checked_at, connection=lease.connection_id, began_at=reading.began_at)
+    return CommitResult(tuple(notified), appended.types, appended.subscriptions)
 
 
-def dismiss(database: Database, session: Session, claim: ReadLease) -> None:
-    """Settle a claim that only a sibling's list had led to, where Meld does not have the connection: nothing is owed.
+def complete_without_result(database: Database, session: Session, lease: ReadLease) -> None:
+    """Complete the request for a connection that Meld does not have and that only a sibling's list names.
 
     Raises:
-        OutrunError: Where the claim is no longer the newest.
+        LeaseLostError: If the lease is no longer the newest one.
     """
-    _complete(database, session, claim)
+    _complete(database, session, lease)
     circuit_breaker.close_circuit(session)
 
 
-def is_only_listed(session: Session, claim: ReadLease) -> bool:
-    """Return whether a connection is known from the lists of others alone: no webhook named it, no read found it."""
-    is_followed = claim.trigger in {"sibling", "recheck"} and not claim.webhooks
-    return is_followed and session.get(ConnectionRow, claim.connection_id) is None
+def is_only_listed(session: Session, lease: ReadLease) -> bool:
+    """Return whether only other connections name this one: no webhook did, and no read found it."""
+    is_follow_up = lease.trigger in {"sibling", "recheck"} and not lease.webhooks
+    return is_follow_up and session.get(ConnectionRow, lease.connection_id) is None
 
 
-def account_of(session: Session, connection_id: str, row: ConnectionRow | None, reading: Reading) -> str:
-    """Return the account as the answer names it, as the mirror knows it, or as the webhooks say."""
+def find_account_id(session: Session, connection_id: str, row: ConnectionRow | None, reading: Reading) -> str:
+    """Return the account id from the answer, else from the mirror, else from the newest webhook that names one."""
     if reading.snapshot is not None and reading.snapshot.account_id is not None:
         return reading.snapshot.account_id
     if row is not None:
         return row.account_id
-    said = select(WebhookRow.account_id).where(
+    account_ids = select(WebhookRow.account_id).where(
         WebhookRow.connection_id == connection_id, col(WebhookRow.account_id).is_not(None)
     )
-    return session.exec(said.order_by(col(WebhookRow.id).desc()).limit(1)).first() or ""
+    return session.exec(account_ids.order_by(col(WebhookRow.id).desc()).limit(1)).first() or ""
 
 
-def _complete(database: Database, session: Session, claim: ReadLease) -> bool:
-    """Pass the fence: complete the claimed generation. Return whether a later one is owed already."""
-    values = {"connection": claim.connection_id, "token": claim.token, "generation": claim.generation}
+def _complete(database: Database, session: Session, lease: ReadLease) -> bool:
+    """Check the fencing token and complete the request. Return whether another read was requested meanwhile."""
+    values = {"connection": lease.connection_id, "token": lease.token, "generation": lease.generation}
     row = database.run(session, _completion, **values).one_or_none()
     if row is None:
-        raise LeaseLostError(claim.connection_id)
+        raise LeaseLostError(lease.connection_id)
     return bool(row[0])
 
 
 def _write(session: Session, row: ConnectionRow | None, mirror: ConnectionRow) -> None:
     if row is None:
-        session.connection().execute(_FIRST, mirror.model_dump())
+        session.connection().execute(_INSERT, mirror.model_dump())
     else:
         session.merge(mirror)
 
 
-_FIRST = insert(ConnectionRow)
+_INSERT = insert(ConnectionRow)
 
 
 def _completion(_database: Database) -> Executable:
-    is_owed = col(ReadRequestRow.requested) > bindparam("generation")
-    fence = update(ReadRequestRow).where(
+    is_pending = col(ReadRequestRow.requested) > bindparam("generation")
+    fenced = update(ReadRequestRow).where(
         col(ReadRequestRow.connection_id) == bindparam("connection"),
         col(ReadRequestRow.lease_token) == bindparam("token"),
     )
-    completion = fence.values(
+    completion = fenced.values(
         completed=bindparam("generation"),
-        due_at=case((is_owed, ReadRequestRow.due_at), else_=None),
+        due_at=case((is_pending, ReadRequestRow.due_at), else_=None),
         lease_token=None,
         leased_until=None,
         attempts=0,
         failed_at=None,
         error=None,
     )
-    return completion.returning(is_owed)
+    return completion.returning(is_pending)
 
 
-def _checked(_database: Database) -> Executable:
-    mine = update(ConnectionRow).where(col(ConnectionRow.id) == bindparam("connection"))
-    return mine.values(checked_at=bindparam("began_at"))
+def _set_checked_at(_database: Database) -> Executable:
+    own = update(ConnectionRow).where(col(ConnectionRow.id) == bindparam("connection"))
+    return own.values(checked_at=bindparam("began_at"))
 
 
-def _gone_lately(siblings: Iterable[ConnectionRow], reading: Reading) -> frozenset[str]:
-    """Return who of the siblings had an end that was seen shortly before this read began, or since."""
-    return frozenset(row.id for row in siblings if _is_end(row, reading))
-
-
-def _is_end(row: ConnectionRow, reading: Reading) -> bool:
-    return row.status in TERMINAL_STATUSES and row.observed_at > reading.began_at - timedelta(seconds=SETTLE_SECONDS)
+def _ended_recently(row: ConnectionRow, reading: Reading) -> bool:
+    """Return whether an end was seen so recently that the read may not show it yet."""
+    lag = timedelta(seconds=MAX_API_LAG_SECONDS)
+    return row.status in TERMINAL_STATUSES and row.observed_at > reading.began_at - lag
 
 
 def _unread_since(siblings: Iterable[ConnectionRow], undone_at: datetime | None) -> frozenset[str]:
-    """Return the siblings that no read has shown since a change of the connection that was undone between two reads.
-
-    The change may have changed them too, and its undoing may have left that: a primary that moved and came back.
-    """
+    """Return the siblings that may not have been read since a change that was undone between two reads."""
     if undone_at is None:
         return frozenset()
-    settled_at = undone_at + timedelta(seconds=SETTLE_SECONDS)
-    return frozenset(row.id for row in siblings if row.status not in TERMINAL_STATUSES and row.checked_at < settled_at)
+    shown_at = undone_at + timedelta(seconds=MAX_API_LAG_SECONDS)
+    return frozenset(row.id for row in siblings if row.status not in TERMINAL_STATUSES and row.checked_at < shown_at)
 
 
-def _siblings(session: Session, others: frozenset[str]) -> list[ConnectionRow]:
-    return list(session.exec(select(ConnectionRow).where(col(ConnectionRow.id).in_(others))).all()) if others else []
+def _siblings(session: Session, ids: frozenset[str]) -> list[ConnectionRow]:
+    return list(session.exec(select(ConnectionRow).where(col(ConnectionRow.id).in_(ids))).all()) if ids else []

@@ -1,7 +1,7 @@
-"""What a read means: pure. No clock, no database, no network.
+"""Decision: what a read means for the mirror, the events and the group. Pure: no clock, no database, no network.
 
-The event rules are those of the contract: a connection without duplicates is its own primary; nothing but its status
-is told at first sight; a DELETED or EXPIRED connection says nothing of primaries.
+The event rules are those of docs/events.md: a connection without duplicates is its own primary; at first sight only a
+status event is emitted; a DELETED or EXPIRED connection emits no primary event.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from schemas.meld.webhook import DELETED
 
 @dataclass(frozen=True, slots=True)
 class MirrorState:
-    """As much of a connection as decisions look at, as stored or as read.
+    """The part of a connection that decisions compare, as stored or as read.
 
     Attributes:
         id: The connection.
@@ -37,23 +37,28 @@ class MirrorState:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether Meld will never change it again."""
+        """Whether its status is final at Meld."""
         return self.status in TERMINAL_STATUSES
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
-    """What a webhook says of a status. A ``reason`` of None says nothing, an empty one that there is none."""
+class StatusHint:
+    """The status that a webhook names.
+
+    Attributes:
+        status: Meld's status.
+        reason: Meld's reason; None if the webhook names none, empty if it says that there is none.
+    """
 
     status: str
     reason: str | None
 
     def contradicts(self, state: MirrorState) -> bool:
-        """Return whether a read saw something else."""
-        return not self.fits(state.status, state.status_reason)
+        """Return whether the connection has another status or reason."""
+        return not self.matches(state.status, state.status_reason)
 
-    def fits(self, status: str, reason: str | None) -> bool:
-        """Return whether that is what was announced."""
+    def matches(self, status: str, reason: str | None) -> bool:
+        """Return whether this is the status and reason that the webhook names."""
         return self.status == status and self.reason in {None, reason or ""}
 
 
@@ -62,19 +67,19 @@ class Decision:
     """What follows from a read.
 
     Attributes:
-        changes: What to tell, in order.
-        siblings: Connections that were or are in its group, whose stored view does not fit what was read.
-        strangers: Those of them that do not name it, as stored: their own reads need not lead back to it.
-        is_regrouped: Whether its group is another than was stored: then the siblings are behind; otherwise either side
-            may be.
-        is_contradicted: Whether the newest hint says another status than the read, or the read names somebody who has
-            just gone, or nobody who is left: one of the two is early.
+        changes: The changes to emit as events, in order.
+        siblings: Old and new members of its group whose stored view disagrees with what was read.
+        strangers: Those of them whose stored view does not name the connection: their reads need not lead back to it.
+        is_regrouped: Whether its group is another than was stored: then the siblings are behind; otherwise either
+            side may be.
+        is_contradicted: Whether the newest hint names another status than the read, or the read names a member that has
+            just ended, or only members that have ended: one of the two is too early.
     """
 
     changes: tuple[Change, ...]
     siblings: frozenset[str]
-    strangers: frozenset[str]
-    is_regrouped: bool
+    one_way_siblings: frozenset[str]
+    is_group_changed: bool
     is_contradicted: bool
 
 
@@ -82,36 +87,36 @@ def decide(
     before: MirrorState | None,
     after: MirrorState,
     group: Mapping[str, MirrorState],
-    hint: Announced | None,
+    hint: StatusHint | None,
     *,
-    gone_lately: frozenset[str] = frozenset(),
+    recently_ended: frozenset[str] = frozenset(),
 ) -> Decision:
     """Compare what was stored with what was read.
 
     Args:
         before: The connection as stored; None at first sight.
         after: The connection as read.
-        group: The stored view of every connection that ``before`` or ``after`` names, as far as it was ever seen.
-        hint: What the newest hint announced; None where none did.
-        gone_lately: Those of the group whose end was seen so lately that a read may not know of it.
+        group: The stored view of every connection that ``before`` or ``after`` names, if it was ever seen.
+        hint: The status that the newest webhook names; None if none does.
+        recently_ended: Members whose end was seen so recently that the read may not show it yet.
     """
     is_regrouped = before is None or _is_regrouped(before, after)
-    others = named(before, after)
-    # A member that Meld lists but does not have was asked for when the group was found; once is enough.
+    others = group_members(before, after)
+    # A member that Meld lists but does not have was read when the group was found; once is enough.
     known = others if is_regrouped else others & group.keys()
     siblings = frozenset(id_ for id_ in known if not _agrees(group.get(id_), after))
     return Decision(
         changes=_changes(before, after),
         siblings=siblings,
-        strangers=frozenset(id_ for id_ in siblings if id_ not in group or after.id not in group[id_].others),
-        is_regrouped=is_regrouped,
+        one_way_siblings=frozenset(id_ for id_ in siblings if id_ not in group or after.id not in group[id_].others),
+        is_group_changed=is_regrouped,
         is_contradicted=(hint is not None and hint.contradicts(after))
-        or _names_the_gone(after, group)
-        or not after.others.isdisjoint(gone_lately),
+        or _names_only_ended(after, group)
+        or not after.others.isdisjoint(recently_ended),
     )
 
 
-def named(before: MirrorState | None, after: MirrorState) -> frozenset[str]:
+def group_members(before: MirrorState | None, after: MirrorState) -> frozenset[str]:
     """Return the other members of the connection's group, old and new."""
     return after.others | (before.others if before is not None else frozenset())
 
@@ -150,13 +155,13 @@ def _primary_change(before: MirrorState | None, after: MirrorState) -> PrimaryDu
     )
 
 
-def _names_the_gone(after: MirrorState, group: Mapping[str, MirrorState]) -> bool:
-    """Return whether a read still shows a group of which nobody else is left."""
+def _names_only_ended(after: MirrorState, group: Mapping[str, MirrorState]) -> bool:
+    """Return whether a read names other members, all of which have ended."""
     return bool(after.others) and all(id_ in group and group[id_].is_terminal for id_ in after.others)
 
 
 def _agrees(stored: MirrorState | None, after: MirrorState) -> bool:
-    """Return whether a sibling's stored view fits what was read of ``after``, or can never come to."""
+    """Return whether a sibling's stored view agrees with what was read of ``after``, or is final."""
     if stored is None:
         return False
     if stored.is_terminal:

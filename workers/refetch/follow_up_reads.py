@@ -1,19 +1,17 @@
-"""Follow: which reads a read leads to, its own connection's and its siblings'. Bounded, whatever Meld answers.
+"""Follow-up reads: which reads a read leads to (siblings, rechecks, confirming read), and why they end.
 
-A read that finds another group raises the members whose stored view does not fit. A read that finds the group it knew,
-but a member or the newest hint that does not fit, cannot tell who is behind: both are read again, some time later. So
-is one that finds members which do not name it: read too early, they would name nobody who has them read once more.
-And a read that comes close behind webhooks which it cannot be checked against is followed by one more, for Meld's API
-may lag: behind one that names no status, or several that name different ones. Where one of them names a status that no
-read has shown, the members are read too: what it was about may have been undone here, and not there. Those that owe
-nothing are raised, one level deeper as siblings are; for the others the connection is rechecked, and looks again.
+A read that finds another group than was stored requests reads of the members whose stored view disagrees. A read that
+finds its group unchanged, but disagrees with a member or with the newest hint, cannot know which side is behind: both
+are read again later. So is a connection with a member that does not name it: that member, read too early, would lead
+back to nobody. A read that begins soon after a webhook is followed by a confirming one, because Meld's API may lag.
+Members are also read if a change of the connection was undone between two reads: it may have left its mark on them.
 
-The bound: a wish from outside has depth 0, one of a sibling is one deeper, and none goes deeper than ``MAX_DEPTH``;
-each lets a connection be rechecked ``len(RECHECK_SECONDS)`` times. With R = 2 + that number, a wish in a group of n
-costs at most R * sum of (R * (n - 1)) ** depth reads for depth 0 to MAX_DEPTH; usually one for each member.
+The bound: a request from outside has depth 0, one of a sibling is one deeper, and none is deeper than ``MAX_DEPTH``;
+each allows ``len(RECHECK_SECONDS)`` rechecks of its connection. With R = 2 + that number, a request in a group of n
+costs at most R * sum of (R * (n - 1)) ** depth reads for depth 0 to MAX_DEPTH; normally one for each member.
 """
 
-from sqlalchemy import and_, not_, or_, update
+from sqlalchemy import ColumnElement, and_, not_, or_, update
 from sqlmodel import Session, col, select
 
 from runtime.database import Database
@@ -23,128 +21,112 @@ from workers.refetch.decision import Decision
 from workers.refetch.lease import ReadLease
 
 MAX_DEPTH = 2
-"""The connection that a wish from outside is for, the members that it names, and those that only they name."""
+"""Depth 0 is the connection that a request from outside names, 1 the members that it names, 2 those they name."""
 
 RECHECK_SECONDS = (5.0, 30.0, 120.0, 600.0)
-"""When who disagrees is read again: Meld's API may be behind Meld's webhooks, and one member behind another."""
+"""When connections that disagree are read again: Meld's API may lag behind webhooks, and one member behind another."""
 
-REST_SECONDS = 2 * sum(RECHECK_SECONDS)
-"""A connection that nobody has asked for so long has its rechecks anew."""
+RECHECK_RESET_SECONDS = 2 * sum(RECHECK_SECONDS)
+"""A connection without a request for this long has all its rechecks again."""
 
-SETTLE_SECONDS = 30.0
-"""How long after a webhook Meld's API may still be behind it. One that names no status cannot be checked against the
-read. Nor can the newest of two that name different ones: what it names may be how it was before both, and the read as
-old. A read that comes sooner than this is followed by one that does not."""
+MAX_API_LAG_SECONDS = 30.0
+"""How long after a webhook Meld's API may still return the state before it. A read that begins sooner may need a
+confirming read that does not."""
 
 
-def follow(
+def request_follow_up_reads(
     database: Database,
     session: Session,
-    claim: ReadLease,
+    lease: ReadLease,
     decision: Decision,
     *,
-    is_owed: bool,
-    is_early: bool = False,
-    unread: frozenset[str] = frozenset(),
+    is_pending: bool,
+    needs_confirming_read: bool = False,
+    unread_members: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """Raise what a read leads to, and return the connections whose workers should be called after the commit.
+    """Request the reads that a read leads to.
 
     Args:
         database: The database.
-        session: An open transaction that holds the locks of all jobs of the group.
-        claim: The claim of the read; its job is completed already.
+        session: An open transaction that holds the row locks of all read requests of the group.
+        lease: The lease of the read, whose request is completed already.
         decision: What the read means.
-        is_owed: Whether the connection's next read is owed already.
-        is_early: Whether the read needs to be confirmed by a later one.
-        unread: Members of the group that must be read, although they agree with what was read.
+        is_pending: Whether another read of the connection was requested meanwhile.
+        needs_confirming_read: Whether the read began too soon after a webhook.
+        unread_members: Members to read although their stored view agrees.
+
+    Returns:
+        The connections whose workers must be notified after the commit.
     """
-    calls: list[str] = []
-    may_raise = decision.is_regrouped and claim.depth < MAX_DEPTH
-    strangers = set(decision.strangers)
-    siblings = _not_about_to_be_read(database, session, decision.siblings - strangers) | strangers
-    if may_raise:
-        calls += reads.request_reads(database, session, siblings, "sibling", depth=claim.depth + 1)
-    # Each webhook leads to one such read of a member. At the deepest level it has nobody else read.
-    calls += reads.request_reads(database, session, _not_waiting(database, session, unread), "sibling", depth=MAX_DEPTH)
-    # Who names it looks at it when read. Of the others nothing may come back, should they be read too early.
-    unsettled = strangers if may_raise else siblings
-    if is_owed:
-        # Its next read finds the group as it is known by then, and has nothing to tell the others any more.
-        if unsettled:
-            _recheck(database, session, claim, unsettled)
-        session.exec(
-            update(ReadRequestRow)
-            .where(col(ReadRequestRow.connection_id) == claim.connection_id)
-            .values(woken_at=database.now())
-        )
-        return [*calls, claim.connection_id]
-    if decision.is_contradicted or unsettled:
-        _recheck(database, session, claim, unsettled)
-    elif is_early:
-        # At the deepest level, for a job that waits keeps its depth: reads that siblings wish for meanwhile would share
-        # it, and begin at the top each time.
-        reads.request_reads(database, session, [claim.connection_id], "recheck", due_in=SETTLE_SECONDS, depth=MAX_DEPTH)
-    return calls
+    notified: list[str] = []
+    requests_siblings = decision.is_group_changed and lease.depth < MAX_DEPTH
+    one_way = set(decision.one_way_siblings)
+    siblings = _without_reads_in_progress(database, session, decision.siblings - one_way) | one_way
+    if requests_siblings:
+        notified += reads.request_reads(database, session, siblings, "sibling", depth=lease.depth + 1)
+    # Each webhook leads to one such read of a member. At the greatest depth that read requests no siblings.
+    late = _without_reads_to_come(database, session, unread_members)
+    notified += reads.request_reads(database, session, late, "sibling", depth=MAX_DEPTH)
+    # A sibling that names the connection compares itself with it when read. The others, read too early, would not.
+    to_recheck = one_way if requests_siblings else siblings
+    if is_pending:
+        # The pending read will find the group unchanged, and then requests no reads of the siblings.
+        if to_recheck:
+            _recheck(database, session, lease, to_recheck)
+        own = update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == lease.connection_id)
+        session.exec(own.values(woken_at=database.now()))
+        return [*notified, lease.connection_id]
+    if decision.is_contradicted or to_recheck:
+        _recheck(database, session, lease, to_recheck)
+    elif needs_confirming_read:
+        # At the greatest depth, because a pending request keeps its depth: siblings that share the confirming read
+        # would otherwise begin at depth 0 each time.
+        own_id = [lease.connection_id]
+        reads.request_reads(database, session, own_id, "recheck", due_in=MAX_API_LAG_SECONDS, depth=MAX_DEPTH)
+    return notified
 
 
-def _not_waiting(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
+def _without_reads_to_come(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
     """Leave out connections whose read is due and has not begun, and those that were given up.
 
-    A read that has begun may be too early. A connection that was given up stays so until something is heard of it.
+    A read in progress may have begun too early. A connection that was given up stays so until a request from outside.
     """
-    if not ids:
-        return set()
-    left = select(ReadRequestRow.connection_id).where(
-        col(ReadRequestRow.connection_id).in_(ids),
-        col(ReadRequestRow.failed_at).is_(None),
-        not_(reads.is_ready(database)),
-    )
-    return set(session.exec(left).all())
+    is_alive = col(ReadRequestRow.failed_at).is_(None)
+    return _select(session, ids, is_alive, not_(reads.is_ready(database)))
 
 
-def _not_about_to_be_read(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
-    """Leave out whose read is under way or due now: when it is settled, that connection looks at its group itself.
+def _without_reads_in_progress(database: Database, session: Session, ids: frozenset[str]) -> set[str]:
+    """Leave out connections that are being read or are due: that read compares the group when it is committed.
 
-    But not who is at its last recheck: should that have come too early, nobody would take it up.
+    A connection at its last recheck is not left out: if that read is too early, nobody would request another.
     """
-    if not ids:
-        return set()
-    is_leased = not_(reads.is_free(database))
     is_last = and_(col(ReadRequestRow.trigger) == "recheck", col(ReadRequestRow.rechecks) >= len(RECHECK_SECONDS))
-    is_next = and_(
-        col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
-        not_(is_last),
-        or_(is_leased, col(ReadRequestRow.due_at) <= database.now()),
-    )
-    about_to_be = select(ReadRequestRow.connection_id).where(col(ReadRequestRow.connection_id).in_(ids), is_next)
-    return set(ids) - set(session.exec(about_to_be).all())
+    is_in_progress = and_(reads.is_pending(), not_(reads.is_free(database)))
+    is_next = and_(or_(is_in_progress, reads.is_due(database)), not_(is_last))
+    return set(ids) - _select(session, ids, is_next)
 
 
-def _recheck(database: Database, session: Session, claim: ReadLease, unsettled: set[str]) -> None:
-    """Have the connection, and the members that it disagrees with, read again, as long as each has rechecks left.
+def _select(session: Session, ids: frozenset[str], *conditions: ColumnElement[bool]) -> set[str]:
+    if not ids:
+        return set()
+    mine = col(ReadRequestRow.connection_id).in_(ids)
+    return set(session.exec(select(ReadRequestRow.connection_id).where(mine, *conditions)).all())
 
-    Members whose read is owed already are left alone: many that disagree with one would use up its rechecks at once.
-    Members that have rested for longer than any quarrel lasts have all of theirs again.
+
+def _recheck(database: Database, session: Session, lease: ReadLease, members: set[str]) -> None:
+    """Request a later read of the connection and of the members that disagree, if they have rechecks left.
+
+    A connection with a pending read is left out: many that disagree with one would use up its rechecks at once.
     """
-    has_rested = col(ReadRequestRow.requested_at) < database.now(-REST_SECONDS)
-    rested = update(ReadRequestRow).where(
-        col(ReadRequestRow.connection_id).in_(unsettled), col(ReadRequestRow.requested) == col(ReadRequestRow.completed)
-    )
-    session.exec(rested.where(has_rested).values(rechecks=0))
-    left = select(ReadRequestRow.connection_id).where(
-        col(ReadRequestRow.connection_id).in_({claim.connection_id, *unsettled}),
-        col(ReadRequestRow.requested) == col(ReadRequestRow.completed),
-        col(ReadRequestRow.rechecks) < len(RECHECK_SECONDS),
-    )
-    ids = session.exec(left).all()
-    rechecks = session.exec(
-        select(ReadRequestRow.rechecks).where(ReadRequestRow.connection_id == claim.connection_id)
-    ).one()
-    due_in = RECHECK_SECONDS[min(rechecks, len(RECHECK_SECONDS) - 1)]
-    depth = min(claim.depth + 1, MAX_DEPTH) if unsettled else claim.depth
+    is_idle = not_(reads.is_pending())
+    is_reset = col(ReadRequestRow.requested_at) < database.now(-RECHECK_RESET_SECONDS)
+    idle_members = update(ReadRequestRow).where(col(ReadRequestRow.connection_id).in_(members), is_idle)
+    session.exec(idle_members.where(is_reset).values(rechecks=0))
+    group = frozenset({lease.connection_id, *members})
+    ids = _select(session, group, is_idle, col(ReadRequestRow.rechecks) < len(RECHECK_SECONDS))
+    own = select(ReadRequestRow.rechecks).where(ReadRequestRow.connection_id == lease.connection_id)
+    due_in = RECHECK_SECONDS[min(session.exec(own).one(), len(RECHECK_SECONDS) - 1)]
+    depth = min(lease.depth + 1, MAX_DEPTH) if members else lease.depth
     reads.request_reads(database, session, ids, "recheck", due_in=due_in, depth=depth)
-    session.exec(
-        update(ReadRequestRow)
-        .where(col(ReadRequestRow.connection_id).in_(ids))
-        .values(rechecks=ReadRequestRow.rechecks + 1)
-    )
+    rechecked = update(ReadRequestRow).where(col(ReadRequestRow.connection_id).in_(ids))
+    session.exec(rechecked.values(rechecks=ReadRequestRow.rechecks + 1))

@@ -1,6 +1,6 @@
-"""Claim: a lease on one connection's job, so that one read per connection is under way, whoever was called how often.
+"""Read lease: at most one worker reads a connection at a time, with a fencing token for its commit.
 
-Any number of hints meanwhile raise the job's number, and cost one more read.
+Any number of webhooks during a read increase the number of the read request, and cost one more read.
 """
 
 from collections.abc import Iterator
@@ -15,15 +15,18 @@ from runtime.queues import circuit_breaker, reads
 from schemas.message_names import Trigger
 from schemas.tables import ReadRequestRow, WebhookRow
 
-CHUNK = 500
-"""Ids per statement; SQLite takes no more than 32,766 parameters."""
+IDS_PER_STATEMENT = 500
+""" SQLite takes no more than 32,766 parameters."""
 
 
 @dataclass(frozen=True, slots=True)
-class Covered:
-    """A webhook that was stored before the claim: the read that follows is the one owed to it.
+class CoveredWebhook:
+    """A webhook that was stored before the lease was acquired, so that the read covers it.
 
-    ``is_given_up`` is one whose reads had failed too often, so that it was waited for no more.
+    Attributes:
+        id: The key of its row.
+        event_id: Meld's id of it.
+        is_given_up: Whether it is ``failed``: too many reads for it had failed.
     """
 
     id: int
@@ -33,20 +36,20 @@ class Covered:
 
 @dataclass(frozen=True, slots=True)
 class ReadLease:
-    """The right to read one connection and to write down what was read, until the lease ends.
+    """The right to read one connection and to commit the result, until the lease ends.
 
     Attributes:
         connection_id: The connection.
-        token: The fence: what is written must bear it.
-        generation: The number that the job had; the read completes it.
-        attempts: Which attempt this is.
-        is_dead: Whether the job had been given up before.
-        is_probe: Whether it finds out if a pause is over.
-        trigger: Why the read is owed.
-        depth: How far the wish came through siblings.
-        error: What went wrong with the read before, if that failed.
-        webhooks: The webhooks that it is owed to.
-        replay_id: The replay that it is owed to, where nobody else is waiting for it.
+        token: The fencing token; a commit with another than the newest one is refused.
+        generation: The number of the request when the lease was acquired; the commit completes it.
+        attempts: The number of attempts, including this one.
+        is_dead: Whether the connection was given up before.
+        is_probe: Whether the read is the probe of a half-open circuit breaker.
+        trigger: Why the read was requested.
+        depth: How many siblings the request came through.
+        error: Why the previous read failed, if it did.
+        webhooks: The webhooks that the read covers.
+        replay_id: The replay that requested it, unless a webhook waits for it too.
     """
 
     connection_id: str
@@ -58,40 +61,39 @@ class ReadLease:
     trigger: Trigger
     depth: int
     error: str | None
-    webhooks: tuple[Covered, ...]
+    webhooks: tuple[CoveredWebhook, ...]
     replay_id: str | None = None
 
     @property
     def cause(self) -> Trigger:
-        """What an event tells as its trigger: the webhooks come first, whatever else was wished meanwhile.
+        """The trigger that events name: webhooks come first, whatever else requested the read.
 
-        But for those that were given up, and that a replay has had taken up again.
+        Webhooks that were given up do not count if a replay requested the read.
         """
         return "webhook" if self.webhooks and self.replay_id is None else self.trigger
 
     @property
     def event_ids(self) -> list[str]:
-        """The event ids of the webhooks that it covers."""
+        """The event ids of the webhooks that the read covers."""
         return [webhook.event_id for webhook in self.webhooks]
 
 
-def take(
+def acquire_lease(
     database: Database, session: Session, connection_id: str, *, token: str, lease_seconds: float
 ) -> ReadLease | None:
-    """Claim a connection; None where nothing is owed now, somebody else is at it, or reads are paused.
+    """Acquire the lease of a connection; None if no read is due, another worker has it, or the circuit breaker is open.
 
-    The webhooks are looked up after the lease was taken and before the read begins: all that are seen were committed
-    before the read, which is what they are owed.
+    The webhooks are queried after the lease is acquired and before the read begins. So the read covers each of them.
     """
-    row = database.run(session, _lease, lease_seconds, connection=connection_id, token=token).one_or_none()
+    row = database.run(session, _acquisition, lease_seconds, connection=connection_id, token=token).one_or_none()
     if row is None:
         return None
     state = circuit_breaker.acquire_permission(database, session, probe_seconds=lease_seconds)
     if state == "open":
-        _defer(session, connection_id)
+        _release_refused(session, connection_id)
         return None
     requested, attempts, failed_at, trigger, depth, error, replay_id = row
-    covered = tuple(Covered(*found) for found in database.run(session, _pending, connection=connection_id))
+    covered = tuple(CoveredWebhook(*found) for found in database.run(session, _pending, connection=connection_id))
     return ReadLease(
         connection_id=connection_id,
         token=token,
@@ -107,35 +109,35 @@ def take(
     )
 
 
-def mark_processed(database: Database, session: Session, claim: ReadLease) -> None:
-    """Note that the read owed to the claim's webhooks was done."""
-    for ids in _chunks(claim):
+def mark_processed(database: Database, session: Session, lease: ReadLease) -> None:
+    """Mark the webhooks of the lease as processed."""
+    for ids in _id_batches(lease):
         database.run(session, _processed, ids=ids)
 
 
-def mark_webhooks(session: Session, claim: ReadLease, **steps: Any) -> None:  # noqa: ANN401 - a column's value
-    """Set columns of the webhooks that the claim covers."""
-    for ids in _chunks(claim):
-        session.connection().execute(_in_order().values(**steps), {"ids": ids})
+def update_webhooks(session: Session, lease: ReadLease, **values: Any) -> None:  # noqa: ANN401 - a column's value
+    """Set columns of the webhooks of the lease."""
+    for ids in _id_batches(lease):
+        session.connection().execute(_locked_update().values(**values), {"ids": ids})
 
 
-def _chunks(claim: ReadLease) -> Iterator[list[int]]:
-    ids = [webhook.id for webhook in claim.webhooks]
-    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+def _id_batches(lease: ReadLease) -> Iterator[list[int]]:
+    ids = [webhook.id for webhook in lease.webhooks]
+    return (ids[start : start + IDS_PER_STATEMENT] for start in range(0, len(ids), IDS_PER_STATEMENT))
 
 
-def _lease(database: Database, seconds: float) -> Executable:
+def _acquisition(database: Database, seconds: float) -> Executable:
     lease = update(ReadRequestRow).where(
         col(ReadRequestRow.connection_id) == bindparam("connection"), reads.is_ready(database)
     )
     lease = lease.values(
         lease_token=bindparam("token"),
         leased_until=database.now(seconds),
-        # The call has arrived; should this process die, the clock calls as soon as the lease has ended.
+        # The message has arrived. If this process dies, the scheduler notifies a worker as soon as the lease has ended.
         woken_at=None,
         attempts=ReadRequestRow.attempts + 1,
     )
-    told = (
+    columns = (
         ReadRequestRow.requested,
         ReadRequestRow.attempts,
         ReadRequestRow.failed_at,
@@ -144,7 +146,7 @@ def _lease(database: Database, seconds: float) -> Executable:
         ReadRequestRow.error,
         ReadRequestRow.replay_id,
     )
-    return lease.returning(*map(col, told))
+    return lease.returning(*map(col, columns))
 
 
 def _pending(_database: Database) -> Executable:
@@ -157,39 +159,41 @@ def _pending(_database: Database) -> Executable:
 
 
 def _processed(database: Database) -> Executable:
-    return _in_order().values(processed_at=database.now(), failed_at=None, error=None)
+    return _locked_update().values(processed_at=database.now(), failed_at=None, error=None)
 
 
-def _in_order() -> Update:
-    """Return a change of the webhooks ``ids``, locked in order, as the inbox does when it counts repeats."""
-    chunk = select(WebhookRow.id).where(col(WebhookRow.id).in_(bindparam("ids", expanding=True)))
-    locked = chunk.order_by(col(WebhookRow.id)).with_for_update().cte("locked")
+def _locked_update() -> Update:
+    """Return an update of the webhooks ``ids`` that locks them in the order of their ids, as the inbox does."""
+    batch = select(WebhookRow.id).where(col(WebhookRow.id).in_(bindparam("ids", expanding=True)))
+    locked = batch.order_by(col(WebhookRow.id)).with_for_update().cte("locked")
     return update(WebhookRow).where(col(WebhookRow.id).in_(select(locked.c.id)))
 
 
-def release(session: Session, tokens: list[str]) -> None:
-    """Give claims back whose reads will not be waited for; they cost no attempt, and the clock calls at once."""
+def release_leases(session: Session, tokens: list[str]) -> None:
+    """Release leases; they cost no attempt, and the scheduler notifies other workers at once."""
     held = reads.lock_in_id_order(col(ReadRequestRow.lease_token).in_(tokens))
-    session.exec(update(ReadRequestRow).where(col(ReadRequestRow.connection_id).in_(held)).values(_given_back()))
+    session.exec(update(ReadRequestRow).where(col(ReadRequestRow.connection_id).in_(held)).values(_released_values()))
 
 
-def take_away(session: Session, connection_id: str) -> None:
-    """Take a connection's claim from whoever has it; what that read saw will be thrown away, and the clock calls again.
+def revoke_lease(session: Session, connection_id: str) -> None:
+    """Revoke the lease of a connection: the result of the read is discarded, and the scheduler notifies a worker again.
 
-    The caller holds the lock of the job.
+    The caller holds the row lock of the read request.
     """
     held = update(ReadRequestRow).where(
         col(ReadRequestRow.connection_id) == connection_id, col(ReadRequestRow.lease_token).is_not(None)
     )
-    session.exec(held.values(_given_back()))
+    session.exec(held.values(_released_values()))
 
 
-def _defer(session: Session, connection_id: str) -> None:
-    """Give a claim back that came during a pause: still due, and called by the clock when the pause is over."""
-    session.exec(update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == connection_id).values(_given_back()))
+def _release_refused(session: Session, connection_id: str) -> None:
+    """Release a lease that the circuit breaker refused; the read stays due until the circuit is closed."""
+    session.exec(
+        update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == connection_id).values(_released_values())
+    )
 
 
-def _given_back() -> dict[str, Any]:
-    # A webhook that came meanwhile has given it all attempts anew.
+def _released_values() -> dict[str, Any]:
+    # A webhook that arrived during the read has reset the attempts to 0.
     attempts = case((col(ReadRequestRow.attempts) > 0, ReadRequestRow.attempts - 1), else_=0)
     return {"lease_token": None, "leased_until": None, "attempts": attempts}

@@ -1,4 +1,4 @@
-"""Mirror: the row that a read makes of a connection. Values in, a row out; nothing is written here."""
+"""Mirror row: the row of table `connection` after a read, or the tombstone of a deleted connection. Pure."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,15 +13,21 @@ from workers.refetch.decision import MirrorState
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a read saw and when: a snapshot, or None where Meld has the connection no more and that is believed."""
+    """The result of a read.
+
+    Attributes:
+        snapshot: What Meld answered; None if Meld no longer has the connection, which is known to be deleted.
+        began_at: When the read began.
+        ended_at: When the answer was complete.
+    """
 
     snapshot: Snapshot | None
     began_at: datetime
     ended_at: datetime
 
 
-def state_of(row: ConnectionRow) -> MirrorState:
-    """Return what decisions look at of a connection's row."""
+def mirror_state(row: ConnectionRow) -> MirrorState:
+    """Return the part of a mirror row that decisions compare."""
     return MirrorState(
         id=row.id,
         status=row.status,
@@ -31,12 +37,12 @@ def state_of(row: ConnectionRow) -> MirrorState:
     )
 
 
-def mirror_of(connection_id: str, account_id: str, row: ConnectionRow | None, reading: Reading) -> ConnectionRow:
-    """Return the mirror's row as it is after the read; its sequence still as before.
+def build_mirror_row(connection_id: str, account_id: str, row: ConnectionRow | None, reading: Reading) -> ConnectionRow:
+    """Return the mirror row after the read, with the sequence of before.
 
     Args:
         connection_id: The connection.
-        account_id: Its account, in case that the answer does not name it.
+        account_id: Its account, used if the answer does not name one.
         row: The row as stored; None at first sight.
         reading: What the read saw.
     """
@@ -74,7 +80,7 @@ def mirror_of(connection_id: str, account_id: str, row: ConnectionRow | None, re
 
 
 def _grouped_at(row: ConnectionRow | None, mirror: ConnectionRow) -> datetime | None:
-    """Return when the read began that last changed the group."""
+    """Return when the read that last changed the group began."""
     is_same = (
         row is not None
         and row.primary_duplicate_id == mirror.primary_duplicate_id
@@ -84,7 +90,7 @@ def _grouped_at(row: ConnectionRow | None, mirror: ConnectionRow) -> datetime | 
 
 
 def _tombstone(connection_id: str, account_id: str, row: ConnectionRow | None, values: dict[str, Any]) -> ConnectionRow:
-    """Return the row of a connection that Meld has no more: what was last known of it, DELETED and in no group."""
+    """Return the tombstone of a connection that Meld no longer has: its last known fields, DELETED, in no group."""
     known = row.model_dump() if row is not None else {"id": connection_id, "account_id": account_id}
     empty: dict[str, Any] = {
         "products": [],

@@ -1,6 +1,7 @@
-"""Refresh: the conductor. Claim, read, settle, call; it alone opens transactions and knows the order.
+"""Refetch of one connection: acquire the lease, read Meld, commit the result, notify workers.
 
-Whatever is killed in between, the lease ends and the clock calls again; nothing is ever half written.
+This module alone opens transactions and knows the order. If the process dies at any point, the lease ends and the
+scheduler notifies another worker; nothing is half written.
 """
 
 import threading
@@ -17,36 +18,44 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.meld.read_outcome import Absent, Found, ReadOutcome, Unavailable, Unreadable
-from workers.refetch.commit import Applied, LeaseLostError, apply, believes_absence, dismiss, is_only_listed
-from workers.refetch.lease import ReadLease, release, take
+from workers.refetch.commit import (
+    CommitResult,
+    LeaseLostError,
+    commit_read,
+    complete_without_result,
+    is_known_deleted,
+    is_only_listed,
+)
+from workers.refetch.lease import ReadLease, acquire_lease, release_leases
 from workers.refetch.mirror_row import Reading
-from workers.refetch.reschedule import postpone
+from workers.refetch.reschedule import reschedule
 from workers.refetch.retry_policy import MAX_ATTEMPTS, Failure
 
 log = logs.get_logger(__name__)
 
 
 class MeldReader(Protocol):
-    """What a refresh needs of Meld."""
+    """The client of Meld that a refetch needs."""
 
     def read(self, connection_id: str) -> ReadOutcome:
-        """Read one connection, within the time that a lease leaves."""
+        """Read one connection; the deadline is shorter than the lease."""
 
 
-class Refetch:
-    """Reads connections of Meld again, one at a time each. Threads share one.
+class Refetcher:
+    """Refetches connections, each in one worker at a time. Threads share one object.
 
     Args:
-        database: Where the work and the mirror are.
-        reader: Meld.
-        call: Calls workers for connections; may raise ``OutOfReachError``, then the clock does.
-        push: Calls workers for subscriptions, likewise.
-        clock: The present, for when a read began and ended.
-        lease_seconds: How long a claim lasts; longer than any read.
-        token: Makes the fence's token, never the same twice.
-        jitter: Makes a random number from 0 to 1.
-        metrics: Counts.
-        notify: Told after a commit that put events into the feed.
+        database: The read requests and the mirror.
+        reader: The client of Meld.
+        notify_workers: Enqueues a message for each connection that has a read request. It may raise
+            ``OutOfReachError``; then the scheduler notifies the workers.
+        notify_dispatchers: The same for subscriptions that have new deliveries.
+        clock: Returns the present, for the begin and the end of a read.
+        lease_seconds: The duration of a lease; longer than any read.
+        new_token: Returns a new fencing token, never the same one twice.
+        jitter: Returns a random number from 0 to 1.
+        metrics: The metrics to count in.
+        notify_feed: Called after a commit that appended events to the feed.
     """
 
     def __init__(
@@ -54,117 +63,119 @@ class Refetch:
         *,
         database: Database,
         reader: MeldReader,
-        call: Callable[[Collection[str]], None],
-        push: Callable[[Collection[str]], None],
+        notify_workers: Callable[[Collection[str]], None],
+        notify_dispatchers: Callable[[Collection[str]], None],
         clock: Clock,
         lease_seconds: float,
-        token: Callable[[], str],
+        new_token: Callable[[], str],
         jitter: Callable[[], float],
         metrics: Metrics,
-        notify: Callable[[], None],
+        notify_feed: Callable[[], None],
     ) -> None:
         self._database = database
         self._reader = reader
-        self._call = call
-        self._push = push
+        self._notify_workers = notify_workers
+        self._notify_dispatchers = notify_dispatchers
         self._clock = clock
         self._lease_seconds = lease_seconds
-        self._token = token
+        self._new_token = new_token
         self._jitter = jitter
         self._metrics = metrics
-        self._notify = notify
-        self._under_way: set[str] = set()
+        self._notify_feed = notify_feed
+        self._held_tokens: set[str] = set()
         self._lock = threading.Lock()
 
-    def refresh(self, connection_id: str) -> None:
-        """Read a connection again if that is owed, and write down what was seen or why nothing was.
+    def refetch(self, connection_id: str) -> None:
+        """Read a connection if a read of it is due, and commit the result or schedule a retry.
 
         Raises:
-            OutOfReachError: Where the database does not answer.
+            OutOfReachError: If the database does not answer.
         """
-        token = self._token()
+        token = self._new_token()
         with self._database.write() as session:
-            claim = take(self._database, session, connection_id, token=token, lease_seconds=self._lease_seconds)
-        if claim is None:
+            lease = acquire_lease(
+                self._database, session, connection_id, token=token, lease_seconds=self._lease_seconds
+            )
+        if lease is None:
             return
         with self._lock:
-            self._under_way.add(token)
+            self._held_tokens.add(token)
         try:
-            self._work(claim)
+            self._read_and_commit(lease)
         except LeaseLostError:
             self._metrics.discarded_reads.inc()
-            log.info("outrun", connection_id=connection_id)
+            log.info("read discarded", connection_id=connection_id)
         finally:
             with self._lock:
-                self._under_way.discard(token)
+                self._held_tokens.discard(token)
 
     def release_leases(self) -> None:
-        """Give back the claims whose reads are under way: the process ends and will not wait for them."""
+        """Release the leases of all reads in progress, because the process is about to end (graceful shutdown)."""
         with self._lock:
-            tokens = sorted(self._under_way)
+            tokens = sorted(self._held_tokens)
         if tokens:
             with self._database.write() as session:
-                release(session, tokens)
+                release_leases(session, tokens)
 
-    def _work(self, claim: ReadLease) -> None:
+    def _read_and_commit(self, lease: ReadLease) -> None:
         began_at, began = self._clock(), monotonic()
-        outcome = self._read(claim)
+        outcome = self._read(lease)
         self._metrics.reads.labels(type(outcome).__name__.lower()).inc()
         self._metrics.read_seconds.observe(monotonic() - began)
-        applied = self._settle_somehow(claim, outcome, began_at)
-        for type_ in applied.types:
+        result = self._commit_or_fail(lease, outcome, began_at)
+        for type_ in result.event_types:
             self._metrics.events.labels(type_).inc()
-        if applied.types:
-            self._notify()
-        self._call_workers(self._push, applied.subscriptions)
-        self._call_workers(self._call, applied.calls)
+        if result.event_types:
+            self._notify_feed()
+        self._notify(self._notify_dispatchers, result.subscription_ids)
+        self._notify(self._notify_workers, result.connection_ids)
 
-    def _read(self, claim: ReadLease) -> ReadOutcome:
-        if claim.attempts > MAX_ATTEMPTS and not claim.is_dead:
-            # Every attempt ended without a word, so something about it kills the process that reads it.
+    def _read(self, lease: ReadLease) -> ReadOutcome:
+        if lease.attempts > MAX_ATTEMPTS and not lease.is_dead:
+            # No attempt has recorded an outcome, so this connection probably crashes the process that reads it.
             return Unavailable("every attempt ended without an outcome: the worker's process died")
-        return self._reader.read(claim.connection_id)
+        return self._reader.read(lease.connection_id)
 
-    def _settle_somehow(self, claim: ReadLease, outcome: ReadOutcome, began_at: datetime) -> Applied:
+    def _commit_or_fail(self, lease: ReadLease, outcome: ReadOutcome, began_at: datetime) -> CommitResult:
         try:
-            return self._settle(claim, outcome, began_at)
+            return self._commit(lease, outcome, began_at)
         except (LeaseLostError, OutOfReachError):
             raise
         except Exception as error:
-            # Whatever Meld's answer is made of: it is this connection's failure, with attempts and an end, and not
-            # one of the process that would repeat itself with every lease.
-            log.exception("answer not stored", connection_id=claim.connection_id)
+            # An answer that cannot be stored counts as a failure of this connection, with attempts and an end. As an
+            # error of the process it would repeat with every lease.
+            log.exception("answer not stored", connection_id=lease.connection_id)
             failure = Unreadable(f"the answer cannot be stored ({type(error).__name__})")
-            return self._settle(claim, failure, began_at)
+            return self._commit(lease, failure, began_at)
 
-    def _settle(self, claim: ReadLease, outcome: ReadOutcome, began_at: datetime) -> Applied:
+    def _commit(self, lease: ReadLease, outcome: ReadOutcome, began_at: datetime) -> CommitResult:
         ended_at = self._clock()
         with self._database.write() as session:
             if isinstance(outcome, Found):
-                return apply(self._database, session, claim, Reading(outcome.snapshot, began_at, ended_at))
-            if isinstance(outcome, Absent) and believes_absence(session, claim.connection_id):
-                return apply(self._database, session, claim, Reading(None, began_at, ended_at))
-            if isinstance(outcome, Absent) and is_only_listed(session, claim):
-                dismiss(self._database, session, claim)
-                return Applied()
-            self._postpone(session, claim, outcome)
-        return Applied()
+                return commit_read(self._database, session, lease, Reading(outcome.snapshot, began_at, ended_at))
+            if isinstance(outcome, Absent) and is_known_deleted(session, lease.connection_id):
+                return commit_read(self._database, session, lease, Reading(None, began_at, ended_at))
+            if isinstance(outcome, Absent) and is_only_listed(session, lease):
+                complete_without_result(self._database, session, lease)
+            else:
+                self._reschedule(session, lease, outcome)
+        return CommitResult()
 
-    def _postpone(self, session: Session, claim: ReadLease, failure: Failure) -> None:
-        verdict = postpone(self._database, session, claim, failure, jitter=self._jitter())
+    def _reschedule(self, session: Session, lease: ReadLease, failure: Failure) -> None:
+        retry = reschedule(self._database, session, lease, failure, jitter=self._jitter())
         log.warning(
-            "gave up" if verdict.is_dead else "put off",
-            connection_id=claim.connection_id,
-            attempt=claim.attempts,
+            "read given up" if retry.is_dead else "read rescheduled",
+            connection_id=lease.connection_id,
+            attempt=lease.attempts,
             outcome=type(failure).__name__.lower(),
-            detail=verdict.detail,
-            pause=verdict.pause,
+            detail=retry.detail,
+            pause=retry.pause,
         )
 
-    def _call_workers(self, call: Callable[[Collection[str]], None], ids: Collection[str]) -> None:
+    def _notify(self, notify: Callable[[Collection[str]], None], ids: Collection[str]) -> None:
         if not ids:
             return
         try:
-            call(ids)
+            notify(ids)
         except OutOfReachError:
             self._metrics.failed_notifications.inc(len(ids))

@@ -1,4 +1,4 @@
-"""Postpone: one commit that gives a claim back after a read without a usable answer. The mirror is not touched."""
+"""Reschedule a failed read: one commit that releases the lease, sets the retry time and updates the circuit breaker."""
 
 from typing import Any
 
@@ -10,69 +10,68 @@ from runtime.queues import circuit_breaker
 from schemas.meld.read_outcome import Absent, Refused, Throttled, Unreadable
 from schemas.tables import ReadRequestRow, WebhookRow
 from workers.refetch.commit import LeaseLostError
-from workers.refetch.lease import ReadLease, mark_webhooks
-from workers.refetch.retry_policy import FRESH_SECONDS, PAUSE_SECONDS, Failure, RetryDecision, judge
+from workers.refetch.lease import ReadLease, update_webhooks
+from workers.refetch.retry_policy import FRESH_SECONDS, MAX_PAUSE_SECONDS, Failure, RetryDecision, decide_retry
 
 
-def postpone(
-    database: Database, session: Session, claim: ReadLease, failure: Failure, *, jitter: float
+def reschedule(
+    database: Database, session: Session, lease: ReadLease, failure: Failure, *, jitter: float
 ) -> RetryDecision:
-    """Put the read off, as the outcome's policy says, and return what was decided.
+    """Schedule the retry of a failed read by the retry policy, and return the decision. The mirror does not change.
 
     Raises:
-        OutrunError: Where the claim is no longer the newest; nothing is written then.
+        LeaseLostError: If the lease is no longer the newest one; nothing is written then.
     """
-    is_raised = _fence(session, claim)
-    # Reads that were under way when somebody else's failure began the pause say nothing new about Meld.
-    pause = circuit_breaker.get_open_circuit(session)
-    is_news = claim.is_probe or pause is None
-    # Its refusal before closed the gate, and only another connection's good answer can have opened it since.
-    is_own = isinstance(failure, Refused) and pause is None and claim.error == failure.detail
-    is_systemic = isinstance(failure, Throttled | Refused) and not is_own
-    failures = circuit_breaker.record_failure(session, claim.connection_id, is_systemic=is_systemic) if is_news else 0
-    verdict = judge(
+    is_requested_again = _release(session, lease)
+    # A read that was in progress when another failure opened the circuit breaker says nothing new about Meld.
+    open_circuit = circuit_breaker.get_open_circuit(session)
+    counts = lease.is_probe or open_circuit is None
+    # The previous refusal of this connection opened the circuit breaker, and only a successful read of another one can
+    # have closed it.
+    is_own_refusal = isinstance(failure, Refused) and open_circuit is None and lease.error == failure.detail
+    is_systemic = isinstance(failure, Throttled | Refused) and not is_own_refusal
+    failures = circuit_breaker.record_failure(session, lease.connection_id, is_systemic=is_systemic) if counts else 0
+    retry = decide_retry(
         failure,
-        attempts=0 if is_raised else claim.attempts,
+        attempts=0 if is_requested_again else lease.attempts,
         failures=failures,
-        is_fresh=_is_fresh(database, session, claim.connection_id),
+        is_fresh=_is_fresh(database, session, lease.connection_id),
         jitter=jitter,
-        is_own=is_own,
+        is_own=is_own_refusal,
     )
-    if is_news:
-        _steer_gate(database, session, claim, failure, verdict)
-    _put_off(database, session, claim, verdict, is_raised=is_raised)
-    if verdict.is_dead:
-        mark_webhooks(session, claim, failed_at=database.now(), error=verdict.detail)
-    return verdict
+    if counts:
+        _update_circuit_breaker(database, session, lease, failure, retry)
+    _set_retry(database, session, lease, retry, is_requested_again=is_requested_again)
+    if retry.is_dead:
+        update_webhooks(session, lease, failed_at=database.now(), error=retry.detail)
+    return retry
 
 
-def _steer_gate(
-    database: Database, session: Session, claim: ReadLease, failure: Failure, verdict: RetryDecision
+def _update_circuit_breaker(
+    database: Database, session: Session, lease: ReadLease, failure: Failure, retry: RetryDecision
 ) -> None:
-    if verdict.pause is not None:
-        circuit_breaker.open_circuit(
-            database, session, reason=verdict.reason, detail=verdict.detail, seconds=verdict.pause
-        )
+    if retry.pause is not None:
+        circuit_breaker.open_circuit(database, session, reason=retry.reason, detail=retry.detail, seconds=retry.pause)
     elif isinstance(failure, Absent | Unreadable):
-        # Of no use for this connection, but Meld takes reads.
+        # Meld answers, though not usefully for this connection.
         circuit_breaker.close_circuit(session)
-    elif claim.is_probe:
+    elif lease.is_probe:
         circuit_breaker.open_circuit(
-            database, session, reason="unavailable", detail=verdict.detail, seconds=PAUSE_SECONDS
+            database, session, reason="unavailable", detail=retry.detail, seconds=MAX_PAUSE_SECONDS
         )
 
 
-def _fence(session: Session, claim: ReadLease) -> bool:
-    """Pass the fence. Return whether a later read is owed already: a wish of its own, with all attempts before it."""
-    fence = (
+def _release(session: Session, lease: ReadLease) -> bool:
+    """Check the fencing token and release the lease. Return whether another read was requested meanwhile."""
+    released = (
         update(ReadRequestRow)
-        .where(col(ReadRequestRow.connection_id) == claim.connection_id, col(ReadRequestRow.lease_token) == claim.token)
+        .where(col(ReadRequestRow.connection_id) == lease.connection_id, col(ReadRequestRow.lease_token) == lease.token)
         .values(lease_token=None, leased_until=None)
-        .returning(col(ReadRequestRow.requested) > claim.generation)
+        .returning(col(ReadRequestRow.requested) > lease.generation)
     )
-    row = session.exec(fence).one_or_none()
+    row = session.exec(released).one_or_none()
     if row is None:
-        raise LeaseLostError(claim.connection_id)
+        raise LeaseLostError(lease.connection_id)
     return bool(row[0])
 
 
@@ -83,17 +82,17 @@ def _is_fresh(database: Database, session: Session, connection_id: str) -> bool:
     return bool(session.exec(newest.order_by(col(WebhookRow.id).desc()).limit(1)).first())
 
 
-def _put_off(
-    database: Database, session: Session, claim: ReadLease, verdict: RetryDecision, *, is_raised: bool
+def _set_retry(
+    database: Database, session: Session, lease: ReadLease, retry: RetryDecision, *, is_requested_again: bool
 ) -> None:
-    attempts = ReadRequestRow.attempts if verdict.costs_attempt else ReadRequestRow.attempts - 1
+    attempts = ReadRequestRow.attempts if retry.costs_attempt else ReadRequestRow.attempts - 1
     values: dict[str, Any] = {
-        "due_at": database.now(verdict.delay) if verdict.delay is not None else None,
-        "error": verdict.detail,
-        "attempts": 0 if is_raised else attempts,
+        "due_at": database.now(retry.delay) if retry.delay is not None else None,
+        "error": retry.detail,
+        "attempts": 0 if is_requested_again else attempts,
     }
-    if verdict.is_dead:
+    if retry.is_dead:
         values["failed_at"] = database.now()
     session.exec(
-        update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == claim.connection_id).values(**values)
+        update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == lease.connection_id).values(**values)
     )

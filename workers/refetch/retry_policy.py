@@ -1,7 +1,7 @@
-"""What a read without a usable answer leads to: pure. Every outcome has its policy here.
+"""Retry policy of failed reads: backoff with jitter, Retry-After, circuit breaker, giving up (dead). Pure.
 
-Whose fault it is decides: what speaks of one connection costs that connection an attempt; what speaks of Meld or of
-our credentials pauses all reads and costs nobody anything.
+A failure of one connection costs that connection an attempt. A failure of Meld, or of our credentials, opens the
+circuit breaker for all reads and costs no connection an attempt.
 """
 
 from dataclasses import dataclass
@@ -10,43 +10,42 @@ from typing import assert_never
 from schemas.meld.read_outcome import Absent, Refused, Throttled, Unavailable, Unreadable
 
 MAX_ATTEMPTS = 12
-"""Then the job is dead: its webhooks are ``failed``, and the metrics count it."""
+"""After this many attempts the connection is given up (dead): its webhooks are ``failed``, and a metric counts it."""
 
-FIRST_DELAY = 1.0
+FIRST_BACKOFF_SECONDS = 1.0
 """Seconds; doubled with each attempt."""
 
-FRESH_DELAY = 30.0
-"""Longest back-off, in seconds, while the connection's newest webhook is younger than ``FRESH_SECONDS``: somebody may
-be looking at a screen."""
+MAX_FRESH_BACKOFF_SECONDS = 30.0
+"""Longest backoff while the connection's newest webhook is younger than ``FRESH_SECONDS``: a user may be waiting."""
 
 FRESH_SECONDS = 3600.0
 
-STALE_DELAY = 900.0
-"""Longest back-off otherwise."""
+MAX_BACKOFF_SECONDS = 900.0
+"""Longest backoff otherwise."""
 
-OUTAGE_FAILURES = 5
-"""So many failures in a row, of different connections, speak of Meld."""
+MIN_OUTAGE_FAILURES = 5
+"""This many failures in a row, of different connections, count as an outage of Meld."""
 
-PAUSE_SECONDS = 30.0
-"""The longest pause that Meld did not ask for itself."""
+MAX_PAUSE_SECONDS = 30.0
+"""Longest time that the circuit breaker stays open without a ``Retry-After``."""
 
-REFUSED_SECONDS = 20.0
-"""The longest pause for refused credentials: the contract promises a probe every 30 s, and calling one takes some."""
+MAX_REFUSED_PAUSE_SECONDS = 20.0
+"""Longest time that it stays open for refused credentials: at most 30 s may pass until a probe, delays included."""
 
 Failure = Absent | Throttled | Unavailable | Refused | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """What is to be done after a read without a usable answer.
+    """What to do after a failed read.
 
     Attributes:
         detail: What went wrong, for an operator.
-        delay: Seconds until the next attempt; None for never, unless it is raised anew.
+        delay: Seconds until the next attempt; None for none until a new request.
         costs_attempt: Whether the attempt counts against the connection.
         is_dead: Whether the connection has no attempt left.
-        pause: Seconds that all reads rest; None for none.
-        reason: Why they rest: the outcome's name.
+        pause: Seconds for which the circuit breaker opens; None if it does not.
+        reason: Why it opens: the name of the outcome.
     """
 
     detail: str
@@ -57,30 +56,30 @@ class RetryDecision:
     reason: str = ""
 
 
-def judge(  # noqa: PLR0911 - one for each case
+def decide_retry(  # noqa: PLR0911 - one for each case
     failure: Failure, *, attempts: int, failures: int, is_fresh: bool, jitter: float, is_own: bool = False
 ) -> RetryDecision:
-    """Return the verdict on a failed read.
+    """Decide what to do after a failed read.
 
     Args:
-        failure: What the read came to.
-        attempts: The connection's attempts, this one included.
-        failures: Failures in a row that may speak of Meld as a whole, this one included.
+        failure: The outcome of the read.
+        attempts: The attempts of the connection, including this one.
+        failures: The failures in a row that may be an outage of Meld, including this one.
         is_fresh: Whether the connection's newest webhook is younger than ``FRESH_SECONDS``.
-        jitter: A random number from 0 to 1, so that many do not come back at one moment.
-        is_own: Whether a refusal speaks of this connection alone: it was refused before, others were not since.
+        jitter: A random number from 0 to 1, so that retries do not happen all at once.
+        is_own: Whether a refusal concerns this connection alone: it was refused before, and others succeeded since.
     """
     match failure:
         case Throttled(retry_after):
-            pause = retry_after if retry_after is not None else _doubled(failures, PAUSE_SECONDS)
-            return _pause("throttled", "Meld answered 429", max(pause, FIRST_DELAY), jitter)
+            pause = retry_after if retry_after is not None else _doubled(failures, MAX_PAUSE_SECONDS)
+            return _pause("throttled", "Meld answered 429", max(pause, FIRST_BACKOFF_SECONDS), jitter)
         case Refused(detail) if is_own:
             return _back_off(detail, attempts, is_fresh=is_fresh, jitter=jitter, may_heal=True)
         case Refused(detail):
-            return _pause("refused", detail, _doubled(failures + 2, REFUSED_SECONDS), jitter)
-        case Unavailable(detail, retry_after) if failures >= OUTAGE_FAILURES:
-            pause = retry_after or _doubled(failures - OUTAGE_FAILURES + 1, PAUSE_SECONDS)
-            return _pause("unavailable", detail, max(pause, FIRST_DELAY), jitter)
+            return _pause("refused", detail, _doubled(failures + 2, MAX_REFUSED_PAUSE_SECONDS), jitter)
+        case Unavailable(detail, retry_after) if failures >= MIN_OUTAGE_FAILURES:
+            pause = retry_after or _doubled(failures - MIN_OUTAGE_FAILURES + 1, MAX_PAUSE_SECONDS)
+            return _pause("unavailable", detail, max(pause, FIRST_BACKOFF_SECONDS), jitter)
         case Unavailable(detail, retry_after):
             return _back_off(detail, attempts, is_fresh=is_fresh, jitter=jitter, may_heal=True, least=retry_after or 0)
         case Unreadable(detail, evidence):
@@ -94,21 +93,21 @@ def judge(  # noqa: PLR0911 - one for each case
 
 
 def _doubled(times: int, longest: float) -> float:
-    return min(FIRST_DELAY * 2.0 ** min(max(times - 1, 0), 30), longest)
+    return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(max(times - 1, 0), 30), longest)
 
 
 def _pause(reason: str, detail: str, seconds: float, jitter: float) -> RetryDecision:
-    # Those who waited come back one after the other, not all in the moment that the pause ends.
+    # With jitter, so that the reads do not all begin at the moment when the circuit breaker closes.
     return RetryDecision(detail, seconds + jitter, costs_attempt=False, pause=seconds, reason=reason)
 
 
 def _back_off(
     detail: str, attempts: int, *, is_fresh: bool, jitter: float, may_heal: bool, least: float = 0
 ) -> RetryDecision:
-    longest = _doubled(attempts, FRESH_DELAY if is_fresh else STALE_DELAY)
+    longest = _doubled(attempts, MAX_FRESH_BACKOFF_SECONDS if is_fresh else MAX_BACKOFF_SECONDS)
     delay = max(longest * (0.5 + 0.5 * jitter), least)
     if attempts >= MAX_ATTEMPTS:
-        # Dead is for people to see. Where Meld may be at fault, it is tried again all the same: nobody else may ever
-        # speak of this connection, and an outage must not leave it behind.
+        # Dead reads are for an operator to see. If Meld may be at fault, the read is retried nevertheless: there may
+        # never be another webhook for this connection, and an outage must not leave it behind.
         return RetryDecision(detail, delay if may_heal else None, is_dead=True)
     return RetryDecision(detail, delay)

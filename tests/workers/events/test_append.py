@@ -6,7 +6,7 @@ import pytest
 
 from runtime.database import Database
 from schemas.message_names import FEED_CHANNEL
-from tests.support.scripted_meld import ScriptedReader, refresh_on
+from tests.support.scripted_meld import ScriptedReader, make_refetcher
 from tests.support.webhook_factory import body, store
 
 
@@ -30,18 +30,18 @@ def test_an_event_is_told_across_processes(database: Database) -> None:
     """Whoever listens hears of it once it is committed."""
     store(database, body("c1"))
     with listener(database) as connection:
-        refresh_on(database, ScriptedReader()).refresh("c1")
+        make_refetcher(database, ScriptedReader()).refetch("c1")
 
         assert len(list(connection.notifies(timeout=5, stop_after=1))) == 1
 
 
 def test_a_read_without_news_tells_nobody(database: Database) -> None:
     """Readers of the feed are not woken for nothing."""
-    refresh = refresh_on(database, ScriptedReader())
+    refetcher = make_refetcher(database, ScriptedReader())
     store(database, body("c1"))
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     store(database, body("c1"))
     with listener(database) as connection:
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
 
         assert list(connection.notifies(timeout=0.3)) == []

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from schemas.connection_changes import Change, PrimaryDuplicateMoved
-from workers.refetch.decision import MirrorState, decide, named
+from workers.refetch.decision import MirrorState, decide, group_members
 
 Group = tuple[str, ...]
 """The members, their primary first."""
@@ -39,7 +39,7 @@ class Mirror:
     def read(self, id_: str) -> frozenset[str]:
         """Read one connection and store what was seen; return whom to read as well."""
         before, after = self.stored.get(id_), self.truth[id_]
-        group = {other: self.stored[other] for other in named(before, after) if other in self.stored}
+        group = {other: self.stored[other] for other in group_members(before, after) if other in self.stored}
         decision = decide(before, after, group, None)
         self.reads += 1
         self.stored[id_] = after

@@ -31,10 +31,10 @@ from tests.support.polling import eventually
 from tests.support.scripted_meld import ScriptedReader, document, found
 from tests.support.webhook_factory import body, store
 from workers.refetch.bulk_import import BulkImport
-from workers.refetch.commit import Applied, apply
-from workers.refetch.lease import ReadLease, take
+from workers.refetch.commit import CommitResult, commit_read
+from workers.refetch.lease import ReadLease, acquire_lease
 from workers.refetch.mirror_row import Reading
-from workers.refetch.refetch import MeldReader, Refetch
+from workers.refetch.refetch import MeldReader, Refetcher
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -53,19 +53,19 @@ def mirror(database: Database, connection_id: str = "c1") -> ConnectionRow:
         return session.exec(select(ConnectionRow).where(ConnectionRow.id == connection_id)).one()
 
 
-def refresher(database: Database, reader: MeldReader, token: Callable[[], str]) -> Refetch:
+def refresher(database: Database, reader: MeldReader, token: Callable[[], str]) -> Refetcher:
     """Make a refresher as a process would."""
-    return Refetch(
+    return Refetcher(
         database=database,
         reader=reader,
-        call=lambda _ids: None,
-        push=lambda _ids: None,
+        notify_workers=lambda _ids: None,
+        notify_dispatchers=lambda _ids: None,
         clock=utcnow,
         lease_seconds=30,
-        token=token,
+        new_token=token,
         jitter=lambda: 0.0,
         metrics=Metrics(),
-        notify=lambda: None,
+        notify_feed=lambda: None,
     )
 
 
@@ -74,17 +74,17 @@ def wish(database: Database, *ids: str) -> None:
         reads.request_reads(database, session, ids, "operator")
 
 
-def applied(database: Database, snapshot: Snapshot | None, began_at: datetime = BEGAN, id_: str = "c1") -> Applied:
+def applied(database: Database, snapshot: Snapshot | None, began_at: datetime = BEGAN, id_: str = "c1") -> CommitResult:
     """Claim a connection and apply a reading of it."""
     wish(database, id_)
     with database.write() as session:
-        claim = take(database, session, id_, token="t", lease_seconds=30)
-    assert claim is not None
+        lease = acquire_lease(database, session, id_, token="t", lease_seconds=30)
+    assert lease is not None
     with database.write() as session:
-        return apply(database, session, claim, Reading(snapshot, began_at, began_at + timedelta(seconds=1)))
+        return commit_read(database, session, lease, Reading(snapshot, began_at, began_at + timedelta(seconds=1)))
 
 
-def read(database: Database, outcome: Found, began_at: datetime = BEGAN) -> Applied:
+def read(database: Database, outcome: Found, began_at: datetime = BEGAN) -> CommitResult:
     return applied(database, outcome.snapshot, began_at, outcome.snapshot.id)
 
 
@@ -121,7 +121,7 @@ class Appender:
         self._ids = [f"{name}-{number}" for number in range(2)]
         self._reader = ScriptedReader()
         tokens = itertools.count()
-        self._refresh = refresher(database, self._reader, lambda: f"{name} {next(tokens)}")
+        self._refetcher = refresher(database, self._reader, lambda: f"{name} {next(tokens)}")
 
     def append(self, rounds: int) -> None:
         """Have each connection change so many times."""
@@ -129,7 +129,7 @@ class Appender:
             for id_ in self._ids:
                 self._reader.answers[id_] = found(id_, f"STATUS_{number}")
                 wish(self._database, id_)
-                self._refresh.refresh(id_)
+                self._refetcher.refetch(id_)
 
 
 def together(*works: Callable[[], object]) -> list[BaseException]:
@@ -186,10 +186,10 @@ def test_readers_of_a_busy_feed_miss_nothing_and_see_nothing_twice(database_url:
     assert list(sequences.values()) == [list(range(1, rounds + 1))] * (workers * 2)
 
 
-def apply_and_fail(database: Database, claim: ReadLease, snapshot: Snapshot) -> None:
+def apply_and_fail(database: Database, lease: ReadLease, snapshot: Snapshot) -> None:
     """Apply a reading in a transaction that does not come to its commit."""
     with database.write() as session:
-        apply(database, session, claim, Reading(snapshot, BEGAN, BEGAN))
+        commit_read(database, session, lease, Reading(snapshot, BEGAN, BEGAN))
         raise ZeroDivisionError
 
 
@@ -198,10 +198,10 @@ def test_a_rolled_back_read_leaves_no_gap(database: Database) -> None:
     read(database, found("c1"))
     wish(database, "c2")
     with database.write() as session:
-        claim = take(database, session, "c2", token="t", lease_seconds=30)
-    assert claim is not None
+        lease = acquire_lease(database, session, "c2", token="t", lease_seconds=30)
+    assert lease is not None
     with pytest.raises(ZeroDivisionError):
-        apply_and_fail(database, claim, found("c2").snapshot)
+        apply_and_fail(database, lease, found("c2").snapshot)
     read(database, found("c3"))
 
     assert [(event.connection_id, event.position, event.sequence) for event in events(database)] == [
@@ -220,7 +220,7 @@ def test_a_status_and_a_primary_of_one_read_follow_each_other(database: Database
         activeDuplicateConnectionId="c2",
         duplicateConnectionIds=["c2"],
     )
-    types = read(database, after, BEGAN + timedelta(minutes=1)).types
+    types = read(database, after, BEGAN + timedelta(minutes=1)).event_types
 
     told = [(event.type, event.position, event.sequence, event.observation_id) for event in events(database)][1:]
     assert told == [("connection.status_changed", 2, 2, 2), ("connection.primary_duplicate_moved", 3, 3, 2)]
@@ -392,7 +392,7 @@ def test_a_tombstone_keeps_what_was_known(database: Database) -> None:
     row = mirror(database)
     assert (row.status, row.primary_duplicate_id, row.duplicate_ids) == ("DELETED", None, [])
     assert (row.institution_name, row.products, row.customer_id) == ("Chase", ["BALANCES"], "cust")
-    assert (outcome.calls, outcome.types) == (("c2",), ("connection.status_changed",))
+    assert (outcome.connection_ids, outcome.event_types) == (("c2",), ("connection.status_changed",))
 
 
 # Secrets.
@@ -451,10 +451,10 @@ def meld() -> Iterator[MeldClient]:
 def test_no_secret_of_an_answer_is_stored(database: Database, meld: MeldClient) -> None:
     """From the wire to every table: credentials are gone wherever they were, the rest stays."""
     numbers = itertools.count()
-    refresh = refresher(database, meld, lambda: f"token {next(numbers)}")
+    refetcher = refresher(database, meld, lambda: f"token {next(numbers)}")
     store(database, body("c1"))
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     held = everything(database)
     assert [secret for secret in SECRETS if secret in held] == []
@@ -494,7 +494,7 @@ def test_a_page_of_the_list_does_not_hold_up_a_read(postgres_url: str) -> None:
         eventually(lambda: waiting(postgres_url) == 1)
         with database.write() as session:
             circuit_breaker.record_failure(session, "another", is_systemic=True)
-        refresher(database, ScriptedReader(), lambda: "token").refresh("read")
+        refresher(database, ScriptedReader(), lambda: "token").refetch("read")
         holder.rollback()
 
     with psycopg.connect(postgres_url) as holder:

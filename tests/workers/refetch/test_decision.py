@@ -10,7 +10,7 @@ from schemas.connection_changes import PrimaryDuplicateMoved, Status, StatusChan
 from schemas.meld.connection import TERMINAL_STATUSES
 from tests.workers.refetch import event_oracle
 from tests.workers.refetch.group_model import Group, Mirror, view
-from workers.refetch.decision import Announced, MirrorState, decide, named
+from workers.refetch.decision import MirrorState, StatusHint, decide, group_members
 
 IDS = tuple("abcdef")
 STATUSES = ("ACTIVE", "PARTIALLY_ACTIVE", "RECONNECT_REQUIRED", "IN_PROGRESS", "DELETED", "EXPIRED", "NEVER_HEARD_OF")
@@ -29,7 +29,7 @@ def states(draw: st.DrawFn, id_: str | None = None) -> MirrorState:
     return MirrorState(own, draw(statuses), draw(st.sampled_from(REASONS)), primary, tuple(others))
 
 
-announcements = st.builds(Announced, statuses, st.none() | st.sampled_from(["", "LOGIN_REQUIRED", "OTHER"]))
+announcements = st.builds(StatusHint, statuses, st.none() | st.sampled_from(["", "LOGIN_REQUIRED", "OTHER"]))
 befores = st.none() | states("a")
 groups = st.dictionaries(ids, st.none(), max_size=6).flatmap(
     lambda keys: st.fixed_dictionaries({key: states(key) for key in keys})
@@ -79,7 +79,7 @@ def test_roles(before: MirrorState | None, after: MirrorState, role: str | None)
 
 @given(befores, states("a"), groups, st.none() | announcements)
 def test_one_read_tells_at_most_a_status_and_a_primary(
-    before: MirrorState | None, after: MirrorState, group: dict[str, MirrorState], hint: Announced | None
+    before: MirrorState | None, after: MirrorState, group: dict[str, MirrorState], hint: StatusHint | None
 ) -> None:
     """A status or its reason first, then the primary, and never two of a kind."""
     changes = decide(before, after, group, hint).changes
@@ -90,7 +90,7 @@ def test_one_read_tells_at_most_a_status_and_a_primary(
 
 @given(states("a"), groups, st.none() | announcements)
 def test_at_first_sight_only_the_status_is_told(
-    after: MirrorState, group: dict[str, MirrorState], hint: Announced | None
+    after: MirrorState, group: dict[str, MirrorState], hint: StatusHint | None
 ) -> None:
     """Nothing was there before that could have moved."""
     changes = decide(None, after, group, hint).changes
@@ -139,7 +139,7 @@ def test_a_read_that_saw_the_same_tells_nothing(state: MirrorState, group: dict[
     """Whatever the others look like, what did not change is no event, and no regrouping."""
     decision = decide(state, state, group, None)
 
-    assert (decision.changes, decision.is_regrouped) == ((), False)
+    assert (decision.changes, decision.is_group_changed) == ((), False)
 
 
 @given(befores, states("a"), groups)
@@ -158,7 +158,7 @@ def test_a_read_in_a_group_that_agrees_leads_nowhere(order: list[list[str]], siz
     world = [tuple(order[0][:size])]
     stored = {other: view(other, world) for other in IDS}
     state = stored[id_]
-    group = {other: stored[other] for other in named(state, state)}
+    group = {other: stored[other] for other in group_members(state, state)}
 
     decision = decide(state, state, group, None)
 
@@ -172,7 +172,7 @@ def test_siblings_are_others_that_are_named(
     """A read leads to members of the old group and the new, and never to itself."""
     decision = decide(before, after, group, None)
 
-    assert decision.siblings <= named(before, after)
+    assert decision.siblings <= group_members(before, after)
     assert "a" not in decision.siblings
 
 
@@ -199,7 +199,7 @@ def test_a_terminal_sibling_is_left_alone(
 
 @given(befores, states("a"), st.none() | announcements)
 def test_a_hint_contradicts_a_read_that_says_something_else(
-    before: MirrorState | None, after: MirrorState, hint: Announced | None
+    before: MirrorState | None, after: MirrorState, hint: StatusHint | None
 ) -> None:
     """So one of them is early; no hint contradicts nothing, and one that is silent of reasons contradicts none."""
     decision = decide(before, after, {}, hint)
@@ -217,7 +217,7 @@ def test_order_does_not_matter(
     one, other = decide(before, after, group, hint), decide(before, shuffled, group, hint)
 
     assert one.siblings == other.siblings
-    assert (one.is_regrouped, one.is_contradicted) == (other.is_regrouped, other.is_contradicted)
+    assert (one.is_group_changed, one.is_contradicted) == (other.is_group_changed, other.is_contradicted)
     assert [type(change) for change in one.changes] == [type(change) for change in other.changes]
 
 
@@ -277,7 +277,7 @@ def test_one_read_of_a_group_brings_all_its_members_in_line(
     changed = [id_ for id_ in IDS if view(id_, before) != truth[id_]]
     assume(changed)
     first = data.draw(st.sampled_from(changed))
-    concerned = named(mirror.stored[first], truth[first]) | {first}
+    concerned = group_members(mirror.stored[first], truth[first]) | {first}
 
     mirror.settle([first], chance, most=60)
 

@@ -12,10 +12,10 @@ from runtime.queues import reads as jobs
 from schemas.meld.read_outcome import Absent, ReadOutcome
 from schemas.tables import ConnectionRow, ReadRequestRow, WebhookRow
 from tests.support.row_lookups import all_rows, events_of, make_due, mirror_of, read_request_of
-from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
 from tests.support.webhook_factory import DELETED, body, store
-from workers.refetch.follow_up_reads import MAX_DEPTH, RECHECK_SECONDS, SETTLE_SECONDS
-from workers.refetch.refetch import Refetch
+from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS, MAX_DEPTH, RECHECK_SECONDS
+from workers.refetch.refetch import Refetcher
 
 
 def is_owed(database: Database, connection_id: str) -> bool:
@@ -31,11 +31,11 @@ def group_of(reader: ScriptedReader, primary: str, members: str, *, others: str 
         reader.answers[id_] = found(id_, status, activeDuplicateConnectionId=primary, duplicateConnectionIds=duplicates)
 
 
-def settle(database: Database, refresh: Refetch, calls: list[str]) -> None:
+def settle(database: Database, refetcher: Refetcher, calls: list[str]) -> None:
     """Work until nothing is owed, letting the time pass that is waited for."""
     for _ in range(200):
         while calls:
-            refresh.refresh(calls.pop(0))
+            refetcher.refetch(calls.pop(0))
         owed = [job.connection_id for job in all_rows(database, ReadRequestRow) if job.requested > job.completed]
         if not owed:
             return
@@ -45,19 +45,19 @@ def settle(database: Database, refresh: Refetch, calls: list[str]) -> None:
 
 
 @pytest.fixture
-def mirrored(database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]) -> Callable[..., None]:
+def mirrored(database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]) -> Callable[..., None]:
     """Return what makes a group that Meld has, and whose members the mirror shows as they are."""
 
     def make(primary: str, members: str, *, others: str = "ACTIVE") -> None:
         group_of(reader, primary, members, others=others)
         calls.extend(store(database, *(body(id_) for id_ in members)))
-        settle(database, refresh, calls)
+        settle(database, refetcher, calls)
 
     return make
 
 
 def test_siblings_are_read_again_when_the_primary_moves(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """A member whose primary moved raises the members whose stored view differs; the role of each is told once."""
 
@@ -69,14 +69,14 @@ def test_siblings_are_read_again_when_the_primary_moves(
     group("a")
     store(database, *(body(id_) for id_ in ("a", "b", "c")))
     for id_ in ("a", "b", "c"):
-        refresh.refresh(id_)
+        refetcher.refetch(id_)
     calls.clear()
     group("b")
 
     store(database, body("a"))
-    refresh.refresh("a")
+    refetcher.refetch("a")
     while calls:
-        refresh.refresh(calls.pop(0))
+        refetcher.refetch(calls.pop(0))
 
     moves = [event for event in events_of(database) if event.type == "connection.primary_duplicate_moved"]
     roles = {event.subject: event.data["role"] for event in moves}
@@ -85,14 +85,14 @@ def test_siblings_are_read_again_when_the_primary_moves(
 
 
 def test_a_read_that_contradicts_its_hint_is_checked_again(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """A hint that says another status than the read is rechecked four times, then left; a new hint starts anew."""
     store(database, body("c1", newStatus="RECONNECT_REQUIRED"))
 
     delays = []
     for _ in range(len(RECHECK_SECONDS) + 1):
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
         due_at = read_request_of(database, "c1").due_at
         delays.append(round((due_at - datetime.now(UTC)).total_seconds()) if due_at else None)
         make_due(database)
@@ -100,30 +100,30 @@ def test_a_read_that_contradicts_its_hint_is_checked_again(
     assert delays == [5, 30, 120, 600, None]
     assert reader.reads["c1"] == 5
     store(database, body("c1", newStatus="RECONNECT_REQUIRED"))
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     assert read_request_of(database, "c1").rechecks == 1
 
 
 def test_an_old_hint_that_comes_late_is_not_held_against_a_read(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """Newest is what Meld says happened last, whatever arrived last."""
     old, new = body("c1", newStatus="RECONNECT_REQUIRED"), body("c1", newStatus="ACTIVE")
     store(database, new)
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     make_due(database)
 
     store(database, old)
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     make_due(database)
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     request = read_request_of(database, "c1")
     assert (request.due_at, request.rechecks) == (None, 0)
 
 
 def test_a_member_read_too_early_is_read_again(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """A member whose first read after the move still shows the old group disagrees with it, and is rechecked."""
     mirrored("a", "abc")
@@ -133,7 +133,7 @@ def test_a_member_read_too_early_is_read_again(
     reader.answers["c"] = lambda: early.pop() if early else fresh  # type: ignore[return-value]
 
     calls += store(database, body("b"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("abc", "b")
     roles = [event.data["role"] for event in events_of(database) if "primary" in event.type]
@@ -142,29 +142,29 @@ def test_a_member_read_too_early_is_read_again(
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["known alone", "never seen"])
 def test_a_member_that_names_nobody_yet_is_not_left_behind(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], *, is_known: bool
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], *, is_known: bool
 ) -> None:
     """A silent connection that is read before Meld shows its group there names nobody that could have it read again."""
     reader.answers["b"] = alone = found("b")
     calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in ("ab" if is_known else "a")))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
     group_of(reader, "a", "ab")
     fresh, early = reader.answers["b"], [alone, alone]
     reader.answers["b"] = lambda: early.pop() if early else fresh  # type: ignore[return-value]
 
     calls += store(database, body("a", newStatus="ACTIVE"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("ab", "a")
 
 
 def test_a_member_that_was_left_is_not_left_behind(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """It still names one that is alone by now, and that is about to be read: whose read does not lead back to it."""
     group_of(reader, "a", "ab")
     calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in "ab"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
     early = [reader.answers["a"]] * 2
     reader.answers["b"] = found("b")
 
@@ -176,13 +176,13 @@ def test_a_member_that_was_left_is_not_left_behind(
 
     reader.answers["a"] = a
     calls += store(database, body("b", newStatus="ACTIVE"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("ab")
 
 
 def test_reads_end_although_the_group_never_agrees(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """Members that contradict each other at every read cost a bounded number of reads for one webhook."""
     flips = dict.fromkeys("abcd", 0)
@@ -197,14 +197,14 @@ def test_reads_end_although_the_group_never_agrees(
         reader.answers[id_] = lambda id_=id_: flip(id_)  # type: ignore[misc]
 
     calls += store(database, body("a"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     most = sum((6 * 3) ** depth for depth in range(3)) * 6
     assert sum(flips.values()) <= most
 
 
 def test_a_listed_member_that_meld_does_not_have_is_no_failure(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """An id that only a sibling's list names, and that is 404, is asked for once and fails nothing."""
     reader.answers["a"] = found("a", activeDuplicateConnectionId="a", duplicateConnectionIds=["gone"])
@@ -212,14 +212,14 @@ def test_a_listed_member_that_meld_does_not_have_is_no_failure(
 
     for _ in range(3):
         calls += store(database, body("a"))
-        settle(database, refresh, calls)
+        settle(database, refetcher, calls)
 
     assert reader.reads["gone"] == 1
     assert read_request_of(database, "gone").failed_at is None
 
 
 def test_a_move_in_a_group_of_five_costs_a_read_for_each(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """With nobody in anybody's way, one webhook that the read confirms and four silent members are five reads."""
     mirrored("a", "abcde")
@@ -227,13 +227,13 @@ def test_a_move_in_a_group_of_five_costs_a_read_for_each(
     before = sum(reader.reads.values())
 
     calls += store(database, body("b", newStatus="ACTIVE"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert sum(reader.reads.values()) - before == 5
 
 
 def test_a_webhook_that_names_no_status_costs_one_more_read(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """Nothing tells whether the read has seen what the webhook is about: Meld's API may be behind its webhooks."""
     stale, fresh = found("c1", institutionName="Old"), found("c1", institutionName="New")
@@ -241,65 +241,65 @@ def test_a_webhook_that_names_no_status_costs_one_more_read(
     reader.answers["c1"] = answers.pop
 
     calls += store(database, body("c1"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert (reader.reads["c1"], mirror_of(database, "c1").institution_name) == (2, "New")
 
 
 def test_news_of_another_reason_is_rechecked(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """A read that confirms the status, but not the reason that the webhook gives, is too early."""
     answers: list[ReadOutcome] = [found("c1", statusReason="NEW"), found("c1", statusReason="OLD")]
     reader.answers["c1"] = answers.pop
 
     calls += store(database, body("c1", newStatus="ACTIVE", newStatusReason="NEW"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert (reader.reads["c1"], mirror_of(database, "c1").status_reason) == (2, "NEW")
 
 
 def test_a_group_of_which_nobody_else_is_left_is_doubted(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """The last one of a group that still names a deleted member was read too early."""
     group_of(reader, "a", "ab")
     calls += store(database, body("a"), body("b"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
     stale = found("a", activeDuplicateConnectionId="a", duplicateConnectionIds=["b"])
     answers: list[ReadOutcome] = [found("a"), stale]
     reader.answers["a"] = answers.pop
     reader.answers["b"] = Absent()
 
     calls += store(database, body("b", DELETED))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert mirror_of(database, "a").duplicate_ids == []
 
 
 def test_many_that_disagree_with_one_cost_it_one_recheck(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """A member whose recheck is owed is not rechecked more often because others disagree with it as well."""
     group_of(reader, "a", "abcd")
     calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in "abcd"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
     reader.answers["a"] = found("a")
 
     with database.write() as session:
         jobs.request_reads(database, session, ["b", "c", "d"], "operator")
     for id_ in "bcd":
-        refresh.refresh(id_)
-    refresh.refresh("a")
+        refetcher.refetch(id_)
+    refetcher.refetch("a")
     for id_ in "bcd":
         make_due(database)
-        refresh.refresh(id_)
+        refetcher.refetch(id_)
 
     assert read_request_of(database, "a").rechecks <= 1
 
 
 def test_a_member_that_rested_has_its_rechecks_anew(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """A quarrel of long ago does not keep a member from being read when a read that settles finds another group."""
     mirrored("a", "abc")
@@ -311,13 +311,13 @@ def test_a_member_that_rested_has_its_rechecks_anew(
     reader.answers["b"] = lambda: answers.pop() if len(answers) > 1 else answers[0]  # type: ignore[return-value]
 
     calls += store(database, body("b"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("abc", "b")
 
 
 def test_what_was_passed_over_may_have_changed_the_others(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """A primary that moved and came back shows nowhere but in a webhook; what it left behind is found, at one read."""
     mirrored("a", "abc")
@@ -326,14 +326,14 @@ def test_what_was_passed_over_may_have_changed_the_others(
         "b", "RECONNECT_REQUIRED", activeDuplicateConnectionId="a", duplicateConnectionIds=["a", "c"]
     )
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
     assert Counter(reader.reads) - reads == {"a": 2, "b": 1, "c": 1}
 
 
 def test_a_member_that_is_read_too_early_is_looked_at_again(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """What was passed over has changed a member that is just being read, of which Meld still shows the state before."""
     mirrored("a", "ab")
@@ -342,39 +342,39 @@ def test_a_member_that_is_read_too_early_is_looked_at_again(
     with database.write() as session:
         jobs.request_reads(database, session, ["b"], "replay", replay_id="r1")
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
-    refresh.refresh(calls.pop())
+    refetcher.refetch(calls.pop())
     wish = read_request_of(database, "b")
     reader.answers["b"] = early
-    refresh.refresh("b")
+    refetcher.refetch("b")
     with database.write() as session:
         # That was as long ago as the webhooks are going to be.
-        past = datetime.now(UTC) - timedelta(seconds=SETTLE_SECONDS + 1)
+        past = datetime.now(UTC) - timedelta(seconds=MAX_API_LAG_SECONDS + 1)
         session.exec(update(ConnectionRow).where(col(ConnectionRow.id) == "b").values(checked_at=past))
     reader.answers["b"] = damaged
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     assert (wish.trigger, wish.replay_id) == ("replay", "r1")
     assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
 
 
 def test_a_member_whose_read_is_due_keeps_its_request(
-    database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """A read of the member that is due but has not begun is late enough: it is not requested again."""
     mirrored("a", "ab")
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
-    refresh.refresh(calls.pop())
+    refetcher.refetch(calls.pop())
     with database.write() as session:
         jobs.request_reads(database, session, ["b"], "replay", replay_id="r1")
     make_due(database)
     waiting = read_request_of(database, "b")
-    refresh.refresh("a")
+    refetcher.refetch("a")
 
     assert read_request_of(database, "b") == waiting
 
 
 def test_a_member_whose_reads_were_given_up_is_not_requested_again(
-    database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """A change of another connection that was undone does not revive reads that keep failing."""
     mirrored("a", "ab")
@@ -384,16 +384,16 @@ def test_a_member_whose_reads_were_given_up_is_not_requested_again(
             update(ReadRequestRow).where(col(ReadRequestRow.connection_id) == "b").values(failed_at=datetime.now(UTC))
         )
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
-    refresh.refresh(calls.pop())
+    refetcher.refetch(calls.pop())
     make_due(database)
-    refresh.refresh("a")
+    refetcher.refetch("a")
 
     request = read_request_of(database, "b")
     assert (request.trigger, request.failed_at is not None) == ("operator", True)
 
 
 def test_moves_that_follow_close_upon_each_other_cost_a_read_for_each(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """One for each member and move, where every one of them was seen."""
     mirrored("a", "abc", others="PARTIALLY_ACTIVE")
@@ -403,26 +403,26 @@ def test_moves_that_follow_close_upon_each_other_cost_a_read_for_each(
         group_of(reader, new, "abc", others="PARTIALLY_ACTIVE")
         calls += store(database, body(new, newStatus="ACTIVE"), body(old, newStatus="PARTIALLY_ACTIVE"))
         while calls:
-            refresh.refresh(calls.pop(0))
+            refetcher.refetch(calls.pop(0))
 
     assert Counter(reader.reads) - before == dict.fromkeys("abc", 4)
     assert all(job.trigger == "recheck" for job in all_rows(database, ReadRequestRow) if job.requested > job.completed)
 
 
 def test_what_may_still_be_seen_was_not_passed_over(
-    database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """While the newest webhook contradicts the read, that may just be early: it alone is read again."""
     mirrored("a", "ab")
     calls += store(database, body("a", newStatus="DEGRADED"))
 
-    refresh.refresh(calls.pop())
+    refetcher.refetch(calls.pop())
 
     assert (is_owed(database, "a"), is_owed(database, "b")) == (True, False)
 
 
 def test_what_was_passed_over_in_an_outage_counts(
-    database: Database, refresh: Refetch, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """However long ago the webhooks came that a read is owed to, what they name is held against it."""
     mirrored("a", "ab")
@@ -431,29 +431,29 @@ def test_what_was_passed_over_in_an_outage_counts(
         session.exec(update(WebhookRow).values(received_at=datetime.now(UTC) - timedelta(hours=1)))
         session.exec(update(ConnectionRow).values(checked_at=datetime.now(UTC) - timedelta(hours=2)))
 
-    refresh.refresh(calls.pop())
+    refetcher.refetch(calls.pop())
 
     assert is_owed(database, "b")
 
 
 def test_a_late_webhook_has_the_others_read_once(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """Whoever was read since then is not read again for it."""
     mirrored("a", "ab")
     late, newest = body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE")
     calls += store(database, newest)
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
     before = reader.reads["b"]
 
     calls += store(database, late)
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
     reads = Counter(reader.reads)
 
     for _ in range(3):
         with database.write() as session:
             calls += jobs.request_reads(database, session, ["a"], "operator")
-        settle(database, refresh, calls)
+        settle(database, refetcher, calls)
 
     assert reads["b"] - before == 1
     assert Counter(reader.reads) - reads == {"a": 3}
@@ -465,9 +465,9 @@ def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database
     began = datetime.now(UTC)
     times = iter([began, began + timedelta(seconds=60)])
     with database.write() as session:
-        session.exec(update(WebhookRow).values(received_at=began - timedelta(seconds=SETTLE_SECONDS + 5)))
+        session.exec(update(WebhookRow).values(received_at=began - timedelta(seconds=MAX_API_LAG_SECONDS + 5)))
 
-    refresh_on(database, reader, clock=lambda: next(times)).refresh("c1")
+    make_refetcher(database, reader, clock=lambda: next(times)).refetch("c1")
 
     job = read_request_of(database, "c1")
     assert (job.requested > job.completed, job.trigger) == (True, "recheck")
@@ -475,18 +475,18 @@ def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database
 
 @pytest.mark.parametrize(("between", "is_owed"), [("ACTIVE", False), ("RECONNECT_REQUIRED", True)])
 def test_a_change_there_and_back_is_settled(
-    database: Database, refresh: Refetch, between: str, *, is_owed: bool
+    database: Database, refetcher: Refetcher, between: str, *, is_owed: bool
 ) -> None:
     """What the newest webhook names may be how it was before the others; and an answer that shows it may be as old."""
     store(database, body("c1", newStatus="ACTIVE"))
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     make_due(database)
     store(database, body("c1", newStatus=between), body("c1", newStatus="ACTIVE"))
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     job = read_request_of(database, "c1")
     make_due(database)
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     settled = read_request_of(database, "c1")
 
     assert (job.requested > job.completed, job.trigger) == (is_owed, "recheck" if is_owed else "webhook")
@@ -494,7 +494,7 @@ def test_a_change_there_and_back_is_settled(
 
 
 def test_a_deletion_seen_by_a_read_that_settles_reaches_the_others(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
     """Also where another read of the deleted one is owed by then, which finds nothing new any more."""
     mirrored("a", "abc")
@@ -507,9 +507,9 @@ def test_a_deletion_seen_by_a_read_that_settles_reaches_the_others(
     reader.answers["a"] = gone
     with database.write() as session:
         jobs.request_reads(database, session, ["a"], "recheck", depth=MAX_DEPTH)
-    refresh.refresh("a")
+    refetcher.refetch("a")
     reader.answers["a"] = Absent()
-    settle(database, refresh, calls)
+    settle(database, refetcher, calls)
 
     shown = {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)}
     assert shown == {"a": None, "b": "b", "c": "b"}

@@ -14,7 +14,7 @@ from schemas.tables import ReadRequestRow, WebhookRow
 from tests.service.fakes import HandClock
 from tests.support import row_factory
 from tests.support.webhook_factory import body, store
-from workers.refetch.lease import CHUNK, ReadLease, mark_webhooks, release, take
+from workers.refetch.lease import IDS_PER_STATEMENT, ReadLease, acquire_lease, release_leases, update_webhooks
 
 LEASE_SECONDS = 30.0
 
@@ -33,9 +33,9 @@ def timed(database_url: str, hand: HandClock) -> Iterator[Database]:
     database.close()
 
 
-def claim_of(database: Database, token: str = "t", connection_id: str = "c1") -> ReadLease | None:
+def lease_of(database: Database, token: str = "t", connection_id: str = "c1") -> ReadLease | None:
     with database.write() as session:
-        return take(database, session, connection_id, token=token, lease_seconds=LEASE_SECONDS)
+        return acquire_lease(database, session, connection_id, token=token, lease_seconds=LEASE_SECONDS)
 
 
 def wish(database: Database, trigger: Trigger = "operator", connection_id: str = "c1") -> None:
@@ -54,23 +54,23 @@ def test_one_of_many_claimers_gets_the_claim(database: Database) -> None:
     for number in range(10):
         wish(database, connection_id=f"c{number}")
         ready = threading.Barrier(16)
-        claims: list[ReadLease | None] = []
+        leases: list[ReadLease | None] = []
 
-        def claim(
+        def lease(
             name: str,
             connection_id: str = f"c{number}",
             ready: threading.Barrier = ready,
-            claims: list[ReadLease | None] = claims,
+            leases: list[ReadLease | None] = leases,
         ) -> None:
             ready.wait()
-            claims.append(claim_of(database, name, connection_id))
+            leases.append(lease_of(database, name, connection_id))
 
-        threads = [threading.Thread(target=claim, args=(f"worker {index}",)) for index in range(16)]
+        threads = [threading.Thread(target=lease, args=(f"worker {index}",)) for index in range(16)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        winners.append(sum(each is not None for each in claims))
+        winners.append(sum(each is not None for each in leases))
 
     assert winners == [1] * 10
 
@@ -110,12 +110,12 @@ def test_a_replay_is_the_cause_where_nobody_else_waits(database: Database, who: 
     for each in wishes:
         each(database)
 
-    claim = claim_of(database)
+    lease = lease_of(database)
 
-    assert claim is not None
-    assert (claim.cause, claim.replay_id) == expected
+    assert lease is not None
+    assert (lease.cause, lease.replay_id) == expected
     with database.read() as session:
-        assert claim.event_ids == list(session.exec(select(WebhookRow.event_id).order_by(WebhookRow.id)).all())
+        assert lease.event_ids == list(session.exec(select(WebhookRow.event_id).order_by(WebhookRow.id)).all())
 
 
 def test_a_claim_says_what_is_owed(timed: Database) -> None:
@@ -123,11 +123,11 @@ def test_a_claim_says_what_is_owed(timed: Database) -> None:
     wish(timed, "reconcile")
     wish(timed, "operator")
 
-    claim = claim_of(timed, "token")
+    lease = lease_of(timed, "token")
 
-    assert claim is not None
-    assert (claim.connection_id, claim.token, claim.generation, claim.attempts) == ("c1", "token", 2, 1)
-    assert (claim.trigger, claim.cause, claim.webhooks, claim.is_dead, claim.is_probe) == (
+    assert lease is not None
+    assert (lease.connection_id, lease.token, lease.generation, lease.attempts) == ("c1", "token", 2, 1)
+    assert (lease.trigger, lease.cause, lease.webhooks, lease.is_dead, lease.is_probe) == (
         "operator",
         "operator",
         (),
@@ -154,9 +154,9 @@ def test_there_is_nothing_to_claim(timed: Database, hand: HandClock, row: dict[s
     """What is not owed, not due or not free is left as it is."""
     if row is not None:
         times = {name: hand.now + timedelta(seconds=value) for name, value in row.items() if isinstance(value, float)}
-        row_factory.store(timed, row_factory.job("c1", **{**row, **times}))
+        row_factory.store(timed, row_factory.read_request("c1", **{**row, **times}))
 
-    assert claim_of(timed) is None
+    assert lease_of(timed) is None
     if row is not None:
         assert job_of(timed).attempts == 0
 
@@ -164,11 +164,11 @@ def test_there_is_nothing_to_claim(timed: Database, hand: HandClock, row: dict[s
 def test_a_lease_ends(timed: Database, hand: HandClock) -> None:
     """Whoever died while reading is replaced when its lease is over, and not before; each try counts."""
     wish(timed)
-    first = claim_of(timed, "first")
+    first = lease_of(timed, "first")
     hand.move(LEASE_SECONDS - 0.1)
-    early = claim_of(timed, "early")
+    early = lease_of(timed, "early")
     hand.move(0.2)
-    second = claim_of(timed, "second")
+    second = lease_of(timed, "second")
 
     assert first is not None
     assert early is None
@@ -180,25 +180,25 @@ def test_a_claim_takes_the_call_off_the_row(timed: Database) -> None:
     """The message has arrived: should the worker die, the clock need not wait for it any longer than for the lease."""
     wish(timed)
     before = job_of(timed).woken_at
-    claim_of(timed)
+    lease_of(timed)
 
     assert before is not None
     assert job_of(timed).woken_at is None
 
 
 def test_a_claim_covers_the_webhooks_before_it(database: Database) -> None:
-    """All that were stored before the claim are owed its read, in the order in which they came; nobody else's are."""
+    """All that were stored before the lease are owed its read, in the order in which they came; nobody else's are."""
     store(database, body("c1", event_id="e1"), body("c2", event_id="e2"), body(None, event_id="e3"))
     store(database, body("c1", event_id="e4"))
     with database.write() as session:
         session.exec(update(WebhookRow).where(WebhookRow.event_id == "e1").values(processed_at=database.now()))
     store(database, body("c1", event_id="e5"))
 
-    claim = claim_of(database)
+    lease = lease_of(database)
     store(database, body("c1", event_id="e6"))
 
-    assert claim is not None
-    assert (claim.event_ids, claim.cause) == (["e4", "e5"], "webhook")
+    assert lease is not None
+    assert (lease.event_ids, lease.cause) == (["e4", "e5"], "webhook")
 
 
 def test_a_failed_webhook_is_covered_again(database: Database) -> None:
@@ -207,23 +207,23 @@ def test_a_failed_webhook_is_covered_again(database: Database) -> None:
     with database.write() as session:
         session.exec(update(WebhookRow).values(failed_at=database.now(), error="x"))
 
-    claim = claim_of(database)
+    lease = lease_of(database)
 
-    assert claim is not None
-    assert claim.event_ids == ["e1"]
+    assert lease is not None
+    assert lease.event_ids == ["e1"]
 
 
 def test_nothing_is_claimed_during_a_pause(timed: Database, hand: HandClock) -> None:
-    """While reads rest a claim is given back at once and costs no attempt; afterwards one may probe."""
+    """While reads rest a lease is given back at once and costs no attempt; afterwards one may probe."""
     for number in range(3):
         wish(timed, connection_id=f"c{number}")
     with timed.write() as session:
         circuit_breaker.open_circuit(timed, session, reason="throttled", detail="x", seconds=10)
 
-    during = claim_of(timed, "a", "c0")
+    during = lease_of(timed, "a", "c0")
     paused = job_of(timed, "c0")
     hand.move(10.5)
-    probes = [claim_of(timed, f"t{number}", f"c{number}") for number in range(3)]
+    probes = [lease_of(timed, f"t{number}", f"c{number}") for number in range(3)]
 
     assert during is None
     assert (paused.attempts, paused.lease_token, paused.leased_until) == (0, None, None)
@@ -235,25 +235,25 @@ def test_claims_are_given_back_together(timed: Database) -> None:
     """A process that ends frees what it has claimed, and nothing else; it cost no attempt."""
     for number in range(5):
         wish(timed, connection_id=f"c{number}")
-        claim_of(timed, f"t{number}", f"c{number}")
+        lease_of(timed, f"t{number}", f"c{number}")
     with timed.write() as session:
-        release(session, ["t1", "t3", "never given"])
+        release_leases(session, ["t1", "t3", "never given"])
 
     found = {number: job_of(timed, f"c{number}") for number in range(5)}
     assert [found[number].lease_token for number in range(5)] == ["t0", None, "t2", None, "t4"]
     assert [found[number].attempts for number in range(5)] == [1, 0, 1, 0, 1]
-    again = claim_of(timed, "again", "c1")
+    again = lease_of(timed, "again", "c1")
     assert again is not None
     assert again.generation == 1
 
 
 def test_attempts_never_fall_below_none(database: Database) -> None:
-    """A webhook that comes during a read gives it all attempts anew; giving the claim back takes nothing off that."""
+    """A webhook that comes during a read gives it all attempts anew; giving the lease back takes nothing off that."""
     store(database, body("c1"))
-    claim_of(database)
+    lease_of(database)
     store(database, body("c1"))
     with database.write() as session:
-        release(session, ["t"])
+        release_leases(session, ["t"])
 
     assert job_of(database).attempts == 0
 
@@ -262,12 +262,12 @@ def test_any_number_of_webhooks_is_marked(database: Database) -> None:
     """More webhooks than one statement takes are marked, each."""
     store(database, *(body("c1") for _ in range(400)))
     store(database, *(body("c1") for _ in range(400)))
-    claim = claim_of(database)
-    assert claim is not None
-    assert len(claim.webhooks) == 800 > CHUNK
+    lease = lease_of(database)
+    assert lease is not None
+    assert len(lease.webhooks) == 800 > IDS_PER_STATEMENT
 
     with database.write() as session:
-        mark_webhooks(session, claim, processed_at=database.now())
+        update_webhooks(session, lease, processed_at=database.now())
 
     with database.read() as session:
         pending = session.exec(select(WebhookRow).where(WebhookRow.processed_at == None)).all()  # noqa: E711 - SQL

@@ -19,13 +19,13 @@ from schemas.meld.connection import Snapshot
 from schemas.meld.read_outcome import Absent, Found, ReadOutcome, Refused, Throttled, Unavailable, Unreadable
 from schemas.replays import ReadPreview
 from schemas.tables import CircuitBreakerRow, ConnectionRow
-from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
 from tests.support.soak import rounds
-from tests.support.table_snapshot import untouched
+from tests.support.table_snapshot import assert_unchanged
 from tests.support.webhook_factory import DELETED, body, store
 from tests.workers.history.random_past import Past, Read, random_reads, reads
-from workers.refetch.preview import PATIENCE_SECONDS, RefetchPreview
-from workers.refetch.retry_policy import OUTAGE_FAILURES
+from workers.refetch.preview import MAX_WAIT_SECONDS, RefetchPreview
+from workers.refetch.retry_policy import MIN_OUTAGE_FAILURES
 
 EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -43,8 +43,8 @@ def foreseen(database: Database, outcome: ReadOutcome, id_: str = "c1") -> ReadP
     """Look ahead at one read with this outcome; nothing may be written by that."""
     reader = ScriptedReader()
     reader.answers[id_] = outcome
-    with untouched(database):
-        (one,) = foresee_on(database, reader).look([id_])
+    with assert_unchanged(database):
+        (one,) = foresee_on(database, reader).preview([id_])
     return one
 
 
@@ -77,7 +77,7 @@ def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read:
     reader = ScriptedReader()
     reader.answers[read.id] = outcome
     # Later than all that was read, as a real read is.
-    refresh_on(database, reader, clock=past.tick).refresh(read.id)
+    make_refetcher(database, reader, clock=past.tick).refetch(read.id)
     new = events_of(database)[len(told) :]
     names = ("previous", "current", "role")
     assert [(each.type, *(each.model_dump().get(name) for name in names)) for each in one.events] == [
@@ -93,7 +93,7 @@ def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read:
 def test_a_change_is_told_field_by_field(database: Database) -> None:
     """With what would be emitted, and who of its group would be read as well."""
     store(database, body("c1"))
-    refresh_on(database, ScriptedReader()).refresh("c1")
+    make_refetcher(database, ScriptedReader()).refetch("c1")
 
     one = foreseen(
         database,
@@ -117,7 +117,7 @@ def test_a_change_is_told_field_by_field(database: Database) -> None:
 def test_what_is_the_same_would_change_nothing(database: Database) -> None:
     """A connection that Meld says of what the mirror says is clean."""
     store(database, body("c1"))
-    refresh_on(database, ScriptedReader()).refresh("c1")
+    make_refetcher(database, ScriptedReader()).refetch("c1")
 
     assert foreseen(database, found("c1")).is_clean
 
@@ -136,7 +136,7 @@ def test_a_deletion_that_was_told_is_believed(database: Database) -> None:
     """Where a webhook said DELETED a 404 means that; where none did the mirror would stay, and the read would fail."""
     store(database, body("c1"), body("c2"))
     for id_ in ("c1", "c2"):
-        refresh_on(database, ScriptedReader()).refresh(id_)
+        make_refetcher(database, ScriptedReader()).refetch(id_)
     store(database, body("c1", DELETED))
 
     gone, doubted = foreseen(database, Absent(), "c1"), foreseen(database, Absent(), "c2")
@@ -165,8 +165,8 @@ def out_of_reach(database: Database, reader: ScriptedReader, ids: list[str]) -> 
     """Look ahead until it gives up; return how many it looked at, what it said, and how long it would have waited."""
     waits: list[float] = []
     looked = []
-    with untouched(database), pytest.raises(OutOfReachError) as error:
-        looked.extend(foresee_on(database, reader, wait=lambda seconds: bool(waits.append(seconds))).look(ids))
+    with assert_unchanged(database), pytest.raises(OutOfReachError) as error:
+        looked.extend(foresee_on(database, reader, wait=lambda seconds: bool(waits.append(seconds))).preview(ids))
     return len(looked), str(error.value), sum(waits)
 
 
@@ -180,7 +180,7 @@ def test_refused_credentials_end_it(database: Database) -> None:
     """At once, where nothing was let in before; one connection that is refused alone is only told."""
     refused = Refused("Meld answered 401")
     _none, words, _waited = out_of_reach(database, scripted(a=refused), ["a", "b"])
-    told = list(foresee_on(database, scripted(b=refused)).look(["a", "b", "c"]))
+    told = list(foresee_on(database, scripted(b=refused)).preview(["a", "b", "c"]))
 
     assert words == "Meld answered 401: it refuses our credentials. Check MELDWATCH_MELD_API_KEY."
     assert [each.failure for each in told] == [None, "Meld answered 401", None]
@@ -190,12 +190,12 @@ def test_refused_credentials_end_it(database: Database) -> None:
 def test_a_meld_that_throttles_is_waited_for_within_bounds(database: Database, retry_after: float | None) -> None:
     """A 429 is tried again after its time; one that stays ends the dry run, and pauses nobody else."""
     answers = iter([Throttled(retry_after and min(retry_after, 3)), found("a")])
-    (one,) = foresee_on(database, scripted(a=lambda: next(answers))).look(["a"])
+    (one,) = foresee_on(database, scripted(a=lambda: next(answers))).preview(["a"])
     looked, words, waited = out_of_reach(database, scripted(a=Throttled(retry_after)), ["a"])
 
     assert one.failure is None
     assert (looked, words) == (0, "Meld answers 429 again and again. Try again later, or at a lower rate.")
-    assert waited <= PATIENCE_SECONDS
+    assert waited <= MAX_WAIT_SECONDS
 
 
 def test_a_meld_that_is_away_ends_it(database: Database) -> None:
@@ -204,7 +204,7 @@ def test_a_meld_that_is_away_ends_it(database: Database) -> None:
     ids = [f"c{number}" for number in range(20)]
     looked, words, _waited = out_of_reach(database, scripted(**dict.fromkeys(ids[3:], away)), ids)
 
-    assert looked == 3 + OUTAGE_FAILURES - 1
+    assert looked == 3 + MIN_OUTAGE_FAILURES - 1
     assert words == "Meld fails for one connection after another: Meld answered 502."
 
 
@@ -219,7 +219,7 @@ def pause(database: Database, reason: str, seconds: float) -> None:
         )
 
 
-@pytest.mark.parametrize(("reason", "most"), [("throttled", 2 * PATIENCE_SECONDS), ("refused", 0)])
+@pytest.mark.parametrize(("reason", "most"), [("throttled", 2 * MAX_WAIT_SECONDS), ("refused", 0)])
 def test_the_pause_of_others_is_heeded(database: Database, reason: str, most: float) -> None:
     """It begins no read meanwhile, and does not wait for ever; for refused credentials it does not wait at all."""
     pause(database, reason, 600)
@@ -249,7 +249,7 @@ def test_it_reads_at_its_rate(database: Database) -> None:
         waits.append(seconds)
         return len(waits) == 3
 
-    looked = list(foresee_on(database, ScriptedReader(), rate=0.1, wait=wait).look("abcdef"))
+    looked = list(foresee_on(database, ScriptedReader(), rate=0.1, wait=wait).preview("abcdef"))
 
     assert len(looked) == 3
     assert all(0 < seconds <= 10 for seconds in waits)

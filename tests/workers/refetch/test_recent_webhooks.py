@@ -7,12 +7,16 @@ from sqlalchemy import text
 
 from runtime.database import Database
 from tests.support import query_plans
-from workers.refetch.decision import Announced, MirrorState
+from workers.refetch.decision import MirrorState, StatusHint
 from workers.refetch.lease import ReadLease
-from workers.refetch.recent_webhooks import RecentWebhooks, WebhookGroup, recent_webhooks
+from workers.refetch.recent_webhooks import RecentWebhooks, WebhookGroup, get_recent_webhooks
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-ACTIVE, BROKEN, OTHER = Announced("ACTIVE", ""), Announced("RECONNECT_REQUIRED", "OTHER"), Announced("DEGRADED", None)
+ACTIVE, BROKEN, OTHER = (
+    StatusHint("ACTIVE", ""),
+    StatusHint("RECONNECT_REQUIRED", "OTHER"),
+    StatusHint("DEGRADED", None),
+)
 NO_STATUS = None
 
 times = st.integers(0, 900).map(lambda seconds: NOW - timedelta(seconds=seconds))
@@ -23,8 +27,8 @@ states = st.sampled_from(["ACTIVE", "RECONNECT_REQUIRED", "DEGRADED"]).map(
 SHOWN = MirrorState("a", "ACTIVE", None, "a", ())
 
 
-def group(announced: Announced | None, *, is_settled: bool = False) -> WebhookGroup:
-    return WebhookGroup(announced, NOW, is_settled)
+def group(hint: StatusHint | None, *, is_fresh: bool = True) -> WebhookGroup:
+    return WebhookGroup(hint, NOW, is_fresh)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,7 @@ def group(announced: Announced | None, *, is_settled: bool = False) -> WebhookGr
         ([group(BROKEN)], True),
         ([group(NO_STATUS)], True),
         ([group(ACTIVE), group(BROKEN)], True),
-        ([group(NO_STATUS, is_settled=True), group(ACTIVE)], False),
+        ([group(NO_STATUS, is_fresh=False), group(ACTIVE)], False),
     ],
 )
 def test_which_reads_need_a_confirming_one(groups: list[WebhookGroup], *, is_needed: bool) -> None:
@@ -45,17 +49,15 @@ def test_which_reads_need_a_confirming_one(groups: list[WebhookGroup], *, is_nee
 
 @given(st.lists(groups, max_size=5), st.none() | states, states)
 def test_which_changes_were_undone(said: list[WebhookGroup], before: MirrorState | None, after: MirrorState) -> None:
-    """A change was undone if a settled webhook names a status that shows neither before nor after the read."""
+    """A change was undone if a webhook that is not fresh names a status that shows neither before nor after the read."""
     undone_at = RecentWebhooks(None, tuple(said)).undone_at(before, after)
 
     shown = {before.status, after.status} if before is not None else {"ACTIVE", "RECONNECT_REQUIRED", "DEGRADED"}
-    received = [
-        one.received_at for one in said if one.is_settled and one.announced and one.announced.status not in shown
-    ]
+    received = [one.received_at for one in said if not one.is_fresh and one.hint and one.hint.status not in shown]
     assert undone_at == max(received, default=None)
 
 
-CLAIM = ReadLease(
+LEASE = ReadLease(
     connection_id="c1", token="t", generation=1, attempts=1, is_dead=False, is_probe=False, trigger="webhook", depth=0,
     error=None, webhooks=(),
 )  # fmt: skip
@@ -63,7 +65,7 @@ CLAIM = ReadLease(
 
 def test_a_connections_webhooks_are_found_by_its_index(database: Database) -> None:
     """No statement goes by time alone: all connections together have far more recent webhooks than one."""
-    query_plans.fill(database)
+    query_plans.fill_tables(database)
     if database.is_postgres:
         with database.write() as session:
             # As they arrive over months: few are as new as is asked for, so the index on the time looks good.
@@ -72,9 +74,9 @@ def test_a_connections_webhooks_are_found_by_its_index(database: Database) -> No
             )
             session.connection().execute(text("ANALYZE"))
 
-    with query_plans.recording(database) as sent, database.read() as session:
-        recent_webhooks(database, session, CLAIM, seconds=0, previous_read_at=NOW)
-    plans = query_plans.plans_of(database, [each for each in sent if each[0].startswith("SELECT")])
+    with query_plans.record_statements(database) as sent, database.read() as session:
+        get_recent_webhooks(database, session, LEASE, read_seconds=0, previous_read_at=NOW)
+    plans = query_plans.explain_all(database, [each for each in sent if each[0].startswith("SELECT")])
 
     assert len(plans) == 2
     assert [plan for plan in plans if "connection_id" not in plan or "ix_webhook_received_at" in plan] == []

@@ -11,19 +11,19 @@ from runtime.queues import circuit_breaker
 from runtime.queues import reads as jobs
 from schemas.meld.read_outcome import Absent, ReadOutcome, Refused, Throttled, Unavailable, Unreadable
 from schemas.tables import ConnectionRow, ObservationRow, ReadRequestRow
-from tests.support.row_lookups import all_rows, events_of, make_due, mirror_of, read_request_of, states_of
-from tests.support.scripted_meld import ScriptedReader, found, refresh_on
+from tests.support.row_lookups import all_rows, events_of, make_due, mirror_of, read_request_of, webhook_states
+from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
 from tests.support.webhook_factory import DELETED, body, store
-from workers.refetch.follow_up_reads import SETTLE_SECONDS
-from workers.refetch.refetch import Refetch
+from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS
+from workers.refetch.refetch import Refetcher
 from workers.refetch.retry_policy import MAX_ATTEMPTS
 
 
-def test_a_webhook_leads_to_a_mirror_and_an_event(database: Database, refresh: Refetch) -> None:
+def test_a_webhook_leads_to_a_mirror_and_an_event(database: Database, refetcher: Refetcher) -> None:
     """One webhook of a new connection gives one row of the mirror and one event, with nothing before it."""
     store(database, body("c1", event_id="e1", newStatus="ACTIVE"))
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     (event,) = events_of(database)
     assert (event.type, event.sequence, event.position) == ("connection.status_changed", "00000001", 1)
@@ -32,19 +32,19 @@ def test_a_webhook_leads_to_a_mirror_and_an_event(database: Database, refresh: R
     assert event.data["cause"]["trigger"] == "webhook"
     assert event.data["cause"]["webhook_event_ids"] == ["e1"]
     assert event.data["connection"]["sequence"] == 1
-    assert states_of(database) == ["processed"]
+    assert webhook_states(database) == ["processed"]
     (connection,) = all_rows(database, ConnectionRow)
     assert (connection.status, connection.sequence) == ("ACTIVE", 1)
 
 
-def test_what_a_replay_changes_bears_its_id(database: Database, refresh: Refetch, reader: ScriptedReader) -> None:
+def test_what_a_replay_changes_bears_its_id(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
     """An event of a read that a replay asked for tells so; of every other read nothing is said of replays."""
     store(database, body("c1"))
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     reader.answers["c1"] = found("c1", "DEGRADED")
     with database.write() as session:
         jobs.request_reads(database, session, ["c1"], "replay", replay_id="r1")
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     first, second = (event.data["cause"] for event in events_of(database))
     observed = [(each.trigger, each.replay_id) for each in all_rows(database, ObservationRow)]
@@ -54,15 +54,15 @@ def test_what_a_replay_changes_bears_its_id(database: Database, refresh: Refetch
 
 
 def test_a_read_that_saw_nothing_new_only_notes_the_time(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """A second read with the same answer writes no observation and no event, and moves ``checked_at``."""
     store(database, body("c1"))
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     (first,) = all_rows(database, ConnectionRow)
     store(database, body("c1"))
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     (second,) = all_rows(database, ConnectionRow)
     assert second.checked_at > first.checked_at
@@ -72,7 +72,9 @@ def test_a_read_that_saw_nothing_new_only_notes_the_time(
     assert len(events_of(database)) == 1
 
 
-def test_status_and_reason_changes_are_told_apart(database: Database, refresh: Refetch, reader: ScriptedReader) -> None:
+def test_status_and_reason_changes_are_told_apart(
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
+) -> None:
     """Another status is one event; the same status with another reason is the other."""
     for answer in (
         found("c1", "ACTIVE"),
@@ -81,7 +83,7 @@ def test_status_and_reason_changes_are_told_apart(database: Database, refresh: R
     ):
         reader.answers["c1"] = answer
         store(database, body("c1"))
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
 
     told = [(event.type, event.data["previous"], event.data["current"]) for event in events_of(database)]
     active = {"status": "ACTIVE", "status_reason": None}
@@ -94,35 +96,37 @@ def test_status_and_reason_changes_are_told_apart(database: Database, refresh: R
     ]
 
 
-def test_nothing_is_read_where_nothing_is_owed(database: Database, refresh: Refetch, reader: ScriptedReader) -> None:
+def test_nothing_is_read_where_nothing_is_owed(
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
+) -> None:
     """A message for a connection that owes nothing costs no read of Meld."""
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     assert reader.reads["c1"] == 0
 
 
-def test_a_burst_costs_two_reads(database: Database, refresh: Refetch, reader: ScriptedReader) -> None:
+def test_a_burst_costs_two_reads(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
     """A hundred webhooks, ninety-nine of them during the first read, cost one more read."""
 
     def burst() -> ReadOutcome:
         reader.answers["c1"] = found("c1")
         store(database, *(body("c1") for _ in range(99)))
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
         return found("c1")
 
     store(database, body("c1"))
     reader.answers["c1"] = burst
 
-    refresh.refresh("c1")
-    refresh.refresh("c1")
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
+    refetcher.refetch("c1")
+    refetcher.refetch("c1")
 
     assert reader.reads["c1"] == 2
-    assert states_of(database) == ["processed"] * 100
+    assert webhook_states(database) == ["processed"] * 100
 
 
 def test_a_webhook_stored_during_a_read_calls_the_worker_again(
-    database: Database, refresh: Refetch, reader: ScriptedReader, calls: list[str]
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
     """A hint that comes while a read is under way is not covered by it, and is not left to the clock."""
 
@@ -133,22 +137,22 @@ def test_a_webhook_stored_during_a_read_calls_the_worker_again(
     store(database, body("c1"))
     reader.answers["c1"] = late
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     assert calls == ["c1"]
-    assert states_of(database) == ["processed", "pending"]
+    assert webhook_states(database) == ["processed", "pending"]
 
 
 def test_an_older_read_never_overwrites_a_newer_one(
-    database: Database, make_refresh: Callable[[], Refetch], reader: ScriptedReader
+    database: Database, new_refetcher: Callable[[], Refetcher], reader: ScriptedReader
 ) -> None:
     """A slow read whose lease ended is thrown away when a newer one was written: 50 of 50 times."""
     stale = 0
     for number in range(50):
         connection_id = f"c{number}"
-        older, newer = make_refresh(), make_refresh()
+        older, newer = new_refetcher(), new_refetcher()
 
-        def overtaken(connection_id: str = connection_id, newer: Refetch = newer) -> ReadOutcome:
+        def overtaken(connection_id: str = connection_id, newer: Refetcher = newer) -> ReadOutcome:
             # Read while the old state held; before it is written, the lease ends and another reads the new state.
             with database.write() as session:
                 past = datetime.now(UTC) - timedelta(seconds=1)
@@ -158,12 +162,12 @@ def test_an_older_read_never_overwrites_a_newer_one(
                     .values(leased_until=past)
                 )
             reader.answers[connection_id] = found(connection_id, "RECONNECT_REQUIRED")
-            newer.refresh(connection_id)
+            newer.refetch(connection_id)
             return found(connection_id, "ACTIVE")
 
         store(database, body(connection_id))
         reader.answers[connection_id] = overtaken
-        older.refresh(connection_id)
+        older.refetch(connection_id)
         with database.read() as session:
             row = session.get(ConnectionRow, connection_id)
             stale += row is None or row.status != "RECONNECT_REQUIRED"
@@ -171,10 +175,10 @@ def test_an_older_read_never_overwrites_a_newer_one(
     assert stale == 0
 
 
-def test_one_read_at_a_time(database: Database, make_refresh: Callable[[], Refetch], reader: ScriptedReader) -> None:
+def test_one_read_at_a_time(database: Database, new_refetcher: Callable[[], Refetcher], reader: ScriptedReader) -> None:
     """Sixteen workers called at once for one connection read it once."""
     store(database, body("c1"))
-    workers = [threading.Thread(target=make_refresh().refresh, args=("c1",)) for _ in range(16)]
+    workers = [threading.Thread(target=new_refetcher().refetch, args=("c1",)) for _ in range(16)]
 
     for worker in workers:
         worker.start()
@@ -188,7 +192,7 @@ def test_one_read_at_a_time(database: Database, make_refresh: Callable[[], Refet
     "failure", [Absent(), Unavailable("Meld answered 500"), Unreadable("the response is not JSON")], ids=repr
 )
 def test_a_connection_is_given_up_after_twelve_attempts(
-    database: Database, refresh: Refetch, reader: ScriptedReader, failure: ReadOutcome
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, failure: ReadOutcome
 ) -> None:
     """What fails for one connection is tried twelve times; then its webhook is failed and the mirror is untouched."""
     store(database, body("c1", newStatus="ACTIVE"))
@@ -196,60 +200,60 @@ def test_a_connection_is_given_up_after_twelve_attempts(
 
     for _ in range(MAX_ATTEMPTS):
         make_due(database)
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
 
     job = read_request_of(database, "c1")
     assert reader.reads["c1"] == MAX_ATTEMPTS
     assert job.failed_at is not None
     assert job.error
-    assert states_of(database) == ["failed"]
+    assert webhook_states(database) == ["failed"]
     assert all_rows(database, ConnectionRow) == []
 
 
 def test_a_new_webhook_revives_a_connection_that_was_given_up(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """After the twelfth attempt the next webhook starts anew, and its read settles the failed webhooks as well."""
     store(database, body("c1"))
     reader.answers["c1"] = Absent()
     for _ in range(MAX_ATTEMPTS):
         make_due(database)
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
     reader.answers["c1"] = found("c1")
 
     called = store(database, body("c1"))
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     assert called == ["c1"]
-    assert states_of(database) == ["processed", "processed"]
+    assert webhook_states(database) == ["processed", "processed"]
     assert read_request_of(database, "c1").failed_at is None
 
 
 @pytest.mark.parametrize("failure", [Throttled(None), Throttled(7), Refused("Meld answered 401")], ids=repr)
 def test_what_speaks_of_meld_pauses_all_reads_and_costs_no_attempt(
-    database: Database, refresh: Refetch, reader: ScriptedReader, failure: ReadOutcome
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, failure: ReadOutcome
 ) -> None:
     """During a pause nobody reads; afterwards one probes, and its good answer opens the gate for all."""
     store(database, body("c1"), body("c2"))
     reader.answers["c1"] = failure
     for _ in range(MAX_ATTEMPTS + 2):
         make_due(database)
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
     reader.answers["c1"] = found("c1")
 
-    refresh.refresh("c2")
+    refetcher.refetch("c2")
     assert reader.reads["c2"] == 0
     assert read_request_of(database, "c1").attempts == 0
     make_due(database)
-    refresh.refresh("c1")
-    refresh.refresh("c2")
+    refetcher.refetch("c1")
+    refetcher.refetch("c2")
 
     with database.read() as session:
         assert circuit_breaker.get_open_circuit(session) is None
-    assert states_of(database) == ["processed", "processed"]
+    assert webhook_states(database) == ["processed", "processed"]
 
 
-def test_an_outage_kills_no_connection(database: Database, refresh: Refetch, reader: ScriptedReader) -> None:
+def test_an_outage_kills_no_connection(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
     """When one connection after another fails, that is Meld: reads pause, and nobody runs out of attempts."""
     ids = [f"c{number}" for number in range(10)]
     store(database, *(body(id_) for id_ in ids))
@@ -259,47 +263,47 @@ def test_an_outage_kills_no_connection(database: Database, refresh: Refetch, rea
     for _ in range(3 * MAX_ATTEMPTS):
         make_due(database)
         for id_ in ids:
-            refresh.refresh(id_)
+            refetcher.refetch(id_)
     for id_ in ids:
         reader.answers[id_] = found(id_)
     make_due(database)
     for id_ in ids:
-        refresh.refresh(id_)
+        refetcher.refetch(id_)
 
-    assert states_of(database) == ["processed"] * 10
+    assert webhook_states(database) == ["processed"] * 10
 
 
 def test_a_deleted_connection_that_is_gone_becomes_a_tombstone(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """DELETED announced, then 404: one DELETED status event, and the row stays readable."""
     store(database, body("c1"))
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     reader.answers["c1"] = Absent()
 
     for _ in range(2):
         store(database, body("c1", DELETED))
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
 
     (connection,) = all_rows(database, ConnectionRow)
     assert (connection.status, connection.customer_id) == ("DELETED", "cust")
     assert [event.data["current"]["status"] for event in events_of(database)] == ["ACTIVE", "DELETED"]
-    assert states_of(database) == ["processed"] * 3
+    assert webhook_states(database) == ["processed"] * 3
 
 
 def test_an_end_is_not_taken_back_by_an_answer_that_is_older(database: Database, reader: ScriptedReader) -> None:
     """Close behind its deletion Meld may still show it: that is asked for again, and believed when it stays so."""
     now = datetime.now(UTC)
-    refresh = refresh_on(database, reader, clock=lambda: now)
+    refetcher = make_refetcher(database, reader, clock=lambda: now)
     statuses = []
     for hint, answer in ((DELETED, Absent()), (DELETED, found("c1")), (DELETED, Absent()), ("OTHER", found("c1"))):
         store(database, body("c1", hint))
         reader.answers["c1"] = answer
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
         statuses.append((mirror_of(database, "c1").status, read_request_of(database, "c1").trigger))
-    now += timedelta(seconds=SETTLE_SECONDS + 1)
+    now += timedelta(seconds=MAX_API_LAG_SECONDS + 1)
     make_due(database)
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     assert statuses == [("DELETED", "webhook"), ("DELETED", "recheck"), ("DELETED", "webhook"), ("DELETED", "recheck")]
     assert mirror_of(database, "c1").status == "ACTIVE"
@@ -307,13 +311,13 @@ def test_an_end_is_not_taken_back_by_an_answer_that_is_older(database: Database,
 
 
 def test_a_deleted_connection_never_seen_becomes_a_tombstone(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """A DELETED webhook of a connection that was never read, then 404: a tombstone with the account that it named."""
     reader.answers["c1"] = Absent()
     store(database, body("c1", DELETED))
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     (connection,) = all_rows(database, ConnectionRow)
     (event,) = events_of(database)
@@ -322,18 +326,18 @@ def test_a_deleted_connection_never_seen_becomes_a_tombstone(
 
 
 def test_claims_are_given_back_when_a_process_ends(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """A read that will not be waited for leaves its job free, and its late answer is thrown away."""
 
     def interrupted() -> ReadOutcome:
-        refresh.release_leases()
+        refetcher.release_leases()
         return found("c1")
 
     store(database, body("c1"))
     reader.answers["c1"] = interrupted
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     job = read_request_of(database, "c1")
     assert (job.lease_token, job.attempts, job.completed, job.requested) == (None, 0, 0, 1)
@@ -341,20 +345,20 @@ def test_claims_are_given_back_when_a_process_ends(
 
 
 def test_a_job_whose_reader_dies_each_time_is_given_up(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """Attempts are counted before the read, so a connection that kills its process stops doing so."""
     store(database, body("c1"))
     with database.write() as session:
         session.exec(update(ReadRequestRow).values(attempts=MAX_ATTEMPTS))
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     assert reader.reads["c1"] == 0
-    assert states_of(database) == ["failed"]
+    assert webhook_states(database) == ["failed"]
 
 
-def test_raising_during_a_lease_is_never_lost(database: Database, refresh: Refetch, reader: ScriptedReader) -> None:
+def test_raising_during_a_lease_is_never_lost(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
     """An operator's wish that comes during a read leads to another read."""
 
     def asked() -> ReadOutcome:
@@ -366,50 +370,50 @@ def test_raising_during_a_lease_is_never_lost(database: Database, refresh: Refet
     store(database, body("c1"))
     reader.answers["c1"] = asked
 
-    refresh.refresh("c1")
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
+    refetcher.refetch("c1")
 
     assert reader.reads["c1"] == 2
 
 
 @pytest.mark.parametrize("answer", [Absent(), Unreadable("the response is not JSON")], ids=repr)
 def test_a_probe_that_meld_answers_ends_the_pause(
-    database: Database, refresh: Refetch, reader: ScriptedReader, answer: ReadOutcome
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, answer: ReadOutcome
 ) -> None:
     """The probe's connection may be gone or unreadable: Meld takes reads again, and the others must not wait."""
     store(database, body("c1"), body("c2"))
     reader.answers["c1"] = Throttled(7)
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
     reader.answers["c1"] = answer
 
     make_due(database)
-    refresh.refresh("c1")
-    refresh.refresh("c2")
+    refetcher.refetch("c1")
+    refetcher.refetch("c2")
 
     assert reader.reads["c2"] == 1
 
 
 def test_an_outage_that_only_one_connection_meets_is_caught_up_with(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """Given up or not, a connection with a fresh webhook is tried again within half a minute until Meld answers."""
     store(database, body("c1"))
     reader.answers["c1"] = Unavailable("Meld answered 500")
     for _ in range(MAX_ATTEMPTS + 5):
         make_due(database)
-        refresh.refresh("c1")
+        refetcher.refetch("c1")
 
     job = read_request_of(database, "c1")
     assert job.due_at is not None
     assert (job.due_at - datetime.now(UTC)).total_seconds() <= 30
     reader.answers["c1"] = found("c1")
     make_due(database)
-    refresh.refresh("c1")
-    assert states_of(database) == ["processed"]
+    refetcher.refetch("c1")
+    assert webhook_states(database) == ["processed"]
 
 
 def test_one_connection_that_is_refused_alone_holds_up_nobody(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
     """A 403 of one connection while others are read well becomes that connection's failure, with an end."""
     reader.answers["bad"] = Refused("Meld answered 403")
@@ -417,28 +421,28 @@ def test_one_connection_that_is_refused_alone_holds_up_nobody(
     paused = 0
     for number in range(MAX_ATTEMPTS + 2):
         make_due(database)
-        refresh.refresh("bad")
+        refetcher.refetch("bad")
         with database.read() as session:
             paused += circuit_breaker.get_open_circuit(session) is not None
         store(database, body(f"c{number}"))
         make_due(database)
-        refresh.refresh(f"c{number}")
+        refetcher.refetch(f"c{number}")
 
     assert paused == 1
     assert read_request_of(database, "bad").failed_at is not None
-    assert states_of(database).count("processed") == MAX_ATTEMPTS + 2
+    assert webhook_states(database).count("processed") == MAX_ATTEMPTS + 2
 
 
 def test_an_answer_that_cannot_be_stored_is_that_connections_failure(
-    database: Database, refresh: Refetch, reader: ScriptedReader
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """Whatever an answer breaks on its way into the database, the claim is given back with the reason on the row."""
+    """Whatever an answer breaks on its way into the database, the lease is given back with the reason on the row."""
     strange = found("c1")
     object.__setattr__(strange.snapshot, "service_provider_details", {"object": object()})
     reader.answers["c1"] = strange
     store(database, body("c1"))
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     job = read_request_of(database, "c1")
     assert (job.lease_token, "cannot be stored" in (job.error or "")) == (None, True)
@@ -446,13 +450,13 @@ def test_an_answer_that_cannot_be_stored_is_that_connections_failure(
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+10:00", "yesterday", 12])
 def test_a_time_beyond_the_calendar_is_none(
-    database: Database, refresh: Refetch, reader: ScriptedReader, time: object
+    database: Database, refetcher: Refetcher, reader: ScriptedReader, time: object
 ) -> None:
     """The connection is mirrored all the same."""
     reader.answers["c1"] = found("c1", successfullyAggregatedAt=time)
     store(database, body("c1"))
 
-    refresh.refresh("c1")
+    refetcher.refetch("c1")
 
     (connection,) = all_rows(database, ConnectionRow)
     assert connection.aggregated_at is None

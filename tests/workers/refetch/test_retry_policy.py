@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 
 from schemas.meld.read_outcome import Absent, Refused, Throttled, Unavailable, Unreadable
 from workers.refetch.retry_policy import (
-    FIRST_DELAY,
-    FRESH_DELAY,
+    FIRST_BACKOFF_SECONDS,
     MAX_ATTEMPTS,
-    OUTAGE_FAILURES,
-    PAUSE_SECONDS,
-    REFUSED_SECONDS,
-    STALE_DELAY,
+    MAX_BACKOFF_SECONDS,
+    MAX_FRESH_BACKOFF_SECONDS,
+    MAX_PAUSE_SECONDS,
+    MAX_REFUSED_PAUSE_SECONDS,
+    MIN_OUTAGE_FAILURES,
     Failure,
     RetryDecision,
-    judge,
+    decide_retry,
 )
 
 seconds = st.none() | st.floats(0, 3600)
@@ -27,7 +27,7 @@ of_one = st.one_of(
 of_meld = st.one_of(st.builds(Throttled, seconds), st.builds(Refused, st.text(max_size=5)))
 attempts = st.integers(0, 1_000)
 failures = st.integers(0, 1_000_000)
-few = st.integers(0, OUTAGE_FAILURES - 1)
+few = st.integers(0, MIN_OUTAGE_FAILURES - 1)
 jitters = st.floats(0, 1)
 HOPELESS = [Absent(), Unreadable("the response is not JSON")]
 
@@ -35,7 +35,7 @@ HOPELESS = [Absent(), Unreadable("the response is not JSON")]
 def verdict(
     failure: Failure, attempts: int = 1, failures: int = 1, jitter: float = 0, *, is_fresh: bool = True
 ) -> RetryDecision:
-    return judge(failure, attempts=attempts, failures=failures, is_fresh=is_fresh, jitter=jitter)
+    return decide_retry(failure, attempts=attempts, failures=failures, is_fresh=is_fresh, jitter=jitter)
 
 
 @given(failure=of_one | of_meld, attempts=attempts, failures=failures, jitter=jitters, is_fresh=st.booleans())
@@ -43,8 +43,8 @@ def test_delays_have_bounds(*, failure: Failure, attempts: int, failures: int, j
     """Nothing comes again at once, or later than an hour and a little, whatever was counted before."""
     judged = verdict(failure, attempts, failures, jitter, is_fresh=is_fresh)
 
-    assert judged.delay is None or FIRST_DELAY / 2 <= judged.delay <= 3600 + 1
-    assert judged.pause is None or FIRST_DELAY / 2 <= judged.pause <= 3600
+    assert judged.delay is None or FIRST_BACKOFF_SECONDS / 2 <= judged.delay <= 3600 + 1
+    assert judged.pause is None or FIRST_BACKOFF_SECONDS / 2 <= judged.pause <= 3600
 
 
 @given(failure=of_one, attempts=st.integers(0, MAX_ATTEMPTS - 1), failures=few, jitter=jitters)
@@ -56,8 +56,8 @@ def test_a_fresh_connection_is_back_within_thirty_seconds(
 
     asked = failure.retry_after or 0 if isinstance(failure, Unavailable) else 0
     assert judged.delay is not None
-    assert judged.delay <= max(FRESH_DELAY, asked)
-    assert FRESH_DELAY == 30
+    assert judged.delay <= max(MAX_FRESH_BACKOFF_SECONDS, asked)
+    assert MAX_FRESH_BACKOFF_SECONDS == 30
 
 
 @given(failure=of_one, attempts=st.integers(1, MAX_ATTEMPTS - 1), failures=few, jitter=jitters, is_fresh=st.booleans())
@@ -81,7 +81,7 @@ def test_there_are_twelve_attempts(
     asked = failure.retry_after or 0 if isinstance(failure, Unavailable) else 0
     assert judged.is_dead
     assert (judged.delay is None) == isinstance(failure, Absent)
-    assert judged.delay is None or FRESH_DELAY / 2 <= judged.delay <= max(STALE_DELAY, asked)
+    assert judged.delay is None or MAX_FRESH_BACKOFF_SECONDS / 2 <= judged.delay <= max(MAX_BACKOFF_SECONDS, asked)
 
 
 @given(failure=of_meld, attempts=attempts, failures=failures, jitter=jitters, is_fresh=st.booleans())
@@ -99,7 +99,7 @@ def test_what_speaks_of_meld_pauses_all_and_costs_nobody_anything(
 
 @given(
     attempts=attempts,
-    failures=st.integers(OUTAGE_FAILURES, 1_000_000),
+    failures=st.integers(MIN_OUTAGE_FAILURES, 1_000_000),
     asked=seconds,
     jitter=jitters,
     is_fresh=st.booleans(),
@@ -112,14 +112,14 @@ def test_an_outage_never_kills(
 
     assert (judged.costs_attempt, judged.is_dead, judged.reason) == (False, False, "unavailable")
     assert judged.pause is not None
-    assert judged.pause <= max(PAUSE_SECONDS, asked or 0)
+    assert judged.pause <= max(MAX_PAUSE_SECONDS, asked or 0)
 
 
-@given(asked=st.floats(FIRST_DELAY, 3600), attempts=attempts, failures=failures, jitter=jitters)
+@given(asked=st.floats(FIRST_BACKOFF_SECONDS, 3600), attempts=attempts, failures=failures, jitter=jitters)
 def test_a_retry_after_is_obeyed(*, asked: float, attempts: int, failures: int, jitter: float) -> None:
     """Meld's own wish is neither cut short nor stretched by more than the jitter."""
     throttled = verdict(Throttled(asked), attempts, failures, jitter)
-    outage = verdict(Unavailable("x", asked), attempts, failures + OUTAGE_FAILURES, jitter)
+    outage = verdict(Unavailable("x", asked), attempts, failures + MIN_OUTAGE_FAILURES, jitter)
     alone = verdict(Unavailable("x", asked), min(attempts, MAX_ATTEMPTS - 1), 1, jitter)
 
     assert (throttled.pause, outage.pause) == (asked, asked)
@@ -134,7 +134,7 @@ def test_a_throttled_read_without_a_time_waits_ever_longer(*, failures: int, jit
 
     assert pauses[0] is not None
     assert pauses[1] is not None
-    assert FIRST_DELAY <= pauses[0] <= pauses[1] <= PAUSE_SECONDS
+    assert FIRST_BACKOFF_SECONDS <= pauses[0] <= pauses[1] <= MAX_PAUSE_SECONDS
 
 
 @given(failures=failures, jitter=jitters)
@@ -143,7 +143,7 @@ def test_refused_credentials_are_probed_at_least_every_thirty_seconds(*, failure
     judged = verdict(Refused("Meld answered 401"), 1, failures, jitter)
 
     assert judged.pause is not None
-    assert judged.pause <= REFUSED_SECONDS < 30
+    assert judged.pause <= MAX_REFUSED_PAUSE_SECONDS < 30
     assert judged.reason == "refused"
 
 
@@ -152,7 +152,7 @@ def test_a_refusal_of_one_connection_pauses_nobody(
     *, attempts: int, failures: int, jitter: float, is_fresh: bool
 ) -> None:
     """Where others are let in, a connection that is refused again speaks of itself: it is tried on, and seen."""
-    judged = judge(
+    judged = decide_retry(
         Refused("Meld answered 403"),
         attempts=attempts,
         failures=failures,
@@ -163,7 +163,7 @@ def test_a_refusal_of_one_connection_pauses_nobody(
 
     assert (judged.pause, judged.costs_attempt, judged.is_dead) == (None, True, attempts >= MAX_ATTEMPTS)
     assert judged.delay is not None
-    assert judged.delay <= (FRESH_DELAY if is_fresh else STALE_DELAY)
+    assert judged.delay <= (MAX_FRESH_BACKOFF_SECONDS if is_fresh else MAX_BACKOFF_SECONDS)
 
 
 @pytest.mark.parametrize("is_fresh", [True, False])
@@ -173,7 +173,10 @@ def test_delays_grow(*, failure: Failure, is_fresh: bool) -> None:
     delays = [verdict(failure, number, jitter=1, is_fresh=is_fresh).delay or 0 for number in range(1, MAX_ATTEMPTS)]
 
     assert all(before <= after for before, after in pairwise(delays))
-    assert (delays[0], delays[-1]) == (FIRST_DELAY, FRESH_DELAY if is_fresh else STALE_DELAY)
+    assert (delays[0], delays[-1]) == (
+        FIRST_BACKOFF_SECONDS,
+        MAX_FRESH_BACKOFF_SECONDS if is_fresh else MAX_BACKOFF_SECONDS,
+    )
 
 
 @given(failure=of_one, attempts=st.integers(1, MAX_ATTEMPTS - 1), failures=few, is_fresh=st.booleans())
