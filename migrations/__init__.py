@@ -1,1 +1,1 @@
-"""The schema's history: ``run`` brings a database to the newest revision of ``versions``, ``env`` serves Alembic."""
+"""Database migrations: ``run`` upgrades a database to the newest revision in ``versions``, ``env`` serves Alembic."""

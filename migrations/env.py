@@ -1,4 +1,4 @@
-"""Alembic's entry: the revisions run on the connection, and inside the transaction, that ``run.py`` hands over."""
+"""Alembic's entry point: revisions run on the connection, and in the transaction, of ``migrations/run.py``."""
 
 from alembic import context
 
@@ -7,7 +7,7 @@ from schemas.tables import METADATA
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=METADATA,
-    # SQLite cannot alter a table in place: it is copied.
+    # SQLite cannot alter most of a table in place: Alembic copies it.
     render_as_batch=True,
 )
 context.run_migrations()

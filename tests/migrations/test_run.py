@@ -13,15 +13,15 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel, select
 
-from migrations import run
+from migrations import revisions, run
 from runtime.database import Database
 from runtime.errors import OutOfReachError, UsageError
 from schemas.tables import METADATA, CircuitBreakerRow, FeedCounterRow
 from tests.support import servers
 
 ROOT = Path(__file__).parent.parent.parent
-# All that the databases know of their tables, in words that are equal only where the tables are. SQLite keeps the
-# words of the statements, in which a column that was added later stands elsewhere: so it is asked for the facts.
+# The complete catalogs, which are equal only if the tables are. SQLite stores the text of the statements, in which an
+# added column has another place; therefore the query reads the properties of tables and indexes.
 SQLITE_CATALOG = """
 SELECT 'column', t.name, c.name, c.type, c."notnull", c.dflt_value, c.pk, t.sql LIKE '%AUTOINCREMENT%', '', ''
 FROM sqlite_master AS t, pragma_table_xinfo(t.name) AS c
@@ -75,7 +75,7 @@ def catalog(engine: Engine) -> list[tuple[object, ...]]:
 
 
 def in_processes(engine: Engine, count: int, directory: Path, path: Path = ROOT) -> list[str]:
-    """Upgrade from several processes at once, far from the project's folder; return what they complain of."""
+    """Upgrade from several processes at once, outside of the project's folder; return their output."""
     code = "import sys; from runtime.database import Database; from migrations import run; d = Database(sys.argv[1]);"
     code += "run.upgrade(d.engine); d.close(); print(run.__file__)"
     url = engine.url.render_as_string(hide_password=False)
@@ -93,16 +93,16 @@ def in_processes(engine: Engine, count: int, directory: Path, path: Path = ROOT)
     return [process.communicate(timeout=60)[0].strip() for process in processes]
 
 
-def test_upgrade_makes_what_the_tables_say(engine: Engine) -> None:
-    """Nothing is left for autogenerate to find after an upgrade."""
+def test_upgrade_leaves_nothing_for_autogenerate(engine: Engine) -> None:
+    """Alembic finds no difference between the upgraded database and the table classes."""
     run.upgrade(engine)
 
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
-def test_upgrade_makes_exactly_what_the_tables_say(engine: Engine) -> None:
-    """The catalog after an upgrade is word for word that of tables made from their classes: names, collations, all."""
+def test_upgrade_creates_exactly_the_tables(engine: Engine) -> None:
+    """The catalog equals the one of tables that are created from their classes, with names and collations."""
     METADATA.create_all(engine)
     expected = catalog(engine)
     METADATA.drop_all(engine)
@@ -112,8 +112,8 @@ def test_upgrade_makes_exactly_what_the_tables_say(engine: Engine) -> None:
     assert expected == catalog(engine)
 
 
-def test_upgrade_makes_the_rows_that_are_always_there(engine: Engine) -> None:
-    """The feed begins at 0 and the gate before Meld is open."""
+def test_upgrade_inserts_the_permanent_rows(engine: Engine) -> None:
+    """The feed begins at 0, and the circuit breaker is closed."""
     run.upgrade(engine)
 
     with engine.connect() as connection:
@@ -123,30 +123,33 @@ def test_upgrade_makes_the_rows_that_are_always_there(engine: Engine) -> None:
         ).all() == [("meld", 0, None)]
 
 
-def test_downgrade_takes_everything_away(engine: Engine) -> None:
-    """A downgrade to the base leaves no table, and the way up is open again."""
+def test_downgrade_removes_everything(engine: Engine) -> None:
+    """A downgrade to the base leaves no table, and another upgrade is possible."""
     run.upgrade(engine)
 
     run.downgrade(engine, "base")
 
     assert inspect(engine).get_table_names() == ["alembic_version"]
-    assert run.get_current_revision(engine) is None
+    assert revisions.get_current_revision(engine) is None
     run.upgrade(engine)
-    assert run.is_current(engine)
+    assert revisions.is_current(engine)
 
 
-def test_revisions_are_told(engine: Engine) -> None:
+def test_revisions_are_reported(engine: Engine) -> None:
     """A database has no revision before the first upgrade, and the newest one after it."""
-    before = (run.get_current_revision(engine), run.is_current(engine))
+    before = (revisions.get_current_revision(engine), revisions.is_current(engine))
 
     run.upgrade(engine)
 
     assert before == (None, False)
-    assert (run.get_head_revision(), True) == (run.get_current_revision(engine), run.is_current(engine))
+    assert (revisions.get_head_revision(), True) == (
+        revisions.get_current_revision(engine),
+        revisions.is_current(engine),
+    )
 
 
-def test_upgrade_again_changes_nothing(engine: Engine) -> None:
-    """A second upgrade leaves rows and tables as they are."""
+def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
+    """A second upgrade leaves rows and tables unchanged."""
     run.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE feed_counter SET value = 7"))
@@ -157,16 +160,16 @@ def test_upgrade_again_changes_nothing(engine: Engine) -> None:
         assert connection.execute(text("SELECT value FROM feed_counter")).scalar_one() == 7
 
 
-def test_processes_may_upgrade_at_once(engine: Engine, tmp_path: Path) -> None:
+def test_concurrent_upgrades_succeed(engine: Engine, tmp_path: Path) -> None:
     """Several processes that find an empty database at the same time all succeed, from any folder."""
     complaints = in_processes(engine, 3, tmp_path)
 
     assert [run.__file__] * 3 == complaints
-    assert run.is_current(engine)
+    assert revisions.is_current(engine)
 
 
 def test_a_failed_upgrade_leaves_nothing_behind(engine: Engine) -> None:
-    """An upgrade that fails at its last table takes all others back, and says what was wrong."""
+    """An upgrade that fails at its last table rolls back all others, and reports the error."""
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE lease (name INTEGER)"))
 
@@ -174,11 +177,11 @@ def test_a_failed_upgrade_leaves_nothing_behind(engine: Engine) -> None:
         run.upgrade(engine)
 
     assert {"lease"} == set(inspect(engine).get_table_names()) - {"alembic_version"}
-    assert run.get_current_revision(engine) is None
+    assert revisions.get_current_revision(engine) is None
 
 
 def test_a_newer_database_is_refused(engine: Engine) -> None:
-    """A database of a newer version is left alone, by a message that says so."""
+    """A database of a newer version is not changed, and the message says why."""
     run.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -187,19 +190,19 @@ def test_a_newer_database_is_refused(engine: Engine) -> None:
         run.upgrade(engine)
 
 
-def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
-    """Where no database answers, every call says that it is out of reach."""
+def test_an_unavailable_database_is_out_of_reach(tmp_path: Path) -> None:
+    """If no database answers, every call raises the error for it."""
     port = servers.free_ports(1)[0]
     for url in (f"sqlite:///{tmp_path}/no/such/folder/meld.db", f"postgresql://me@127.0.0.1:{port}/meld"):
         database = Database(url)
-        for call in (run.upgrade, run.get_current_revision, run.is_current):
+        for call in (run.upgrade, revisions.get_current_revision, revisions.is_current):
             with pytest.raises(OutOfReachError):
                 call(database.engine)
         database.close()
 
 
-def test_a_wheel_brings_its_migrations(tmp_path: Path) -> None:
-    """The installed distribution migrates without the repository beside it."""
+def test_a_wheel_contains_its_migrations(tmp_path: Path) -> None:
+    """The installed distribution migrates without the repository."""
     source, target = tmp_path / "source", tmp_path / "100% target"
     skipped = shutil.ignore_patterns(".*", "*.egg-info", "build", "tests", "__pycache__", "*.db")
     shutil.copytree(ROOT, source, ignore=skipped)
@@ -211,10 +214,10 @@ def test_a_wheel_brings_its_migrations(tmp_path: Path) -> None:
     answers = in_processes(database.engine, 1, tmp_path, target)
 
     assert [str(target / "migrations" / "run.py")] == answers
-    assert run.is_current(database.engine)
+    assert revisions.is_current(database.engine)
     database.close()
 
 
 def test_every_table_is_in_the_metadata() -> None:
-    """The migrations are compared with all tables there are."""
+    """The migrations are compared with all table classes."""
     assert METADATA is SQLModel.metadata

@@ -1,4 +1,4 @@
-"""Keys for tests: the present one, with its encryption, and the one before it."""
+"""Encryption keys for tests: the present key with its ``Encryption``, and an older key."""
 
 from cryptography.fernet import Fernet
 from pydantic import SecretStr

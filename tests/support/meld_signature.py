@@ -1,4 +1,4 @@
-"""Meld's signature, made the plain way, for tests of whoever checks it."""
+"""Independent implementation of Meld's HMAC signature, for tests of its verification."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ SIGNED_AT = datetime(2022, 5, 26, 20, 25, 17, 682818, tzinfo=UTC)
 
 
 def digest(body: bytes, *, timestamp: bytes = TIMESTAMP, url: str = URL, secret: str = SECRET) -> bytes:
-    """Return the bare HMAC over what Meld signs."""
+    """Return the HMAC of the signed content."""
     return hmac.new(secret.encode(), timestamp + b"." + url.encode() + b"." + body, hashlib.sha256).digest()
 
 
@@ -22,7 +22,7 @@ def sign(body: bytes, *, timestamp: bytes = TIMESTAMP, url: str = URL, secret: s
 
 
 def headers(signature: bytes, timestamp: bytes = TIMESTAMP) -> list[tuple[bytes, bytes]]:
-    """Return the header lines of a request, as a server hands them on."""
+    """Return the headers of a request, in the form of ASGI."""
     return [
         (b"host", b"example.meld.io"),
         (b"content-type", b"application/json"),

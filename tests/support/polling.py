@@ -1,4 +1,4 @@
-"""Waiting without sleeping for a fixed time: a condition is polled until it holds."""
+"""Polling in tests: wait until a condition is true, instead of a fixed time."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ POLL_SECONDS = 0.02
 
 
 def poll(condition: Callable[[], T], seconds: float) -> T:
-    """Return the condition's first value that is true, or the last one, after ``seconds``."""
+    """Return the first true value of the condition, or the last value after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -19,7 +19,7 @@ def poll(condition: Callable[[], T], seconds: float) -> T:
 
 
 def eventually(condition: Callable[[], T], seconds: float = 10, *, message: str = "the condition") -> T:
-    """Return the condition's first value that is true; fail with ``message`` where there is none in time."""
+    """Return the first true value of the condition; fail with ``message`` after ``seconds``."""
     value = poll(condition, seconds)
     if not value:
         pytest.fail(f"{message} did not come true within {seconds:g} s; the last value was {value!r}")

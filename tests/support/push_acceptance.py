@@ -1,4 +1,4 @@
-"""What every push in the tests must pass: two verifiers, the SDK of CloudEvents, and the schema that we publish."""
+"""Checks for every push in the tests: two signature verifiers, the CloudEvents SDK, and the published JSON Schema."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -18,20 +18,20 @@ from service.resources import event_schemas
 _KIND = jsonschema.Draft202012Validator
 
 
-def accept(headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> None:
-    """Take a push as a consumer would that knows one of these secrets; fail the test where anybody refuses it.
+def assert_acceptable(headers: Mapping[str, str], body: bytes, secrets: Collection[str]) -> None:
+    """Check a push as a consumer with one of these secrets; fail the test if any check refuses it.
 
-    What fails a test is no ``Exception``: the code that pushes, which takes those for the consumer's, lets it through.
+    pytest's failure is not an ``Exception``: the code that pushes, which handles exceptions, does not catch it.
     """
     with _failing(headers, body):
         sent = {name.lower(): value for name, value in headers.items()}
         for verifier in (standardwebhooks.Webhook, svix.Webhook):
             assert any(_verifies(verifier(secret), body, sent) for secret in secrets), verifier
-    accept_unsigned(headers, body)
+    assert_acceptable_unsigned(headers, body)
 
 
-def accept_unsigned(headers: Mapping[str, str], body: bytes) -> None:
-    """Take what a handler in Python is called with: nobody signs it, otherwise it is the same."""
+def assert_acceptable_unsigned(headers: Mapping[str, str], body: bytes) -> None:
+    """Check the event that a Python handler is called with, which is the same without a signature."""
     with _failing(headers, body):
         _parse({name.lower(): value for name, value in headers.items()}, body)
 
@@ -40,7 +40,7 @@ def accept_unsigned(headers: Mapping[str, str], body: bytes) -> None:
 def _failing(headers: Mapping[str, str], body: bytes) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a refusal
+    except Exception as error:  # noqa: BLE001 - any exception is a refusal
         pytest.fail(f"a push was refused: {error!r}; {dict(headers)}; {body!r}")
 
 
@@ -54,7 +54,7 @@ def _parse(headers: dict[str, str], body: bytes) -> None:
 def _verifies(webhook: Any, body: bytes, headers: dict[str, str]) -> bool:
     try:
         webhook.verify(body, headers)
-    except standardwebhooks.WebhookVerificationError:  # Svix's is the same
+    except standardwebhooks.WebhookVerificationError:  # Svix raises the same class
         return False
     return True
 
@@ -62,4 +62,4 @@ def _verifies(webhook: Any, body: bytes, headers: dict[str, str]) -> bool:
 @cache
 def _validator(type_: str) -> Any:
     (known,) = (known for known in EVENT_MODELS if known == type_)
-    return _KIND(event_schemas.schema(known), format_checker=_KIND.FORMAT_CHECKER)
+    return _KIND(event_schemas.event_json_schema(known), format_checker=_KIND.FORMAT_CHECKER)

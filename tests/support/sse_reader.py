@@ -1,4 +1,4 @@
-"""A reader of server-sent events, on a socket of its own: what a consumer's library would do, and no more."""
+"""Client of server-sent events for tests, as simple as a consumer's library."""
 
 import http.client
 import json
@@ -12,25 +12,25 @@ from urllib.parse import urlencode, urlsplit
 
 from tests.support.polling import eventually
 
-PATIENCE_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
 
-class Reader:
-    """Reads a stream in a thread of its own, from when it is made.
+class SseReader:
+    """Reads an event stream in its own thread.
 
     Attributes:
-        status: The answer's status.
-        headers: The answer's headers, by lower case names.
-        events: What came, in order.
-        times: When each of them came, by ``time.monotonic``.
-        last_id: The ``id`` that came last.
-        beats: How many blocks without an event came.
-        has_ended: Whether the answer came to its end as an answer should.
+        status: The status of the response.
+        headers: The response headers, by lower-case name.
+        events: The received events, in order.
+        times: When each of them was received, by ``time.monotonic``.
+        last_id: The last ``id``.
+        beats: The number of blocks without an event.
+        has_ended: Whether the response was complete.
     """
 
     def __init__(self, url: str, token: str, *, last_event_id: str | None = None, **query: Any) -> None:
         parts = urlsplit(url)
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE_SECONDS)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
         headers = {"Authorization": f"Bearer {token}"} | ({"Last-Event-ID": last_event_id} if last_event_id else {})
         self._connection.request("GET", f"/api/events/stream?{urlencode(query)}", headers=headers)
         self._socket = self._connection.sock
@@ -40,7 +40,7 @@ class Reader:
         self.events: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.last_id: str | None = None
-        self.beats = 0
+        self.heartbeats = 0
         self.has_ended = False
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         if self.status == http.client.OK:
@@ -48,42 +48,42 @@ class Reader:
 
     @property
     def positions(self) -> list[int]:
-        """The positions of what came."""
+        """The positions of the received events."""
         return [event["position"] for event in self.events]
 
     def wait_for(self, count: int, seconds: float = 10) -> list[int]:
-        """Wait until so many events have come; return their positions."""
+        """Wait for a number of events; return the positions of all."""
         eventually(lambda: len(self.events) >= count, seconds, message=f"event {count}; there are {self.positions}")
         return self.positions
 
     def wait_for_begin(self) -> None:
-        """Wait until it is told where it begins."""
+        """Wait for the position that the stream begins with."""
         eventually(lambda: self.last_id, message="the position to begin with")
 
     def wait_for_end(self) -> None:
-        """Wait until the answer has ended, however it did."""
-        self._thread.join(PATIENCE_SECONDS)
+        """Wait until the response has ended, complete or not."""
+        self._thread.join(TIMEOUT_SECONDS)
 
     def problem(self) -> Any:
-        """Return the answer to a stream that was refused."""
+        """Return the problem details of a refused stream."""
         return json.loads(self._answer.read())
 
     def close(self) -> None:
-        """Go away without a word."""
-        with suppress(OSError):  # it has gone already
+        """Close the connection without notice."""
+        with suppress(OSError):  # already closed
             self._socket.shutdown(socket.SHUT_RDWR)
         if self._thread.ident is not None:
-            self._thread.join(PATIENCE_SECONDS)
+            self._thread.join(TIMEOUT_SECONDS)
         self._answer.close()
         self._connection.close()
         self._socket.close()
 
     def _run(self) -> None:
         data: list[str] = []
-        with suppress(OSError, http.client.HTTPException):  # cut off
+        with suppress(OSError, http.client.HTTPException):  # the connection broke
             while line := self._answer.readline():
                 self._take(line.decode().removesuffix("\n"), data)
-            # What is cut off looks as if it were at an end; only the last chunk makes it so.
+            # A broken response looks like a complete one, except that its last chunk is missing.
             self.has_ended = getattr(self._answer, "chunk_left", 0) is None
 
     def _take(self, line: str, data: list[str]) -> None:
@@ -97,4 +97,4 @@ class Reader:
             self.events.append(json.loads("\n".join(data)))
             data.clear()
         elif not line:
-            self.beats += 1
+            self.heartbeats += 1

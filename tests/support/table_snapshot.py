@@ -1,4 +1,4 @@
-"""Whether anybody has written to a database, be it what was there before."""
+"""Assertion that a block writes nothing to the database, not even unchanged values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from runtime.database import Database
 from schemas.tables import METADATA
 
 
-def rows_of(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all rows of all tables, byte by byte; on PostgreSQL also which transaction has written each, and where."""
+def read_all_rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows of all tables, on PostgreSQL with the transaction and the place of each row."""
     more = ", xmin::text, ctid::text" if database.is_postgres else ", rowid"
     found = {}
     with database.snapshot() as session:
@@ -22,11 +22,11 @@ def rows_of(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 
 @contextmanager
-def untouched(database: Database) -> Iterator[None]:
-    """See that nothing is written while the block runs: not a row, and on SQLite not even the same once more."""
-    before = rows_of(database)
+def assert_unchanged(database: Database) -> Iterator[None]:
+    """Fail if the block writes a row, or if on SQLite any other connection commits."""
+    before = read_all_rows(database)
     with database.engine.connect() as connection:
-        # Ended at once, so that nobody is kept out; the number changes when another connection commits.
+        # End the transaction at once, so that others can write. The number changes when another connection commits.
         version = None if database.is_postgres else connection.exec_driver_sql("PRAGMA data_version").scalar_one()
         connection.rollback()
         yield
@@ -34,4 +34,4 @@ def untouched(database: Database) -> Iterator[None]:
         connection.rollback()
 
     assert after == version
-    assert rows_of(database) == before
+    assert read_all_rows(database) == before

@@ -1,4 +1,4 @@
-"""Webhooks for tests: made as Meld makes them, and stored through the real inbox."""
+"""Factory of webhooks for tests, in Meld's form; stored through the real inbox."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ _START = datetime.now(UTC)
 
 
 def body(connection_id: str | None, type_: str = STATUS_CHANGE, event_id: str | None = None, **payload: Any) -> bytes:
-    """Return a webhook's body; later ones say that they happened later."""
+    """Return the body of a webhook, with a timestamp after those of earlier calls."""
     number = next(_NUMBERS)
     named = {"connectionId": connection_id} if connection_id is not None else {}
     envelope = {
@@ -35,8 +35,8 @@ def body(connection_id: str | None, type_: str = STATUS_CHANGE, event_id: str | 
     return json.dumps(envelope, separators=(",", ":")).encode()
 
 
-def delivery(raw: bytes) -> ReceivedWebhook:
-    """Return a verified delivery of a body."""
+def received_webhook(raw: bytes) -> ReceivedWebhook:
+    """Return a verified webhook with this body."""
     return ReceivedWebhook(
         body=raw,
         headers={"meld-signature": "sig"},
@@ -47,11 +47,11 @@ def delivery(raw: bytes) -> ReceivedWebhook:
 
 
 def store(database: Database, *bodies: bytes) -> list[str]:
-    """Store webhooks, and return the connections whose workers are to be called."""
+    """Store webhooks, and return the connections whose workers have to be notified."""
     with closing(make_webhook_table(database, ENCRYPTION)) as table:
-        return table.insert([delivery(raw) for raw in bodies])
+        return table.insert([received_webhook(raw) for raw in bodies])
 
 
-def opened(webhook: WebhookRow) -> bytes:
-    """Return the body of a stored webhook as it came."""
+def decrypted_body(webhook: WebhookRow) -> bytes:
+    """Return the original body of a stored webhook."""
     return ENCRYPTION.decrypt_bytes(webhook.body, webhook.encrypted_with)

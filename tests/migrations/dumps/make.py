@@ -1,8 +1,8 @@
-"""Make the dumps of a release: run it for real until every table has rows, kill it, and write down what it has stored.
+"""Create the database dumps of a release: run it until every table has rows, kill it, and dump its database.
 
     cd CHECKOUT-OF-THE-RELEASE && PYTHONPATH=. .venv/bin/python .../tests/migrations/dumps/make.py VERSION FOLDER
 
-Everything but this file is taken from that checkout: its program, its simulated Meld, its helpers for tests.
+Everything but this file is imported from that checkout: its program, its simulated Meld, its test helpers.
 """
 
 import os
@@ -35,28 +35,28 @@ from tests.support.scripted_consumer import HttpConsumer
 from workers.retention.observations import remove_old_observations
 
 KEY = "bWVsZHdhdGNoIDAuMS4wJ3Mga2V5LCBmb3IgdGVzdHM="
-"""What seals the subscriptions' secrets in the dumps; ``tests/end_to_end/test_upgrade.py`` has it, too."""
+"""The key that encrypts the subscriptions' secrets in the dumps; ``tests/end_to_end/test_upgrade.py`` has it, too."""
 
 SETTINGS = {"MELDWATCH_PUSH_ALLOWED_NETWORKS": "127.0.0.0/8", "MELDWATCH_ENCRYPTION_KEYS": KEY}
 SECONDS = 600.0
-"""How long anything may take: the twelve attempts after which reads are given up take two to four minutes."""
+"""The timeout of each step: the twelve attempts until a read is dead take two to four minutes."""
 
 
 def main(version: str, folder: Path) -> None:
-    """Make both dumps."""
+    """Create both dumps."""
     run = servers.Run.begin()
     try:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory)
-            names = live(servers.sqlite_database(run, path), path)
+            names = run_release(servers.sqlite_database(run, path), path)
             dump = "\n".join(sqlite3.connect(path / "meldwatch.db").iterdump())
             write(folder / f"{version}.sqlite.sql", dump, names)
         with tempfile.TemporaryDirectory() as directory, servers.postgres_database(run, "dump") as url:
-            names = live(url, Path(directory))
+            names = run_release(url, Path(directory))
             binaries, _user = servers._postgres_binaries(run)
             options = ("--rows-per-insert=1", "--column-inserts", "--no-owner", "--no-privileges")
             made = subprocess.run([binaries / "pg_dump", *options, url], check=True, capture_output=True, text=True)
-            # Its comments name versions, and what begins with a backslash is for psql alone.
+            # Omit comments, which name versions, and lines with a backslash, which are for psql only.
             lines = [line for line in made.stdout.splitlines() if line and not line.startswith(("--", "\\"))]
             write(folder / f"{version}.postgres.sql", "\n".join(lines), names)
     finally:
@@ -71,22 +71,22 @@ def write(path: Path, dump: str, names: dict[str, str]) -> None:
     path.write_text(dump + "\n", encoding="utf-8")
 
 
-def live(url: str, folder: Path) -> dict[str, str]:
-    """Run the release on a database; return what its names for things of this machine are to be replaced by."""
+def run_release(url: str, folder: Path) -> dict[str, str]:
+    """Run the release on a database; return replacements for the URLs of this machine."""
     with deployed(folder, url, "memory://", **SETTINGS) as deployment, HttpConsumer() as crm, HttpConsumer() as billing:
         deployment.environment["PYTHONPATH"] = str(Path.cwd())
         billing.statuses = [500] * 1000
         up = deployment.start("up")
         deployment.wait_until_ready()
         subscribe(deployment, crm, billing)
-        ids = happen(deployment)
+        ids = produce_history(deployment)
         reconciled = deployment.run("reconcile")
         assert reconciled.returncode in {0, 1}, reconciled.stderr
-        give_up(deployment, url, ids["broken"])
-        bury(url)
+        let_read_die(deployment, url, ids["broken"])
+        let_delivery_die(url)
         with opened(url) as session:
             remove_old_observations(session.info["database"], session, ids["a"], utcnow())
-        leave_pending(deployment, url, ids["b"])
+        leave_read_pending(deployment, url, ids["b"])
         up.send_signal(signal.SIGKILL)
         up.wait()
         with opened(url) as session:
@@ -101,7 +101,7 @@ def live(url: str, folder: Path) -> dict[str, str]:
 
 
 def subscribe(deployment: Deployment, crm: HttpConsumer, billing: HttpConsumer) -> None:
-    """Have one consumer that takes everything, one that fails, and one that rests."""
+    """Add one subscription that works, one that fails, and one that is paused."""
     for name, consumer in (("crm", crm), ("billing", billing), ("archive", crm)):
         added = deployment.run("subscriptions", "add", name, consumer.url)
         assert added.returncode == 0, added.stderr
@@ -109,28 +109,28 @@ def subscribe(deployment: Deployment, crm: HttpConsumer, billing: HttpConsumer) 
     deployment.run("subscriptions", "rotate", "crm")
 
 
-def happen(deployment: Deployment) -> dict[str, str]:
-    """Have connections linked, joined, damaged, mended, moved and deleted; return some of them."""
-    world, tell = deployment.meld.world, deployment.meld.send_webhooks
+def produce_history(deployment: Deployment) -> dict[str, str]:
+    """Create, join, break, repair, move and delete connections; return the ids of some of them."""
+    world, send = deployment.meld.world, deployment.meld.send_webhooks
     customer = NewConnection(external_customer_id="customer")
     ids = {name: world.start(customer).id for name in ("a", "b", "c", "broken", "deleted")}
     for id_ in ids.values():
-        tell(world.complete(id_))
+        send(world.complete(id_))
     eventually(lambda: len(deployment.mirror()) == len(ids) and deployment.is_settled(), SECONDS)
     for act in (world.break_connection, world.heal, world.break_connection, world.repair):
-        tell(act(ids["a"]))
+        send(act(ids["a"]))
         eventually(lambda: deployment.is_true() and deployment.is_settled(), SECONDS)
-    tell(world.join(ids["b"], ids["c"]))
+    send(world.join(ids["b"], ids["c"]))
     eventually(lambda: deployment.is_true() and deployment.is_settled(), SECONDS)
-    tell(world.aggregate(ids["c"]))
-    tell(world.delete(ids["deleted"]))
+    send(world.aggregate(ids["c"]))
+    send(world.delete(ids["deleted"]))
     eventually(lambda: deployment.is_true() and deployment.is_settled(), SECONDS)
     post(deployment, b'{"eventType": "SOMETHING_ELSE", "eventId": "names-no-connection"}')
     return ids
 
 
 def post(deployment: Deployment, body: bytes) -> None:
-    """Send a webhook that the simulated Meld does not."""
+    """Send a webhook of a kind that the simulated Meld does not send."""
     url = f"{deployment.url}/webhooks/meld"
     headers = signature.signature_headers(
         secret=SECRET, url=url, signed_at=signature.format_timestamp(utcnow()), body=body
@@ -138,40 +138,39 @@ def post(deployment: Deployment, body: bytes) -> None:
     httpx2.post(url, content=body, headers=headers).raise_for_status()
 
 
-def give_up(deployment: Deployment, url: str, connection_id: str) -> None:
-    """Have a connection's reads fail until they are given up."""
+def let_read_die(deployment: Deployment, url: str, connection_id: str) -> None:
+    """Let the reads of a connection fail until they are dead."""
     deployment.script(connection_id, *[{"status": 500}] * 100)
     deployment.hint(connection_id)
     failed = select(WebhookRow).where(col(WebhookRow.failed_at).is_not(None))
     eventually(lambda: found(url, failed), SECONDS, message="the failure")
 
 
-def bury(url: str) -> None:
-    """Have a delivery given up, as if it had been tried for three days."""
+def let_delivery_die(url: str) -> None:
+    """Let a delivery die, as if it had failed for three days."""
     with opened(url) as session:
         owner = session.exec(select(SubscriptionRow.id).where(SubscriptionRow.name == "billing")).one()
         long_ago = utcnow() - timedelta(days=4)
-        session.exec(update(DeliveryRow).where(col(DeliveryRow.attempts) > 0, col(DeliveryRow.subscription_id) == owner).values(
-            tried_at=long_ago
-        ))  # fmt: skip
+        tried = update(DeliveryRow).where(col(DeliveryRow.attempts) > 0, col(DeliveryRow.subscription_id) == owner)
+        session.exec(tried.values(tried_at=long_ago))
         session.exec(
             update(DeliveryQueueRow).where(col(DeliveryQueueRow.subscription_id) == owner).values(due_at=long_ago)
         )
     eventually(
         lambda: found(url, select(DeliveryRow).where(col(DeliveryRow.dead_at).is_not(None))),
         SECONDS,
-        message="a dead one",
+        message="a dead delivery",
     )
 
 
-def leave_pending(deployment: Deployment, url: str, connection_id: str) -> None:
-    """Have a read under way that will never be answered."""
+def leave_read_pending(deployment: Deployment, url: str, connection_id: str) -> None:
+    """Leave a read under way that never gets a response."""
     deployment.script(connection_id, {"hang": True})
     deployment.hint(connection_id)
     claimed = select(ReadRequestRow).where(
         ReadRequestRow.connection_id == connection_id, col(ReadRequestRow.lease_token).is_not(None)
     )
-    eventually(lambda: found(url, claimed), SECONDS, message="the claim")
+    eventually(lambda: found(url, claimed), SECONDS, message="the lease")
 
 
 @contextmanager
@@ -185,13 +184,13 @@ def opened(url: str) -> Iterator[Any]:
 
 
 def found(url: str, statement: Any) -> bool:
-    """Return whether there is such a row."""
+    """Return whether the statement finds a row."""
     with opened(url) as session:
         return session.exec(statement.limit(1)).first() is not None
 
 
 def counts(url: str) -> dict[str, int]:
-    """Return how many rows each table has."""
+    """Return the number of rows of each table."""
     with opened(url) as session:
         names = [table.name for table in SQLModel.metadata.sorted_tables]
         return {name: session.connection().execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}
