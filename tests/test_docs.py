@@ -32,6 +32,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 PACKAGES = ("meldwatch", "service", "workers", "runtime")
 SHIPPED = (*PACKAGES, "simulator", "migrations", "schemas")
 GUARANTEES = 12
+MAX_DECISION_LINES = 60
 
 
 def read(name: str) -> str:
@@ -408,6 +409,16 @@ def test_files_that_are_named_exist() -> None:
     }
 
     assert sorted(f"{document}: {code}" for document, code in named if not (ROOT / code).exists()) == []
+
+
+@pytest.mark.parametrize("decision", sorted((ROOT / "docs" / "decisions").glob("*.md")), ids=short)
+def test_decisions_have_one_form(decision: Path) -> None:
+    """A decision record is one page: context, decision, consequences; its number is that of the file."""
+    text = decision.read_text(encoding="utf-8")
+
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+    assert text.startswith(f"# {decision.name[:4]} ")
+    assert len(text.splitlines()) <= MAX_DECISION_LINES
 
 
 def test_models_of_events_have_docstrings() -> None:
