@@ -1,23 +1,31 @@
-"""Verbs from the queue to the event.
+"""Workers: from the queue to the event, and from the event to the subscriber.
 
-    actors ("a connection may have changed")
-      -> claim    a lease on its job; no row: somebody else has it
-      -> read     Meld, through runtime/net/meld_client.py
-      -> settle   one commit behind a fence, either
-           apply      mirror, decide -> tell (observation, events), webhooks processed, follow (siblings raised)
-           postpone   policy         -> back off, pause all, or give up visibly
-      -> call     the workers of siblings, and of this connection where it was raised meanwhile
+A message of the broker names a connection or a subscription (``actors.py``). It is only a hint: the work is in the
+database, so a lost or repeated message does no harm.
 
-``refresh`` conducts: it alone opens transactions and knows the order. ``decide`` and ``policy`` are pure. ``adopt``
-applies what a reconcile finds in Meld's list and the mirror has never seen.
+``refetch/``: one read of a connection, as a pipeline::
 
-Looking back, over what was stored:
+    refetch.py            opens every transaction and knows the order
+      -> lease.py           acquire the lease of the connection, with a fencing token; none: another worker has it
+      -> runtime.net        read Meld
+      -> commit.py          one transaction behind the fencing token:
+           mirror_row.py        the new row, or a tombstone
+           recent_webhooks.py   the newest status hint; whether the read may be too early
+           decision.py          changes, siblings that disagree (pure)
+           follow_up_reads.py   request reads of siblings, rechecks, the confirming read
+           observe.py           insert the observation, append the events
+      or  reschedule.py     after a failure: retry_policy.py decides backoff, circuit breaker or giving up (pure)
+      -> notify             the workers of follow-up reads, the dispatchers of deliveries, the feed
 
-    history   the rows of each connection, a few at a time
-      -> fold     its observations, through mirror, decide and event as at first
-      -> check    where its rows are not what the fold gives
-      -> rebuild  the conductor: compares, and mends under the workers' locks
+    bulk_import.py        the same decision for a page of Meld's list (reconcile)
+    preview.py            the same decision without writing (dry run of a replay)
 
-``recall`` folds up to a time; ``forget`` turns the oldest observations into a baseline, at which a fold begins.
-``fold`` and ``check`` are pure.
+``events/``: event_factory.py creates events from changes, append.py allocates positions, fan_out.py writes the outbox.
+
+``delivery/``: dispatcher.py leases a delivery queue, signs, sends and records the result.
+
+``history/``: projection.py replays the observations of a connection through the same decision; rebuild.py compares
+the result with the live rows and repairs them; as_of.py stops at a point in time.
+
+``retention/``: prune.py deletes expired rows in small commits and keeps baselines of what it deletes.
 """

@@ -49,7 +49,7 @@ def test_which_reads_need_a_confirming_one(groups: list[WebhookGroup], *, is_nee
 
 @given(st.lists(groups, max_size=5), st.none() | states, states)
 def test_which_changes_were_undone(said: list[WebhookGroup], before: MirrorState | None, after: MirrorState) -> None:
-    """A change was undone if a webhook that is not fresh names a status that shows neither before nor after the read."""
+    """A change was undone if a webhook that is not fresh names a status that neither the mirror nor the read shows."""
     undone_at = RecentWebhooks(None, tuple(said)).undone_at(before, after)
 
     shown = {before.status, after.status} if before is not None else {"ACTIVE", "RECONNECT_REQUIRED", "DEGRADED"}
