@@ -46,7 +46,7 @@ def check_migrations(database: Database) -> str | None:
 def check_clock(database: Database) -> str | None:
     """Check the heartbeat of the scheduler, in whichever process it runs."""
     ran = select(TaskLeaseRow.name).where(
-        TaskLeaseRow.name == loop.NAME, col(TaskLeaseRow.ran_at) >= database.now(-MAX_CLOCK_SILENCE_SECONDS)
+        TaskLeaseRow.name == loop.LEASE_NAME, col(TaskLeaseRow.ran_at) >= database.now(-MAX_CLOCK_SILENCE_SECONDS)
     )
     with database.read() as session:
         if session.exec(ran).first() is not None:

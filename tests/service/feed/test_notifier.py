@@ -15,12 +15,12 @@ from tests.support import row_factory
 from tests.support.polling import eventually
 
 LONG = 60.0
-"""Seconds that no test waits: who comes back from this was woken."""
+"""A timeout, in seconds, that no test reaches."""
 
 
 @contextmanager
 def counting(database: Database) -> Iterator[list[str]]:
-    """Collect the looks at the feed's end."""
+    """Collect the polls of the last position."""
     looks: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -35,12 +35,12 @@ def counting(database: Database) -> Iterator[list[str]]:
 
 
 def pollers() -> list[threading.Thread]:
-    """Return the threads that look at feeds."""
+    """Return the polling threads."""
     return [thread for thread in threading.enumerate() if thread.name == "feed"]
 
 
-def test_the_end_of_the_feed(database: Database) -> None:
-    """It is the position of the newest event, and 0 before the first."""
+def test_the_last_position(database: Database) -> None:
+    """The position of the newest event, and 0 before the first."""
     with database.read() as session:
         before = last_position(session)
     row_factory.store(database, row_factory.event(1), row_factory.event(2))
@@ -50,8 +50,8 @@ def test_the_end_of_the_feed(database: Database) -> None:
     assert (before, after) == (0, 2)
 
 
-def test_who_waits_is_woken_by_an_event(database: Database) -> None:
-    """Also by one that nobody told of, within a second."""
+def test_an_event_wakes_a_reader(database: Database) -> None:
+    """Also without a notification, within a second."""
     feed = FeedNotifier(database=database)
 
     async def scene() -> None:
@@ -63,15 +63,15 @@ def test_who_waits_is_woken_by_an_event(database: Database) -> None:
     asyncio.run(scene())
 
 
-def test_who_asks_behind_the_end_does_not_wait(database: Database) -> None:
-    """What is there already needs no new event."""
+def test_an_existing_event_needs_no_waiting(database: Database) -> None:
+    """The wait returns at once."""
     row_factory.store(database, row_factory.event(1))
 
     asyncio.run(asyncio.wait_for(FeedNotifier(database=database).wait(0, LONG), 5))
 
 
-def test_who_waits_goes_when_the_time_is_up(database: Database) -> None:
-    """Without an event, after as long as was asked for."""
+def test_a_wait_ends_with_its_timeout(database: Database) -> None:
+    """Without an event."""
     began = time.monotonic()
 
     asyncio.run(FeedNotifier(database=database).wait(0, 0.2))
@@ -80,7 +80,7 @@ def test_who_waits_goes_when_the_time_is_up(database: Database) -> None:
 
 
 def test_notify_wakes_at_once(database: Database) -> None:
-    """A process that emits events does not wait for the next look."""
+    """Without waiting for the next poll."""
     feed = FeedNotifier(database=database, poll_seconds=LONG)
 
     async def scene() -> None:
@@ -94,8 +94,8 @@ def test_notify_wakes_at_once(database: Database) -> None:
     asyncio.run(scene())
 
 
-def test_who_comes_late_is_woken_too(database: Database) -> None:
-    """An event that was told before one began to wait, and after one had looked, is not waited for."""
+def test_a_late_reader_is_woken_too(database: Database) -> None:
+    """By an event between its query and its wait, which was notified already."""
     feed = FeedNotifier(database=database, poll_seconds=LONG)
 
     async def scene() -> None:
@@ -103,21 +103,21 @@ def test_who_comes_late_is_woken_too(database: Database) -> None:
         await asyncio.to_thread(eventually, lambda: feed._waiters)
         await asyncio.to_thread(row_factory.store, database, row_factory.event(1))
         feed.notify()
-        await asyncio.to_thread(eventually, lambda: feed._end == 1)
+        await asyncio.to_thread(eventually, lambda: feed._last_position == 1)
         await asyncio.wait_for(feed.wait(0, LONG), 5)
         others.cancel()
 
     asyncio.run(scene())
 
 
-def test_a_feed_that_shrank_is_waited_for(database: Database) -> None:
-    """After a restore from a backup, nobody is sent back to look for events that are not there any more."""
+def test_a_feed_may_shrink(database: Database) -> None:
+    """After a restore from a backup, missing events wake no reader."""
     row_factory.store(database, row_factory.event(9))
     feed = FeedNotifier(database=database, poll_seconds=LONG)
 
     async def scene() -> float:
         others = asyncio.create_task(feed.wait(10, LONG))
-        await asyncio.to_thread(eventually, lambda: feed._end == 9)
+        await asyncio.to_thread(eventually, lambda: feed._last_position == 9)
         with database.write() as session:
             session.exec(update(FeedCounterRow).where(col(FeedCounterRow.name) == "feed").values(value=4))
         began = time.monotonic()
@@ -128,8 +128,8 @@ def test_a_feed_that_shrank_is_waited_for(database: Database) -> None:
     assert asyncio.run(scene()) >= 0.3
 
 
-def test_close_lets_everybody_go(database: Database) -> None:
-    """Those who wait, and those who come later."""
+def test_close_wakes_all_readers(database: Database) -> None:
+    """Waiting ones and later ones."""
     feed = FeedNotifier(database=database, poll_seconds=LONG)
 
     async def scene() -> None:
@@ -143,8 +143,8 @@ def test_close_lets_everybody_go(database: Database) -> None:
     assert feed.is_closed
 
 
-def test_a_thousand_waiters_cost_one_look(database: Database) -> None:
-    """The database is asked as often for a thousand as for one."""
+def test_a_thousand_readers_cost_one_poll(database: Database) -> None:
+    """The number of queries does not depend on the number of readers."""
     feed = FeedNotifier(database=database, poll_seconds=0.05)
 
     async def scene() -> tuple[int, float]:
@@ -158,8 +158,8 @@ def test_a_thousand_waiters_cost_one_look(database: Database) -> None:
     assert 1 <= looks <= seconds / 0.05 + 1
 
 
-def test_nobody_looks_when_nobody_waits(database: Database) -> None:
-    """The thread ends with the last who waits, and comes back with the next."""
+def test_there_are_no_polls_without_readers(database: Database) -> None:
+    """The thread ends with the last reader, and starts with the next."""
     feed = FeedNotifier(database=database)
 
     for _ in range(2):
@@ -169,8 +169,8 @@ def test_nobody_looks_when_nobody_waits(database: Database) -> None:
     assert set() == feed._waiters
 
 
-def test_waiters_of_several_loops_are_woken(database: Database) -> None:
-    """A feed belongs to no event loop."""
+def test_readers_of_several_event_loops_are_woken(database: Database) -> None:
+    """A notifier belongs to no event loop."""
     feed = FeedNotifier(database=database)
     threads = [threading.Thread(target=lambda: asyncio.run(feed.wait(0, LONG))) for _ in range(3)]
 
@@ -184,8 +184,8 @@ def test_waiters_of_several_loops_are_woken(database: Database) -> None:
     assert [thread.is_alive() for thread in threads] == [False] * 3
 
 
-def test_a_database_that_is_away_stops_nobody(unreachable_database: Database) -> None:
-    """Those who wait go when their time is up, and the next ones are looked for again."""
+def test_an_unreachable_database_blocks_no_reader(unreachable_database: Database) -> None:
+    """Waits end with their timeout, and the next reader starts polling again."""
     feed = FeedNotifier(database=unreachable_database)
 
     for _ in range(2):

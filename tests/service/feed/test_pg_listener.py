@@ -13,12 +13,12 @@ from service.feed.pg_listener import PgListener
 from tests.support.polling import eventually
 
 SOON = 1.0
-"""The bound that is promised, from a commit to the wake-up."""
+"""The promised time from a commit to the notification."""
 
 
 @pytest.fixture
 def database(postgres_url: str) -> Iterator[Database]:
-    """The database of the process that listens: PostgreSQL, since no other can tell."""
+    """The PostgreSQL database of the listening process."""
     database = Database(postgres_url, pool_size=2)
     yield database
     database.close()
@@ -26,7 +26,7 @@ def database(postgres_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def other(postgres_url: str) -> Iterator[Database]:
-    """The same database, as another process has it."""
+    """The same database in another process."""
     other = Database(postgres_url, pool_size=2)
     yield other
     other.close()
@@ -34,7 +34,7 @@ def other(postgres_url: str) -> Iterator[Database]:
 
 @contextmanager
 def listening(database: Database) -> Iterator[threading.Event]:
-    """Listen, and give what is set when something is heard; the first look, of the beginning, is over by then."""
+    """Run a listener; yield the event that a notification sets, after the first one at the start."""
     heard = threading.Event()
     listen = PgListener(database=database, notify=heard.set)
     listen.start()
@@ -48,20 +48,20 @@ def listening(database: Database) -> Iterator[threading.Event]:
 
 
 def tell(database: Database) -> None:
-    """Commit what a worker commits with its events."""
+    """Commit an event as a worker does."""
     with database.write() as session:
         session.exec(select(database.notify_expression(FEED_CHANNEL))).one()
 
 
 def listeners(postgres_url: str) -> list[int]:
-    """Return the servers of the connections that listen."""
+    """Return the server processes of the listening connections."""
     found = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query = %s"
     with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
         return [row[0] for row in connection.execute(found, [f'LISTEN "{FEED_CHANNEL}"']).fetchall()]
 
 
-def test_it_hears_of_a_commit(database: Database, other: Database) -> None:
-    """Of another process, and each time anew."""
+def test_a_commit_notifies(database: Database, other: Database) -> None:
+    """Of another process, each time."""
     with listening(database) as heard:
         for _ in range(3):
             tell(other)
@@ -69,8 +69,8 @@ def test_it_hears_of_a_commit(database: Database, other: Database) -> None:
             heard.clear()
 
 
-def test_it_hears_nothing_of_what_was_not_committed(database: Database, other: Database) -> None:
-    """A transaction that rolls back, or is not over yet, tells nothing."""
+def test_without_a_commit_there_is_no_notification(database: Database, other: Database) -> None:
+    """A transaction that rolls back, or is still open, does not notify."""
     with listening(database) as heard:
         with suppress(ZeroDivisionError), other.write() as session:
             session.exec(select(other.notify_expression(FEED_CHANNEL))).one()
@@ -79,8 +79,8 @@ def test_it_hears_nothing_of_what_was_not_committed(database: Database, other: D
         assert not heard.wait(0.3)
 
 
-def test_a_lost_connection_is_made_anew(database: Database, other: Database, postgres_url: str) -> None:
-    """The feed is looked at once it is there again, since what was told meanwhile is lost; the next commit is heard."""
+def test_it_connects_again_after_a_lost_connection(database: Database, other: Database, postgres_url: str) -> None:
+    """The new connection notifies once, for what was missed; the next commit notifies too."""
     with listening(database) as heard:
         (pid,) = listeners(postgres_url)
         with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
@@ -92,22 +92,22 @@ def test_a_lost_connection_is_made_anew(database: Database, other: Database, pos
         assert heard.wait(SOON)
 
 
-def test_it_takes_nothing_from_the_pool(database: Database) -> None:
-    """Whoever works on the rows finds as many connections as before."""
+def test_it_takes_no_connection_from_the_pool(database: Database) -> None:
+    """Other threads have as many connections as before."""
     with listening(database), database.read() as first, database.read() as second:
         assert [session.exec(select(1)).one() for session in (first, second)] == [1, 1]
 
 
-def test_it_leaves_nothing_behind(database: Database, postgres_url: str) -> None:
-    """Its connection ends with it."""
+def test_its_connection_is_closed_at_the_end(database: Database, postgres_url: str) -> None:
+    """No listening connection is left."""
     with listening(database):
         eventually(lambda: listeners(postgres_url))
 
     eventually(lambda: not listeners(postgres_url))
 
 
-def test_a_database_that_is_away_does_not_end_it() -> None:
-    """It tries on, and ends when it is told to."""
+def test_an_unreachable_database_does_not_end_it() -> None:
+    """It tries again, and stops on request."""
     away = Database("postgresql://nobody@127.0.0.1:1/nothing")
     told: list[Any] = []
     listen = PgListener(database=away, notify=lambda: told.append(1))

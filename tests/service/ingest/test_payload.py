@@ -56,7 +56,7 @@ def encoded(document: object) -> bytes:
 
 
 def assert_storable(hint: Hint) -> None:
-    """Fail unless every database takes what the hint holds."""
+    """Fail unless every database can store the hint."""
     for text in (hint.event_id, hint.type, hint.account_id, hint.connection_id, hint.status):
         assert text is None or 0 < len(text) <= MAX_ID_LENGTH
         assert text is None or "\x00" not in text
@@ -64,8 +64,8 @@ def assert_storable(hint: Hint) -> None:
     assert hint.occurred_at is None or hint.occurred_at.astimezone(UTC)
 
 
-def test_all_that_is_believed_is_read() -> None:
-    """A whole STATUS_CHANGE gives a whole hint."""
+def test_all_fields_of_a_hint_are_parsed() -> None:
+    """A complete STATUS_CHANGE gives a complete hint."""
     hint = parse_hint(encoded(envelope()))
 
     assert hint == Hint(
@@ -78,7 +78,7 @@ def test_all_that_is_believed_is_read() -> None:
     )
 
 
-def test_published_samples_are_read() -> None:
+def test_published_samples_are_parsed() -> None:
     """Meld's published COMPLETED names its connection, its WEBHOOK_TEST names none."""
     completed = (
         b'{"eventType":"BANK_LINKING_CONNECTION_COMPLETED","eventId":"NGoTSGJYpd3cLv1iyHWSw9",'
@@ -128,14 +128,14 @@ def test_published_samples_are_read() -> None:
         pytest.param(b'{"eventId":"\n"}', id="a raw newline in a string"),
     ],
 )
-def test_what_is_no_object_gives_an_empty_hint(body: bytes) -> None:
-    """What cannot be read, or is no object, hints at nothing and raises nothing."""
+def test_an_unusable_body_gives_an_empty_hint(body: bytes) -> None:
+    """An unparseable body, or one that is no object, gives an empty hint and no error."""
     assert parse_hint(body) == Hint()
 
 
 @pytest.mark.parametrize("payload", [None, [], "text", 1, True, [{"connectionId": "c"}], {}, {"connectionId": None}])
-def test_a_payload_that_names_no_connection_leaves_the_rest(payload: object) -> None:
-    """Without a usable payload the event is still known by its id."""
+def test_an_unusable_payload_leaves_the_other_fields(payload: object) -> None:
+    """Without a usable payload the event still has its id."""
     hint = parse_hint(encoded(envelope(payload=payload)))
 
     assert (hint.event_id, hint.connection_id, hint.status) == ("NGoTSGJYpd3cLv1iyHWSw9", None, None)
@@ -146,7 +146,7 @@ def test_a_payload_that_names_no_connection_leaves_the_rest(payload: object) -> 
 )
 @pytest.mark.parametrize("field", ["eventId", "accountId"])
 def test_an_unusable_id_is_none(field: str, value: object) -> None:
-    """An id of another type, empty, or with characters that no id has, is as good as missing."""
+    """An id of another type, empty, or with invalid characters counts as missing."""
     hint = parse_hint(encoded(envelope(**{field: value})))
 
     assert (hint.event_id if field == "eventId" else hint.account_id) is None
@@ -155,8 +155,8 @@ def test_an_unusable_id_is_none(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("length", "is_kept"), [(1, True), (22, True), (MAX_ID_LENGTH, True), (MAX_ID_LENGTH + 1, False), (100_000, False)]
 )
-def test_an_id_is_kept_whole_or_not_at_all(length: int, is_kept: bool) -> None:  # noqa: FBT001 - a table's column
-    """An over-long id is never cut: what is left of it would name something else."""
+def test_a_too_long_id_is_none(length: int, is_kept: bool) -> None:  # noqa: FBT001 - a table's column
+    """A too long id is never truncated: the rest would name something else."""
     id_ = "ü" * length
     hint = parse_hint(encoded(envelope(eventId=id_, payload={"connectionId": id_})))
 
@@ -165,7 +165,7 @@ def test_an_id_is_kept_whole_or_not_at_all(length: int, is_kept: bool) -> None: 
 
 @pytest.mark.parametrize("field", [b"eventId", b"accountId", b"connectionId"])
 def test_an_id_of_invalid_utf8_is_none(field: bytes) -> None:
-    """Two ids that differ in bytes that are no text must not become one: the second event would be lost as a repeat."""
+    """Two ids that differ in invalid bytes must not become equal: the second event would be lost as a repeat."""
     body = b'{"eventId":"e","accountId":"a","payload":{"connectionId":"c"}}'
     broken = body.replace(b'"%s":"' % field, b'"%s":"\xff' % field)
     hint = parse_hint(broken)
@@ -179,7 +179,7 @@ def test_an_id_of_invalid_utf8_is_none(field: bytes) -> None:
     [(STATUS_CHANGE, "NEW"), (DELETED, "DELETED"), ("BANK_LINKING_ACCOUNTS_UPDATED", None), ("NEVER_HEARD_OF", None)],
 )
 def test_only_two_types_announce_a_status(type_: str, status: str | None) -> None:
-    """STATUS_CHANGE announces its new status, DELETED announces itself; no other type announces any, known or not."""
+    """STATUS_CHANGE announces its new status, DELETED announces DELETED; no other type announces a status."""
     hint = parse_hint(encoded(envelope(eventType=type_, payload={"connectionId": "c", "newStatus": "NEW"})))
 
     assert (hint.type, hint.status, hint.connection_id) == (type_, status, "c")
@@ -187,14 +187,14 @@ def test_only_two_types_announce_a_status(type_: str, status: str | None) -> Non
 
 @pytest.mark.parametrize("value", [None, 1, "", [], {}, True])
 def test_an_unusable_status_is_none(value: object) -> None:
-    """A STATUS_CHANGE without a readable status is a hint all the same."""
+    """A STATUS_CHANGE without a usable status is still a hint."""
     hint = parse_hint(encoded(envelope(payload={"connectionId": "c", "newStatus": value})))
 
     assert (hint.status, hint.connection_id) == (None, "c")
 
 
-def test_type_and_status_are_cut_and_cleaned() -> None:
-    """What is only shown may be altered: over-long texts are cut, and what no database takes is replaced."""
+def test_type_and_status_are_truncated_and_cleaned() -> None:
+    """Texts that are only displayed are truncated, and invalid characters replaced."""
     hint = parse_hint(encoded(envelope(eventType="T\x00\ud800" + "x" * 1000)))
 
     assert hint.type == "T\ufffd\ufffd" + "x" * (MAX_ID_LENGTH - 3)
@@ -209,8 +209,8 @@ def test_type_and_status_are_cut_and_cleaned() -> None:
         "2025-01-02T08:34:05.678901+05:30",
     ],
 )
-def test_times_are_read_in_every_form(text: str) -> None:
-    """Any number of digits and any offset name the moment."""
+def test_times_are_parsed_in_every_format(text: str) -> None:
+    """Any number of fraction digits and any offset is parsed."""
     expected = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
     assert parse_hint(encoded(envelope(timestamp=text))).occurred_at == expected
@@ -221,24 +221,24 @@ def test_times_are_read_in_every_form(text: str) -> None:
     [None, 0, 1e300, "", "now", "2025-01-02", "2025-01-02T03:04:05", "1e400", "nan", "9" * 400, "\ud800", [], {}],
 )
 def test_an_unusable_time_is_none(value: object) -> None:
-    """A time that is none, or that names no moment, is left out; the rest stays."""
+    """An invalid time is left out; the other fields stay."""
     hint = parse_hint(encoded(envelope(timestamp=value)))
 
     assert (hint.occurred_at, hint.event_id) == (None, "NGoTSGJYpd3cLv1iyHWSw9")
 
 
 @pytest.mark.parametrize("text", ["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+14:00"])
-def test_a_time_that_utc_cannot_tell_is_none(text: str) -> None:
-    """At the ends of the calendar an offset leads out of it: no database could store the time, or give it back."""
+def test_a_time_outside_the_range_of_utc_is_none(text: str) -> None:
+    """An offset can lead beyond the first or last date, which no database could store."""
     assert parse_hint(encoded(envelope(timestamp=text))).occurred_at is None
 
 
-def test_a_byte_order_mark_is_not_in_the_way() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     """A BOM before the object is skipped."""
     assert parse_hint(b"\xef\xbb\xbf" + encoded(envelope())).event_id == "NGoTSGJYpd3cLv1iyHWSw9"
 
 
-def test_strange_values_do_not_hide_the_others() -> None:
+def test_unusual_values_do_not_hide_the_others() -> None:
     """NaN, infinities, endless numbers and unknown fields beside the ids leave the ids readable."""
     body = (
         b'{"eventId":"e","n":NaN,"i":1e999,"m":-Infinity,"d":' + b"7" * 5000 + b',"f":0.' + b"7" * 5000 + b","
@@ -250,8 +250,8 @@ def test_strange_values_do_not_hide_the_others() -> None:
     assert (hint.event_id, hint.connection_id) == ("e", "c")
 
 
-def test_the_last_of_two_fields_counts() -> None:
-    """Where a name comes twice the last one holds, as with most readers of JSON."""
+def test_the_last_of_duplicate_fields_counts() -> None:
+    """The last of duplicate names counts, as in most JSON parsers."""
     assert parse_hint(b'{"eventId":"first","eventId":"last"}').event_id == "last"
 
 
@@ -259,7 +259,7 @@ def test_the_last_of_two_fields_counts() -> None:
 @example(b"\x00")
 @example(b'{"eventId":"\\ud800"}')
 def test_any_bytes_give_a_hint(body: bytes) -> None:
-    """Whatever was signed, reading it raises nothing and gives what can be stored."""
+    """Parsing any bytes raises nothing and gives a hint that can be stored."""
     assert_storable(parse_hint(body))
 
 
@@ -270,8 +270,8 @@ def test_any_json_gives_a_hint(document: object) -> None:
 
 
 @given(st.text(st.characters(codec=None), max_size=MAX_ID_LENGTH + 5), st.booleans())
-def test_ids_survive_unaltered_or_not_at_all(id_: str, is_ascii: bool) -> None:  # noqa: FBT001 - drawn
-    """An id is what Meld sent, or there is none: nothing is trimmed, folded, replaced or cut."""
+def test_ids_are_unaltered_or_none(id_: str, is_ascii: bool) -> None:  # noqa: FBT001 - drawn
+    """An id is exactly what Meld sent, or None: nothing is trimmed, folded, replaced or truncated."""
     document = json.dumps(envelope(eventId=id_, payload={"connectionId": id_}), ensure_ascii=is_ascii)
     hint = parse_hint(document.encode("utf-8", errors="surrogatepass"))
 
@@ -280,14 +280,14 @@ def test_ids_survive_unaltered_or_not_at_all(id_: str, is_ascii: bool) -> None: 
 
 
 @given(st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz-_:. ", min_size=1, max_size=MAX_ID_LENGTH))
-def test_ids_of_usual_characters_are_always_kept(id_: str) -> None:
-    """Meld's alphabet, and what else an id may be made of, is never refused."""
+def test_ids_of_valid_characters_are_accepted(id_: str) -> None:
+    """Meld's alphabet, and all other valid characters, are accepted."""
     assert parse_hint(encoded({"eventId": id_})).event_id == id_
 
 
 @given(st.datetimes(timezones=st.timezones()))
-def test_any_time_is_read_or_left_out(moment: datetime) -> None:
-    """Every aware time that UTC can tell is read to the microsecond, whatever its offset."""
+def test_any_time_is_parsed_or_none(moment: datetime) -> None:
+    """Every aware time within UTC's range is parsed to the microsecond, whatever its offset."""
     try:
         expected = moment.astimezone(UTC)
     except OverflowError:

@@ -40,19 +40,19 @@ def verify(
 
 
 def flipped(value: bytes, place: int, bits: int) -> bytes:
-    """Return ``value`` with some bits of one byte turned over."""
+    """Return ``value`` with some bits of one byte flipped."""
     place %= len(value)
     return value[:place] + bytes([value[place] ^ bits]) + value[place + 1 :]
 
 
 @pytest.mark.parametrize(("body", "signature"), [(BODY, SIGNATURE), (OWN_BODY, OWN_SIGNATURE)], ids=["meld", "own"])
 def test_published_vectors_hold(body: bytes, signature: bytes) -> None:
-    """Meld's published vector verifies, and so does one whose body a parser and writer of JSON would change."""
+    """Meld's published vector verifies, and one whose body a JSON round trip would change."""
     assert verify(body, headers(signature)) == VerifiedSignature(URL, SIGNED_AT)
 
 
-def test_a_body_that_was_written_anew_does_not_verify() -> None:
-    """The own vector notices who signs the parsed body instead of the bytes that came; Meld's cannot."""
+def test_a_reserialized_body_does_not_verify() -> None:
+    """Our vector detects an implementation that signs the parsed body instead of the raw bytes; Meld's does not."""
     again = json.dumps(json.loads(OWN_BODY), separators=(",", ":")).encode()
     also = json.dumps(json.loads(OWN_BODY), separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -88,19 +88,19 @@ def test_a_body_that_was_written_anew_does_not_verify() -> None:
     ],
 )
 def test_near_misses_do_not_verify(signature: bytes) -> None:
-    """What other constructions and encodings make of the vector is refused, and only as wrong."""
+    """Signatures of other constructions and encodings are refused as wrong."""
     assert verify(BODY, headers(signature)) == SignatureRefusal("wrong")
 
 
-def test_a_secret_that_was_decoded_first_does_not_verify() -> None:
-    """The secret is text: who decodes it from base64 gets another signature."""
+def test_a_decoded_secret_does_not_verify() -> None:
+    """The secret is text: decoding it from base64 gives another signature."""
     key = base64.b64decode(SECRET + "=" * (-len(SECRET) % 4)).decode("latin-1")
 
     assert verify(BODY, headers(sign(BODY, secret=key))) == SignatureRefusal("wrong")
 
 
 def test_an_unpadded_signature_verifies() -> None:
-    """Padding is Meld's habit and carries nothing."""
+    """Base64 padding is optional."""
     assert verify(BODY, headers(SIGNATURE.rstrip(b"="))) == VerifiedSignature(URL, SIGNED_AT)
 
 
@@ -118,7 +118,7 @@ def test_an_unpadded_signature_verifies() -> None:
     ],
 )
 def test_headers_must_come_exactly_once(lines: list[tuple[bytes, bytes]]) -> None:
-    """A signature or a time that is missing, or there twice, is refused before anything is compared."""
+    """A signature or a time that is missing or repeated is refused before any comparison."""
     assert verify(BODY, lines) == SignatureRefusal("missing")
 
 
@@ -149,8 +149,8 @@ def test_headers_must_come_exactly_once(lines: list[tuple[bytes, bytes]]) -> Non
         b"\xff\xfe",
     ],
 )
-def test_garbage_times_are_refused_although_signed(timestamp: bytes) -> None:
-    """A time that is none is refused by name, even where the signature over it holds."""
+def test_an_unparseable_time_is_refused_although_signed(timestamp: bytes) -> None:
+    """An unparseable time is refused, although the signature over it is valid."""
     signed = sign(BODY, timestamp=timestamp)
 
     assert verify(BODY, headers(signed, timestamp)) == SignatureRefusal("unreadable_time")
@@ -163,7 +163,7 @@ def test_garbage_times_are_refused_although_signed(timestamp: bytes) -> None:
     ids=[f"{digits} digits" for digits in range(10)],
 )
 def test_iso_times_have_any_number_of_digits(timestamp: bytes, microsecond: int | None) -> None:
-    """Java writes as many fraction digits as it needs, from none to nine; what is beyond a microsecond is dropped."""
+    """Java writes zero to nine fraction digits; those beyond microseconds are dropped."""
     digits = timestamp.partition(b".")[2].rstrip(b"Z").decode()
     expected = int(digits[:6].ljust(6, "0")) if microsecond is None else microsecond
 
@@ -188,13 +188,13 @@ def test_iso_times_have_any_number_of_digits(timestamp: bytes, microsecond: int 
         b"1653596717000",
     ],
 )
-def test_a_time_is_read_in_every_form(timestamp: bytes) -> None:
+def test_a_time_is_parsed_in_every_format(timestamp: bytes) -> None:
     """ISO 8601 with offsets or without (UTC then), and Unix seconds or milliseconds, name one moment."""
     assert parse_signature_time(timestamp) == datetime(2022, 5, 26, 20, 25, 17, tzinfo=UTC)
 
 
 def test_a_time_without_an_offset_is_utc_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the machine stands decides nothing."""
+    """The machine's time zone does not matter."""
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     moment = parse_signature_time(b"2022-05-26T20:25:17")
@@ -206,7 +206,7 @@ def test_a_time_without_an_offset_is_utc_anywhere(monkeypatch: pytest.MonkeyPatc
 
 @given(st.datetimes(min_value=datetime(1973, 3, 4), max_value=datetime(5000, 1, 1)))  # noqa: DTZ001 - hypothesis wants it
 def test_iso_and_unix_seconds_agree(moment: datetime) -> None:
-    """Whatever the moment, both formats give it back, to the second."""
+    """Both formats represent any time, to the second."""
     moment = moment.replace(tzinfo=UTC, microsecond=0)
     forms = (moment.isoformat(), moment.isoformat().replace("+00:00", "Z"), str(int(moment.timestamp())))
 
@@ -226,15 +226,15 @@ def test_iso_and_unix_seconds_agree(moment: datetime) -> None:
         pytest.param(-timedelta(days=4000), "in_the_future", id="far ahead"),
     ],
 )
-def test_the_window_is_closed_at_both_ends(age: timedelta, verdict: str | None) -> None:
-    """Times exactly at the edges of the window hold, a microsecond beyond they do not."""
+def test_the_window_includes_both_limits(age: timedelta, verdict: str | None) -> None:
+    """The window includes its limits, and nothing beyond."""
     expected = VerifiedSignature(URL, SIGNED_AT) if verdict is None else SignatureRefusal(verdict)
 
     assert VERIFIER.verify(headers(SIGNATURE), BODY, SIGNED_AT + age) == expected
 
 
 def test_a_wrong_signature_is_wrong_at_any_time() -> None:
-    """Whoever cannot sign learns nothing of the window: an old forgery counts as wrong, not as old."""
+    """The signature is checked before the window: an old forgery is wrong, not too old."""
     verdict = VERIFIER.verify(headers(b"forged"), BODY, SIGNED_AT + timedelta(days=400))
 
     assert verdict == SignatureRefusal("wrong")
@@ -242,7 +242,7 @@ def test_a_wrong_signature_is_wrong_at_any_time() -> None:
 
 @pytest.mark.parametrize(("urls", "secrets"), [([], [SECRET]), ([URL], []), ([], [])], ids=["URL", "secret", "both"])
 def test_nothing_is_verified_without_url_and_secret(urls: list[str], secrets: list[str]) -> None:
-    """A verifier that could not refuse anything cannot be made."""
+    """A verifier without URL or secret cannot be created."""
     with pytest.raises(ValueError, match="at least one URL and one secret"):
         SignatureVerifier(urls=urls, secrets=secrets, window=WINDOW)
 
@@ -250,7 +250,7 @@ def test_nothing_is_verified_without_url_and_secret(urls: list[str], secrets: li
 @pytest.mark.parametrize("secret", ["new", "old", SECRET])
 @pytest.mark.parametrize("url", ["https://a.test/hook", "https://a.test/hook/", "https://b.test/hook?x=1", URL])
 def test_any_url_with_any_secret_verifies(url: str, secret: str) -> None:
-    """Several profiles, and a secret's rotation: each pair holds, and the URL that was signed is named."""
+    """Several profiles, or a secret's rotation: every pair verifies, and the result has the URL."""
     urls = ["https://a.test/hook", "https://a.test/hook/", "https://b.test/hook?x=1", URL]
     verifier = SignatureVerifier(urls=urls, secrets=["new", "old", SECRET], window=WINDOW)
     lines = headers(sign(BODY, url=url, secret=secret))
@@ -259,8 +259,8 @@ def test_any_url_with_any_secret_verifies(url: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["url", "secret"])
-def test_a_pair_that_was_removed_verifies_no_more(part: str) -> None:
-    """After a rotation the old secret is worth nothing, nor is a URL that is no longer configured."""
+def test_a_removed_pair_verifies_no_more(part: str) -> None:
+    """After a rotation the old secret and the old URL no longer verify."""
     verifier = SignatureVerifier(
         urls=["https://new.test"] if part == "url" else [URL],
         secrets=["new"] if part == "secret" else [SECRET],
@@ -284,12 +284,12 @@ def test_a_pair_that_was_removed_verifies_no_more(part: str) -> None:
     ],
 )
 def test_urls_are_never_normalised(url: str) -> None:
-    """The configured URL is compared byte by byte: what a browser takes for the same is another."""
+    """The URL is used byte by byte; equivalent URLs are different."""
     assert verify(BODY, headers(sign(BODY, url=url))) == SignatureRefusal("wrong")
 
 
 def test_a_url_and_a_secret_may_be_any_text() -> None:
-    """What is not ASCII is signed as UTF-8."""
+    """Non-ASCII characters are signed as UTF-8."""
     url, secret = "https://bücher.test/häkchen?q=ü", "geheim🔑\x00ü"
     verifier = SignatureVerifier(urls=[url], secrets=[secret], window=WINDOW)
 
@@ -299,8 +299,8 @@ def test_a_url_and_a_secret_may_be_any_text() -> None:
 
 
 @given(raw)
-def test_whatever_is_signed_verifies(body: bytes) -> None:
-    """Any bytes can be a body: none is decoded, trimmed or parsed before the comparison."""
+def test_any_signed_body_verifies(body: bytes) -> None:
+    """Any bytes can be a body: it is not decoded, trimmed or parsed."""
     assert verify(body, headers(sign(body))) == VerifiedSignature(URL, SIGNED_AT)
 
 
@@ -312,7 +312,7 @@ def test_a_changed_body_never_verifies(body: bytes, place: int, bits: int) -> No
 
 @given(place=st.integers(0, 10_000), bits=st.integers(1, 255))
 def test_a_changed_time_never_verifies(place: int, bits: int) -> None:
-    """Any other byte in the time breaks the signature, also where what results is the time of now."""
+    """Any other byte in the time breaks the signature."""
     verdict = verify(BODY, headers(SIGNATURE, flipped(TIMESTAMP, place, bits)))
 
     assert isinstance(verdict, SignatureRefusal)
@@ -341,7 +341,7 @@ def test_a_changed_signature_never_verifies(place: int, bits: int) -> None:
 def test_any_bytes_are_refused_without_an_error(
     body: bytes, signature: bytes, timestamp: bytes, more: list[tuple[bytes, bytes]]
 ) -> None:
-    """Whatever a stranger sends, the answer is a refusal and never an exception."""
+    """Any headers and body give a refusal, never an exception."""
     assume(not any(name.startswith(b"meld-signature") for name, _ in more))
 
     assert isinstance(verify(body, [*more, *headers(signature, timestamp)]), SignatureRefusal)
@@ -349,7 +349,7 @@ def test_any_bytes_are_refused_without_an_error(
 
 @given(signature=raw)
 def test_any_signature_is_compared_without_an_error(signature: bytes) -> None:
-    """The comparison takes any bytes: what is not ASCII cannot make it fail."""
+    """The comparison accepts any bytes, also non-ASCII ones."""
     assume(signature != SIGNATURE)
 
     assert verify(BODY, headers(signature)) == SignatureRefusal("wrong")
@@ -357,22 +357,22 @@ def test_any_signature_is_compared_without_an_error(signature: bytes) -> None:
 
 @given(raw)
 def test_any_bytes_are_a_time_or_none(value: bytes) -> None:
-    """A time is aware and UTC, or there is none."""
+    """A parsed time is aware and UTC."""
     moment = parse_signature_time(value)
 
     assert moment is None or moment.utcoffset() == timedelta(0)
 
 
 @given(st.text("0123456789-:.TZ+ W", max_size=40))
-def test_what_looks_like_a_time_is_one_or_none(value: str) -> None:
-    """Texts of a time's characters, in any disorder, never raise."""
+def test_any_text_like_a_time_is_parsed_or_none(value: str) -> None:
+    """Any text of a time's characters raises nothing."""
     moment = parse_signature_time(value.encode())
 
     assert moment is None or moment.utcoffset() == timedelta(0)
 
 
-def test_a_verdict_says_nothing_secret() -> None:
-    """Neither a refusal nor the verifier shows the secret or an expected signature when printed."""
+def test_a_verdict_contains_no_secret() -> None:
+    """The repr of a refusal or a verifier contains neither the secret nor an expected signature."""
     text = f"{VERIFIER!r} {VERIFIER} {verify(BODY, headers(b'forged'))!r}"
 
     assert SECRET not in text

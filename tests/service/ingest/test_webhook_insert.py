@@ -28,7 +28,7 @@ from service.ingest.webhook_insert import PostgresWebhookTable, SqliteWebhookTab
 from tests.support.encryption_keys import ENCRYPTION, OLD
 from tests.support.polling import eventually
 from tests.support.scripted_meld import found
-from tests.support.webhook_factory import body, delivery, opened, store
+from tests.support.webhook_factory import body, decrypted_body, received_webhook, store
 from workers.refetch.lease import acquire_lease
 from workers.refetch.refetch import Refetcher
 from workers.refetch.reschedule import reschedule
@@ -47,7 +47,7 @@ def all_jobs(database: Database) -> dict[str, ReadRequestRow]:
 
 
 def together(*works: Callable[[], object]) -> list[BaseException]:
-    """Run works at once, each in a thread; return what they raised."""
+    """Run functions concurrently in threads; return their exceptions."""
     errors: list[BaseException] = []
     ready = threading.Barrier(len(works))
 
@@ -67,16 +67,16 @@ def together(*works: Callable[[], object]) -> list[BaseException]:
 
 
 def test_each_database_has_its_table(database: Database) -> None:
-    """The table is the dialect's own."""
+    """Each database dialect has its own table."""
     expected = PostgresWebhookTable if database.is_postgres else SqliteWebhookTable
 
     assert type(make_webhook_table(database, ENCRYPTION)) is expected
 
 
-def test_a_webhook_is_stored_whole(database: Database) -> None:
-    """Every column says what the delivery and its hint said."""
+def test_all_columns_of_a_webhook_are_stored(database: Database) -> None:
+    """Every column has the value of the webhook or its hint."""
     raw = b'{"eventType":"T","eventId":"e1","accountId":"a","timestamp":"2026-01-02T03:04:05.6Z","payload":{}}'
-    item = replace(delivery(raw), headers={"meld-signature": "s\u00e9", "user-agent": "x"})
+    item = replace(received_webhook(raw), headers={"meld-signature": "s\u00e9", "user-agent": "x"})
     item = replace(item, hint=replace(item.hint, connection_id="c1", status="ACTIVE"))
 
     with closing(make_webhook_table(database, ENCRYPTION)) as table:
@@ -86,13 +86,13 @@ def test_a_webhook_is_stored_whole(database: Database) -> None:
     assert called == ["c1"]
     assert (row.event_id, row.type, row.account_id, row.connection_id) == ("e1", "T", "a", "c1")
     assert (row.hint_status, row.occurred_at) == ("ACTIVE", datetime(2026, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC))
-    assert (row.signed_at, row.url, row.headers, opened(row)) == (item.signed_at, item.url, item.headers, raw)
+    assert (row.signed_at, row.url, row.headers, decrypted_body(row)) == (item.signed_at, item.url, item.headers, raw)
     assert (row.deliveries, row.processed_at, row.ignored_at, row.failed_at) == (1, None, None, None)
     assert row.received_at == row.delivered_at
 
 
 def test_a_webhook_that_names_no_connection_is_ignored(database: Database) -> None:
-    """It is stored and owes nothing."""
+    """It is stored, and no read is requested."""
     called = store(database, body(None), b"junk")
 
     assert called == []
@@ -100,47 +100,47 @@ def test_a_webhook_that_names_no_connection_is_ignored(database: Database) -> No
     assert all_jobs(database) == {}
 
 
-def test_a_body_without_an_event_id_is_known_by_itself(database: Database) -> None:
-    """The same bytes are a repeat, other bytes are not."""
+def test_a_body_without_an_event_id_is_identified_by_its_digest(database: Database) -> None:
+    """The same body is a repeat, another body is not."""
     store(database, b"junk", b"junk", b"other junk")
     store(database, b"junk")
 
-    rows = {opened(row): (row.event_id, row.deliveries) for row in webhooks(database)}
+    rows = {decrypted_body(row): (row.event_id, row.deliveries) for row in webhooks(database)}
     assert rows == {
         b"junk": ("sha256:" + hashlib.sha256(b"junk").hexdigest(), 3),
-        b"other junk": (webhook_event_id(delivery(b"other junk")), 1),
+        b"other junk": (webhook_event_id(received_webhook(b"other junk")), 1),
     }
 
 
-def test_a_body_is_sealed_and_known_by_its_clear_self(database: Database) -> None:
-    """Its row tells the key. Under another key, or under none, the same bytes are still the same webhook."""
+def test_a_body_is_encrypted_and_identified_by_its_clear_text(database: Database) -> None:
+    """The row has the key's name. With another key, or without one, the same body is still a repeat."""
     for encryption in (ENCRYPTION, Encryption([OLD]), Encryption([])):
         with closing(make_webhook_table(database, encryption)) as table:
-            table.insert([delivery(b"junk")])
+            table.insert([received_webhook(b"junk")])
 
     (row,) = webhooks(database)
     assert (row.event_id, row.deliveries) == ("sha256:" + hashlib.sha256(b"junk").hexdigest(), 3)
-    assert (row.encrypted_with, opened(row)) == (ENCRYPTION.key_name, b"junk")
+    assert (row.encrypted_with, decrypted_body(row)) == (ENCRYPTION.key_name, b"junk")
 
 
 def test_without_a_key_a_body_is_stored_in_clear(database: Database) -> None:
-    """And its row says so; what a key is set for later can still be read."""
+    """The row says so, and stays readable after a key is set."""
     with closing(make_webhook_table(database, Encryption([]))) as table:
-        table.insert([delivery(b"junk")])
+        table.insert([received_webhook(b"junk")])
 
     (row,) = webhooks(database)
-    assert (row.body, row.encrypted_with, opened(row)) == (b"junk", None, b"junk")
+    assert (row.body, row.encrypted_with, decrypted_body(row)) == (b"junk", None, b"junk")
 
 
 def test_nothing_of_a_body_is_found_in_the_database(database: Database, database_url: str) -> None:
-    """Neither in SQLite's files, the log before the database included, nor in any column of PostgreSQL's table."""
+    """Neither in SQLite's files, including the WAL, nor in any column of PostgreSQL's table."""
     words = [f"marker-{number}-of-the-bank" for number in range(50)]
     bodies = [body(f"c{number}", institutionName=word) for number, word in enumerate(words)]
     huge = body("c0", institutionName=words[0], rest="marker-of-a-page " * 50_000)
     store(database, *bodies, huge, b"marker-of-junk")
     store(database, *bodies, b"marker-of-junk")
 
-    assert {opened(row) for row in webhooks(database)} == {*bodies, huge, b"marker-of-junk"}
+    assert {decrypted_body(row) for row in webhooks(database)} == {*bodies, huge, b"marker-of-junk"}
     with database.read() as session:
         if database.is_postgres:
             as_text = "SELECT webhook::text || encode(body, 'escape') FROM webhook"
@@ -153,8 +153,8 @@ def test_nothing_of_a_body_is_found_in_the_database(database: Database, database
     assert not any(b"marker-" in each for each in stored)
 
 
-def test_an_event_that_comes_twice_in_one_batch_is_one(database: Database) -> None:
-    """Two deliveries of one event in one batch are one webhook, delivered twice, and one wish."""
+def test_a_repeat_in_the_same_batch_is_counted(database: Database) -> None:
+    """Two deliveries of one event in one batch are one webhook with two deliveries, and one read request."""
     called = store(database, *[body("c1", event_id="e1")] * 2, body("c1", event_id="e2"), body("c2", event_id="e1"))
 
     assert "c1" in called
@@ -162,8 +162,8 @@ def test_an_event_that_comes_twice_in_one_batch_is_one(database: Database) -> No
     assert {job.requested for job in all_jobs(database).values()} == {1}
 
 
-def test_several_events_of_a_connection_in_one_batch_are_one_wish(database: Database) -> None:
-    """One read will see what all of them announced."""
+def test_several_events_of_a_connection_in_one_batch_are_one_read_request(database: Database) -> None:
+    """One read covers them all."""
     called = store(database, *(body("c1") for _ in range(7)))
 
     assert (called, all_jobs(database)["c1"].requested, len(webhooks(database))) == (["c1"], 1, 7)
@@ -182,8 +182,8 @@ def test_the_largest_batch_is_stored(database: Database) -> None:
     assert {job.requested for job in all_jobs(database).values()} == {1}
 
 
-def test_ids_of_any_script_are_told_apart(database: Database) -> None:
-    """Ids that a database's language would take for equal are different."""
+def test_similar_ids_are_different(database: Database) -> None:
+    """Ids that a collation considers equal are different."""
     ids = ["a", "A", "á", "a\u0301", "ａ", "ß", "ss", "a ", " a", "%", "_", "'", "🔑", "１"]  # noqa: RUF001 - on purpose
 
     store(database, *(body(id_, event_id=id_) for id_ in ids))
@@ -193,20 +193,20 @@ def test_ids_of_any_script_are_told_apart(database: Database) -> None:
 
 
 def test_a_failed_batch_leaves_nothing(database: Database) -> None:
-    """Where one row cannot be stored, no other row, no count and no wish of its batch is."""
+    """If one row cannot be stored, no row, count or read request of its batch is stored."""
     store(database, body("c1", event_id="e1"))
-    bad = replace(delivery(body("c9")), hint=Hint(event_id="bad", type="\ud800", connection_id="c9"))
+    bad = replace(received_webhook(body("c9")), hint=Hint(event_id="bad", type="\ud800", connection_id="c9"))
 
     with closing(make_webhook_table(database, ENCRYPTION)) as table, pytest.raises(UnicodeEncodeError):
-        table.insert([delivery(body("c1", event_id="e1")), delivery(body("c2")), bad])
+        table.insert([received_webhook(body("c1", event_id="e1")), received_webhook(body("c2")), bad])
 
     assert [(row.event_id, row.deliveries) for row in webhooks(database)] == [("e1", 1)]
     assert {id_: job.requested for id_, job in all_jobs(database).items()} == {"c1": 1}
 
 
 @pytest.mark.parametrize("writers", [2, 8])
-def test_writers_of_several_processes_raise_each_event_once(database_url: str, writers: int) -> None:
-    """Whoever of many stores an event first, it raises its connection's job exactly once, and each repeat counts."""
+def test_concurrent_writers_request_one_read_for_each_event(database_url: str, writers: int) -> None:
+    """With many concurrent writers an event requests one read, and every repeat is counted."""
     events = [(f"e{number}", f"c{number % 7}") for number in range(60)]
     databases = [Database(database_url) for _ in range(writers)]
 
@@ -215,7 +215,7 @@ def test_writers_of_several_processes_raise_each_event_once(database_url: str, w
         with closing(make_webhook_table(databases[number], ENCRYPTION)) as table:
             for start in range(0, len(mine), 10):
                 chunk = mine[start : start + 10]
-                table.insert([delivery(body(connection_id, event_id=event_id)) for event_id, connection_id in chunk])
+                table.insert([received_webhook(body(connection_id, event_id=event_id)) for event_id, connection_id in chunk])
 
     errors = together(*[lambda number=number: write(number) for number in range(writers)])
 
@@ -231,8 +231,8 @@ def test_writers_of_several_processes_raise_each_event_once(database_url: str, w
 
 
 @pytest.mark.parametrize("writers", [8])
-def test_one_event_at_once_through_many_writers_is_one_wish(database_url: str, writers: int) -> None:
-    """The same new event through eight writers in the same moment, twenty times over: one webhook, one wish each."""
+def test_one_event_through_many_writers_is_one_read_request(database_url: str, writers: int) -> None:
+    """Eight writers store the same new event at the same time, twenty times: one webhook, one read request each."""
     databases = [Database(database_url) for _ in range(writers)]
     called: list[str] = []
     ready = threading.Barrier(writers)
@@ -241,7 +241,7 @@ def test_one_event_at_once_through_many_writers_is_one_wish(database_url: str, w
         with closing(make_webhook_table(database, ENCRYPTION)) as table:
             for number in range(20):
                 ready.wait()
-                called.extend(table.insert([delivery(body(f"c{number}", event_id=f"e{number}"))]))
+                called.extend(table.insert([received_webhook(body(f"c{number}", event_id=f"e{number}"))]))
 
     errors = together(*[lambda each=each: write(each) for each in databases])
 
@@ -267,7 +267,7 @@ def through_raise(database: Database, connection_id: str) -> list[str]:
 
 @pytest.fixture(params=[through_inbox, through_raise], ids=["inbox", "raise_jobs"])
 def raiser(request: pytest.FixtureRequest) -> Raiser:
-    """A way to raise a job because of a webhook."""
+    """One way to request a read for a webhook."""
     return request.param
 
 
@@ -305,7 +305,7 @@ CASES = [
 
 
 def put_job(database: Database, row: Mapping[str, Any]) -> None:
-    """Write a job whose times are seconds from now."""
+    """Store a read request with times relative to now."""
     times = ("due_at", "woken_at", "leased_until", "failed_at")
     values = {
         name: database.now(value) if name in times and value is not None else value for name, value in row.items()
@@ -321,13 +321,13 @@ def seconds_from_now(moment: datetime | None) -> float | None:
 
 
 @pytest.mark.parametrize(("row", "is_called"), CASES)
-def test_a_worker_is_called_where_nobody_is_at_work_and_no_call_is_on_its_way(
+def test_a_worker_is_notified_if_there_is_no_lease_and_no_message_on_its_way(
     database: Database,
     raiser: Raiser,
     row: Mapping[str, Any] | None,
     is_called: bool,  # noqa: FBT001 - a column
 ) -> None:
-    """The inbox of either database and ``raise_jobs`` agree on whom to call, and on what the job is afterwards."""
+    """Both webhook tables and ``request_reads`` agree on notifications and on the resulting row."""
     if row is not None:
         put_job(database, row)
     before = {**IDLE, "requested": 0, "completed": 0, **(row or {})}
@@ -345,8 +345,8 @@ def test_a_worker_is_called_where_nobody_is_at_work_and_no_call_is_on_its_way(
     assert seconds_from_now(job.due_at) == pytest.approx(min(before.get("due_at") or 0, 0), abs=3)
 
 
-def test_a_burst_calls_once(database: Database, raiser: Raiser) -> None:
-    """Ten wishes before the worker comes are one call."""
+def test_a_burst_notifies_once(database: Database, raiser: Raiser) -> None:
+    """Ten webhooks before the worker starts are one notification."""
     called = [raiser(database, "c1") for _ in range(10)]
 
     assert called == [["c1"]] + [[]] * 9
@@ -357,7 +357,7 @@ def test_a_burst_calls_once(database: Database, raiser: Raiser) -> None:
 
 
 def is_waiting(url: str, count: int) -> bool:
-    """Return whether so many sessions wait for a lock."""
+    """Return whether this many sessions wait for a lock."""
     with psycopg.connect(url) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -373,8 +373,8 @@ def postgres(postgres_url: str) -> Iterator[Database]:
     database.close()
 
 
-def test_making_a_missing_job_does_not_deadlock_with_the_inbox(postgres: Database, postgres_url: str) -> None:
-    """A worker that locks an old job and a new one, and an inbox that raises both, come one after the other."""
+def test_creating_a_read_request_does_not_deadlock_with_the_inbox(postgres: Database, postgres_url: str) -> None:
+    """A worker that locks an old and a new read request, and an inbox that requests both, do not deadlock."""
     store(postgres, body("a"))
 
     def lock() -> None:
@@ -399,7 +399,7 @@ def test_making_a_missing_job_does_not_deadlock_with_the_inbox(postgres: Databas
 
 
 def test_a_failure_does_not_deadlock_with_counted_repeats(postgres: Database, postgres_url: str) -> None:
-    """A read that succeeds, one that is given up, and an inbox that counts repeats of both, come one by one."""
+    """A successful read, a failed one, and an inbox that counts repeats of both do not deadlock."""
     store(postgres, body("dead", event_id="e1"), body("good", event_id="e2"))
     store(postgres, body("good", event_id="e3"))
     with postgres.write() as session:
@@ -450,7 +450,7 @@ def refresher(database: Database, read: Callable[[str], ReadOutcome]) -> Refetch
 
 
 class Crowd:
-    """Writers, workers and operators on one PostgreSQL, who all want the same connections at the same time."""
+    """Inboxes, workers and operators that use the same connections concurrently on PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -467,7 +467,7 @@ class Crowd:
                 raws = [body(id_, event_id=f"e{chance.randrange(50)}-{id_}") for id_ in self._some(chance)]
                 raws += chance.sample(raws, min(2, len(raws)))
                 chance.shuffle(raws)
-                table.insert([delivery(raw) for raw in raws])
+                table.insert([received_webhook(raw) for raw in raws])
 
     def work(self, seed: int) -> None:
         """Read connections, whose groups change each time."""
@@ -477,7 +477,7 @@ class Crowd:
                 self._refetcher.refetch(id_)
 
     def ask(self, seed: int) -> None:
-        """Wish for reads, and take calls back."""
+        """Request reads, and clear notifications."""
         chance = random.Random(seed)
         while not self.is_over.is_set():
             with self._database.write() as session:
@@ -502,7 +502,7 @@ class Crowd:
 
 
 def test_writers_and_workers_never_deadlock(postgres: Database) -> None:
-    """Hundreds of batches of overlapping events, while workers read ever new groups of the same connections."""
+    """Hundreds of batches of overlapping events, while workers read changing groups of the same connections."""
     crowd = Crowd(postgres)
 
     def write_all() -> None:

@@ -13,8 +13,8 @@ from tests.support.polling import eventually
 from tests.support.servers import free_ports
 
 
-class Line:
-    """A way to workers that can be away, or hang.
+class FakeBroker:
+    """A broker that can be out of reach, or hang.
 
     Attributes:
         called: Whom it was called for, in order.
@@ -23,138 +23,138 @@ class Line:
     """
 
     def __init__(self) -> None:
-        self.called: list[str] = []
+        self.enqueued: list[str] = []
         self.error: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
 
-    def call(self, connection_ids: Collection[str]) -> None:
-        """Call, or fail, or wait."""
+    def enqueue(self, connection_ids: Collection[str]) -> None:
+        """Enqueue, or fail, or wait."""
         self.gate.wait()
         if self.error is not None:
             raise self.error
-        self.called += connection_ids
+        self.enqueued += connection_ids
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
-    """The way to workers."""
-    line = Line()
-    yield line
-    line.gate.set()
+def broker() -> Iterator[FakeBroker]:
+    """The broker."""
+    broker = FakeBroker()
+    yield broker
+    broker.gate.set()
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    """What was lost."""
+    """The metrics."""
     return Metrics()
 
 
 @contextmanager
-def waking(call: Callable[[Collection[str]], None], metrics: Metrics) -> Iterator[WorkerNotifier]:
-    wake = WorkerNotifier(enqueue=call, metrics=metrics)
-    wake.start()
-    yield wake
-    wake.stop(0.1)
+def running_notifier(enqueue: Callable[[Collection[str]], None], metrics: Metrics) -> Iterator[WorkerNotifier]:
+    notify = WorkerNotifier(enqueue=enqueue, metrics=metrics)
+    notify.start()
+    yield notify
+    notify.stop(0.1)
 
 
 def lost(metrics: Metrics) -> float:
     return metrics.registry.get_sample_value("meldwatch_worker_notifications_failed_total") or 0
 
 
-def test_calls_are_made_in_order(line: Line, metrics: Metrics) -> None:
-    """Whoever is woken is called, one after the other; none of nobody."""
-    with waking(line.call, metrics) as wake:
-        wake(["a", "b"])
-        wake([])
-        wake(["c"])
+def test_messages_are_sent_in_order(broker: FakeBroker, metrics: Metrics) -> None:
+    """One message for each connection id, in order."""
+    with running_notifier(broker.enqueue, metrics) as notify:
+        notify(["a", "b"])
+        notify([])
+        notify(["c"])
 
-        assert eventually(lambda: len(line.called) == 3)
-    assert (line.called, lost(metrics)) == (["a", "b", "c"], 0)
+        assert eventually(lambda: len(broker.enqueued) == 3)
+    assert (broker.enqueued, lost(metrics)) == (["a", "b", "c"], 0)
 
 
-def test_a_broker_that_hangs_delays_nobody(line: Line, metrics: Metrics) -> None:
-    """While a call hangs, a thousand others are taken at once, and are made when it goes on."""
-    line.gate.clear()
-    with waking(line.call, metrics) as wake:
+def test_a_hanging_broker_delays_no_caller(broker: FakeBroker, metrics: Metrics) -> None:
+    """While the broker hangs, a thousand notifications are accepted at once, and sent afterwards."""
+    broker.gate.clear()
+    with running_notifier(broker.enqueue, metrics) as notify:
         began = time.monotonic()
         for number in range(1000):
-            wake([f"c{number}"])
+            notify([f"c{number}"])
         seconds = time.monotonic() - began
-        line.gate.set()
+        broker.gate.set()
 
-        assert eventually(lambda: len(line.called) == 1000)
+        assert eventually(lambda: len(broker.enqueued) == 1000)
     assert seconds < 0.5
     assert lost(metrics) == 0
 
 
-def test_a_broker_that_is_away_is_a_metric(line: Line, metrics: Metrics) -> None:
-    """What the broker does not take is counted, and the next calls are made when it is back."""
-    line.error = OutOfReachError("away")
-    with waking(line.call, metrics) as wake:
-        wake(["a", "b", "c"])
+def test_an_unreachable_broker_is_a_metric(broker: FakeBroker, metrics: Metrics) -> None:
+    """Rejected notifications are counted; later ones are sent when the broker is back."""
+    broker.error = OutOfReachError("away")
+    with running_notifier(broker.enqueue, metrics) as notify:
+        notify(["a", "b", "c"])
         eventually(lambda: lost(metrics) == 3)
-        line.error = None
-        wake(["d"])
+        broker.error = None
+        notify(["d"])
 
-        assert eventually(lambda: line.called) == ["d"]
+        assert eventually(lambda: broker.enqueued) == ["d"]
 
 
-def test_an_unforeseen_error_ends_nothing(line: Line, metrics: Metrics) -> None:
-    """Whatever a call raises, it is counted as lost, and the thread goes on."""
-    line.error = RuntimeError("unforeseen")
-    with waking(line.call, metrics) as wake:
-        wake(["a"])
+def test_an_unexpected_error_does_not_end_the_thread(broker: FakeBroker, metrics: Metrics) -> None:
+    """Any exception is counted as lost, and the thread survives."""
+    broker.error = RuntimeError("unforeseen")
+    with running_notifier(broker.enqueue, metrics) as notify:
+        notify(["a"])
         eventually(lambda: lost(metrics) == 1)
-        line.error = None
-        wake(["b"])
+        broker.error = None
+        notify(["b"])
 
-        assert eventually(lambda: line.called) == ["b"]
-        assert wake.is_alive()
+        assert eventually(lambda: broker.enqueued) == ["b"]
+        assert notify.is_alive()
 
 
-def test_calls_beyond_the_queue_are_counted_as_lost(line: Line, metrics: Metrics) -> None:
-    """A queue that is full takes no more, without waiting, and every call is either made or counted."""
-    line.gate.clear()
-    with waking(line.call, metrics) as wake:
-        wake(f"c{number}" for number in range(MAX_QUEUE_LENGTH + 50))  # type: ignore[arg-type]
+def test_notifications_beyond_the_queue_are_counted_as_lost(broker: FakeBroker, metrics: Metrics) -> None:
+    """A full queue refuses without waiting; every notification is either sent or counted."""
+    broker.gate.clear()
+    with running_notifier(broker.enqueue, metrics) as notify:
+        notify(f"c{number}" for number in range(MAX_QUEUE_LENGTH + 50))  # type: ignore[arg-type]
         missed = lost(metrics)
-        line.gate.set()
+        broker.gate.set()
 
-        assert eventually(lambda: len(line.called) == MAX_QUEUE_LENGTH + 50 - missed)
+        assert eventually(lambda: len(broker.enqueued) == MAX_QUEUE_LENGTH + 50 - missed)
     assert 49 <= missed <= 50
 
 
-def test_stopping_makes_the_calls_that_wait(line: Line, metrics: Metrics) -> None:
-    """A process that ends still calls for what it stored."""
-    wake = WorkerNotifier(enqueue=line.call, metrics=metrics)
-    wake.start()
-    wake([f"c{number}" for number in range(500)])
-    wake.stop()
+def test_stopping_sends_the_waiting_notifications(broker: FakeBroker, metrics: Metrics) -> None:
+    """A process that stops still sends them."""
+    notify = WorkerNotifier(enqueue=broker.enqueue, metrics=metrics)
+    notify.start()
+    notify([f"c{number}" for number in range(500)])
+    notify.stop()
 
-    assert (len(line.called), wake.is_alive()) == (500, False)
+    assert (len(broker.enqueued), notify.is_alive()) == (500, False)
 
 
 @pytest.mark.parametrize("waiting", [1, MAX_QUEUE_LENGTH + 10], ids=["few", "a full queue"])
-def test_stopping_waits_for_nobody_for_long(line: Line, metrics: Metrics, waiting: int) -> None:
-    """Behind a broker that hangs the end comes all the same."""
-    line.gate.clear()
-    wake = WorkerNotifier(enqueue=line.call, metrics=metrics)
-    wake.start()
-    wake([f"c{number}" for number in range(waiting)])
+def test_stopping_has_a_timeout(broker: FakeBroker, metrics: Metrics, waiting: int) -> None:
+    """Although the broker hangs, stopping has a timeout."""
+    broker.gate.clear()
+    notify = WorkerNotifier(enqueue=broker.enqueue, metrics=metrics)
+    notify.start()
+    notify([f"c{number}" for number in range(waiting)])
     began = time.monotonic()
-    wake.stop(0.2)
+    notify.stop(0.2)
 
     assert time.monotonic() - began < 1
 
 
-def test_a_real_broker_that_is_not_there_delays_nobody(metrics: Metrics) -> None:
-    """Where nobody listens, the caller notices nothing and the losses are counted."""
+def test_a_missing_broker_server_delays_no_caller(metrics: Metrics) -> None:
+    """Without a server the caller is not delayed, and the losses are counted."""
     (port,) = free_ports(1)
     broker = brokers.connect(f"redis://127.0.0.1:{port}")
-    with waking(lambda ids: brokers.enqueue(broker, ids), metrics) as wake:
+    with running_notifier(lambda ids: brokers.enqueue(broker, ids), metrics) as notify:
         began = time.monotonic()
-        wake(["a", "b", "c"])
+        notify(["a", "b", "c"])
         seconds = time.monotonic() - began
 
         assert eventually(lambda: lost(metrics) == 3)
@@ -162,13 +162,13 @@ def test_a_real_broker_that_is_not_there_delays_nobody(metrics: Metrics) -> None
     assert seconds < 0.1
 
 
-def test_it_lives_from_start_to_stop(line: Line, metrics: Metrics) -> None:
-    """Whoever watches the process can tell whether its thread is there."""
-    wake = WorkerNotifier(enqueue=line.call, metrics=metrics)
-    lives = [wake.is_alive()]
-    wake.start()
-    lives.append(wake.is_alive())
-    wake.stop()
-    lives.append(wake.is_alive())
+def test_is_alive_from_start_to_stop(broker: FakeBroker, metrics: Metrics) -> None:
+    """The supervisor sees whether the thread runs."""
+    notify = WorkerNotifier(enqueue=broker.enqueue, metrics=metrics)
+    lives = [notify.is_alive()]
+    notify.start()
+    lives.append(notify.is_alive())
+    notify.stop()
+    lives.append(notify.is_alive())
 
     assert lives == [False, True, False]

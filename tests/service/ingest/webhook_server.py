@@ -1,4 +1,4 @@
-"""The webhook route on a real server and a real socket, with Meld's published secret, URL and time."""
+"""The webhook endpoint on a real server and socket, with Meld's published secret, URL and time."""
 
 import contextlib
 import threading
@@ -24,60 +24,60 @@ from tests.support.meld_signature import SECRET, SIGNED_AT, URL, sign
 
 
 @dataclass(frozen=True)
-class Door:
-    """A served webhook route, and what it counted."""
+class WebhookServer:
+    """A running webhook server, and its metrics."""
 
     url: str
     metrics: Metrics
 
     def count(self, result: str) -> float:
-        """Return how many requests came to this."""
+        """Return the count of requests with this result."""
         return self.metrics.registry.get_sample_value("meldwatch_webhooks_total", {"result": result}) or 0
 
 
-class Shelf:
-    """A table in memory that can be told to fail or to wait: implements ``service.ingest.inbox.WebhookTable``.
+class FakeWebhookTable:
+    """A ``WebhookTable`` in memory that can be made to fail or to wait.
 
     Attributes:
-        kept: What was stored, in order.
-        sizes: How large each batch was.
-        error: Raised instead of storing, where it is set.
-        gate: Closed, it holds every batch up.
-        is_closed: Whether it was let go of.
+        stored: The stored webhooks, in order.
+        sizes: The size of each batch.
+        error: Raised instead of storing, if set.
+        gate: While cleared, ``insert`` waits.
+        is_closed: Whether the inbox closed the table.
     """
 
     def __init__(self) -> None:
-        self.kept: list[ReceivedWebhook] = []
+        self.stored: list[ReceivedWebhook] = []
         self.sizes: list[int] = []
         self.error: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.is_closed = False
 
-    def insert(self, deliveries: Sequence[ReceivedWebhook]) -> list[str]:
-        """Keep a batch, or fail, or wait."""
-        self.sizes.append(len(deliveries))
+    def insert(self, webhooks: Sequence[ReceivedWebhook]) -> list[str]:
+        """Store a batch, or fail, or wait."""
+        self.sizes.append(len(webhooks))
         self.gate.wait()
         if self.error is not None:
             raise self.error
-        self.kept += deliveries
-        return sorted({each.hint.connection_id for each in deliveries if each.hint.connection_id is not None})
+        self.stored += webhooks
+        return sorted({each.hint.connection_id for each in webhooks if each.hint.connection_id is not None})
 
     def close(self) -> None:
-        """Note that nothing will come any more."""
+        """Mark the table as closed."""
         self.is_closed = True
 
 
 @contextlib.contextmanager
-def door(
+def serve_webhooks(
     store: Callable[[ReceivedWebhook], Awaitable[None]],
     *,
     reject: Callable[[RefusedWebhook], None] = lambda _refused: None,
-    body_seconds: float = 3,
-) -> Iterator[Door]:
-    """Serve the webhook route in front of a store; its present is shortly after the vector was signed."""
+    body_timeout_seconds: float = 3,
+) -> Iterator[WebhookServer]:
+    """Serve the webhook endpoint; its present time is shortly after the vector was signed."""
     metrics = Metrics()
-    receive = WebhookEndpoint(
+    webhook_endpoint = WebhookEndpoint(
         verifier=SignatureVerifier(
             urls=[URL],
             secrets=[SECRET],
@@ -87,27 +87,29 @@ def door(
         reject=reject,
         clock=lambda: SIGNED_AT + timedelta(seconds=1),
         metrics=metrics,
-        body_timeout_seconds=body_seconds,
+        body_timeout_seconds=body_timeout_seconds,
     )
 
     async def endpoint(request: Request) -> Response:
-        return await receive(request)
+        return await webhook_endpoint(request)
 
     app = Starlette(routes=[Route("/webhooks/meld", endpoint, methods=["POST"])])
     with serving(app) as url:
-        yield Door(url, metrics)
+        yield WebhookServer(url, metrics)
 
 
 @contextlib.contextmanager
-def inbox(
+def running_inbox(
     table: WebhookTable | Database,
     *,
-    wake: Callable[[Collection[str]], None] = lambda _ids: None,
-    answer_seconds: float = 8,
+    notify_workers: Callable[[Collection[str]], None] = lambda _ids: None,
+    commit_timeout_seconds: float = 8,
 ) -> Iterator[Inbox]:
-    """Run an inbox before a table."""
-    kept = make_webhook_table(table, ENCRYPTION) if isinstance(table, Database) else table
-    inbox = Inbox(table=kept, notify_workers=wake, metrics=Metrics(), commit_timeout_seconds=answer_seconds)
+    """Run an inbox."""
+    stored = make_webhook_table(table, ENCRYPTION) if isinstance(table, Database) else table
+    inbox = Inbox(
+        table=stored, notify_workers=notify_workers, metrics=Metrics(), commit_timeout_seconds=commit_timeout_seconds
+    )
     inbox.start()
     try:
         yield inbox
@@ -116,7 +118,7 @@ def inbox(
 
 
 def signed(body: bytes, *lines: str) -> bytes:
-    """Return a request with Meld's signature, byte for byte."""
+    """Return the bytes of a request with Meld's signature."""
     signature = sign(body).decode()
     return request(
         body, f"Meld-Signature: {signature}", "Meld-Signature-Timestamp: 2022-05-26T20:25:17.682818Z", *lines
@@ -124,7 +126,7 @@ def signed(body: bytes, *lines: str) -> bytes:
 
 
 def chunked(body: bytes, size: int, *lines: str) -> bytes:
-    """Return the same in chunks."""
+    """Return the bytes of a signed request with chunked transfer encoding."""
     head = signed(body, "Transfer-Encoding: chunked", *lines).partition(b"\r\n\r\n")[0]
     pieces = [body[start : start + size] for start in range(0, len(body), size)]
     return head + b"\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"

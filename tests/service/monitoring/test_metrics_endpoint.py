@@ -29,8 +29,8 @@ def test_gauges_are_measured_from_the_database(api: Api) -> None:
     past = utcnow() - timedelta(seconds=60)
     row_factory.store(
         api.database,
-        row_factory.job("c1", requested=1, due_at=past),
-        row_factory.job("c2", requested=1, failed_at=past),
+        row_factory.read_request("c1", requested=1, due_at=past),
+        row_factory.read_request("c2", requested=1, failed_at=past),
         row_factory.webhook(),
         row_factory.webhook(),
         row_factory.webhook(processed_at=past),

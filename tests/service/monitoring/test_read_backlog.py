@@ -21,13 +21,13 @@ def test_due_reads_are_counted(database: Database) -> None:
     older = now - timedelta(seconds=90)
     row_factory.store(
         database,
-        row_factory.job("due", requested=1, due_at=past),
-        row_factory.job("oldest", requested=3, completed=1, due_at=older),
-        row_factory.job("lease ran out", requested=1, due_at=past, leased_until=past),
-        row_factory.job("leased", requested=1, due_at=older - timedelta(hours=1), leased_until=future),
-        row_factory.job("done", requested=1, completed=1, due_at=older - timedelta(hours=1)),
-        row_factory.job("later", requested=1, due_at=future),
-        row_factory.job("dead", requested=1, failed_at=past),
+        row_factory.read_request("due", requested=1, due_at=past),
+        row_factory.read_request("oldest", requested=3, completed=1, due_at=older),
+        row_factory.read_request("lease ran out", requested=1, due_at=past, leased_until=past),
+        row_factory.read_request("leased", requested=1, due_at=older - timedelta(hours=1), leased_until=future),
+        row_factory.read_request("done", requested=1, completed=1, due_at=older - timedelta(hours=1)),
+        row_factory.read_request("later", requested=1, due_at=future),
+        row_factory.read_request("dead", requested=1, failed_at=past),
     )
 
     with database.read() as session:

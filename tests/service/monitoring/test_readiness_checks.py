@@ -90,14 +90,14 @@ def test_no_due_read_waits_for_long(
     database: Database, completed: int, steps: dict[str, float], *, is_ok: bool
 ) -> None:
     """No read that is pending, due and free waits for more than 300 s."""
-    row_factory.store(database, row_factory.job(requested=1, completed=completed, **in_seconds(**steps)))
+    row_factory.store(database, row_factory.read_request(requested=1, completed=completed, **in_seconds(**steps)))
 
     assert is_ok == (readiness_checks.check_backlog(database) is None)
 
 
 def test_an_open_circuit_excuses_the_backlog(database: Database) -> None:
     """No read can begin then; the check ``meld`` reports it."""
-    row_factory.store(database, row_factory.job(requested=1, **in_seconds(due_at=-9000)))
+    row_factory.store(database, row_factory.read_request(requested=1, **in_seconds(due_at=-9000)))
     open_circuit(database, reason="throttled", seconds_ago=1)
 
     assert readiness_checks.check_backlog(database) is None

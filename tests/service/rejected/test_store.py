@@ -180,9 +180,9 @@ def test_the_sample_is_found_by_index(database: Database) -> None:
         session.connection().execute(insert(RejectionRow), rows)
         session.connection().execute(text("ANALYZE"))
 
-    with query_plans.recording(database) as sent:
+    with query_plans.record_statements(database) as sent:
         store.insert([noise("wrong")])
-    (plan,) = query_plans.plans_of(database, [each for each in sent if each[0].startswith("DELETE")])
+    (plan,) = query_plans.explain_all(database, [each for each in sent if each[0].startswith("DELETE")])
 
     assert "ix_rejection_unlikely" in plan
     assert not re.search(r"Seq Scan|SCAN rejection", plan)
