@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, exists, not_, or_
 from sqlmodel import col
 
 from runtime.database import Database
+from runtime.queues import reads
 from schemas.meld.webhook import DELETED
 from schemas.tables import (
     ConnectionRow,
@@ -94,7 +95,7 @@ def _is_read_pending() -> ColumnElement[bool]:
     """Whether a new read of a failed webhook's connection is pending, which may still process the webhook."""
     return exists().where(
         col(ReadRequestRow.connection_id) == col(WebhookRow.connection_id),
-        col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
+        reads.is_pending(),
         col(ReadRequestRow.failed_at).is_(None),
     )
 

@@ -106,8 +106,8 @@ def test_outcomes_are_kept(database: Database, deliver: DeliveryDispatcher, cons
     deliver.deliver("s1")
 
     (row,) = deliveries(database)
-    told = [(outcome["status"], outcome["error"], outcome["response"]) for outcome in row.outcomes]
-    assert told == [(500, "the consumer answered 500", "sorry"), (200, None, None)]
+    outcomes = [(outcome["status"], outcome["error"], outcome["response"]) for outcome in row.outcomes]
+    assert outcomes == [(500, "the consumer answered 500", "sorry"), (200, None, None)]
     assert (row.attempts, row.error) == (2, None)
     assert consumer.event_ids == [event_id, event_id]
 

@@ -12,7 +12,7 @@ from sqlmodel import col, select
 
 from runtime.clock import utcnow
 from runtime.database import Database
-from runtime.queues import reads as jobs
+from runtime.queues import reads as read_queue
 from runtime.settings import Settings
 from schemas import tables
 from schemas.meld.connection import Snapshot
@@ -77,7 +77,7 @@ class Past:
         if read.trigger == "reconcile" and snapshot is not None and not self._is_known(read.id):
             adopt = BulkImport(database=self.database)
             with self.database.write() as session:
-                jobs.lock_requests(self.database, session, {read.id, *snapshot.duplicate_ids})
+                read_queue.lock_requests(self.database, session, {read.id, *snapshot.duplicate_ids})
                 adopt(session, [snapshot], began_at, began_at + timedelta(seconds=1))
             return
         lease = self.lease_read(read)
@@ -95,7 +95,7 @@ class Past:
         else:
             with self.database.write() as session:
                 replay_id = "r1" if read.trigger == "replay" else None
-                jobs.request_reads(self.database, session, [read.id], read.trigger, replay_id=replay_id)
+                read_queue.request_reads(self.database, session, [read.id], read.trigger, replay_id=replay_id)
         with self.database.write() as session:
             lease = acquire_lease(self.database, session, read.id, token=f"token {next(_NUMBERS)}", lease_seconds=30)
         assert lease is not None
@@ -116,7 +116,7 @@ class Past:
             "mirror": self.rows(tables.ConnectionRow, col(tables.ConnectionRow.id)),
             "observation": self.rows(tables.ObservationRow, col(tables.ObservationRow.id)),
             "event": self.rows(tables.EventRow, col(tables.EventRow.position)),
-            "job": self.rows(tables.ReadRequestRow, col(tables.ReadRequestRow.connection_id)),
+            "read_request": self.rows(tables.ReadRequestRow, col(tables.ReadRequestRow.connection_id)),
             "counter": self.rows(tables.FeedCounterRow),
         }
 

@@ -25,7 +25,7 @@ from workers.history.reader import (
 def postgres(postgres_url: str) -> Iterator[Database]:
     """A PostgreSQL with many rows."""
     database = Database(postgres_url)
-    query_plans.fill(database)
+    query_plans.fill_tables(database)
     yield database
     database.close()
 
@@ -34,7 +34,7 @@ def test_histories_are_read_by_index(postgres: Database) -> None:
     """A chunk of any table, and one connection, are read by an index: no query scans a table."""
     with postgres.read() as session:
         plans = [
-            query_plans.plan_of(session, make(condition))
+            query_plans.explain(session, make(condition))
             for make in (baselines_query, mirrors_query, observations_query, events_query)
             for condition in (connections_between("c1", "c11"), only_connection("c1"))
         ]

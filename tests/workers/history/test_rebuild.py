@@ -110,14 +110,14 @@ def test_damage_is_found_and_repaired(past: Past, damage: str) -> None:
     before = past.all()
     change(past.database, *damage.split("; "))
 
-    found, mended, left = past.check(), past.repair(), past.check()
+    found, repaired, left = past.check(), past.repair(), past.check()
 
     assert found
-    assert [each for each in mended if not each.is_mended] == []
-    assert mended
+    assert [each for each in repaired if not each.is_mended] == []
+    assert repaired
     assert left == []
     assert without_times(before["mirror"]) == without_times(past.all()["mirror"])
-    assert {told["id"] for told in before["event"]} == {told["id"] for told in past.all()["event"]}
+    assert {row["id"] for row in before["event"]} == {row["id"] for row in past.all()["event"]}
     assert before["observation"] == past.all()["observation"]
 
 
@@ -165,13 +165,13 @@ def test_an_event_that_was_never_appended_gets_the_next_sequence(past: Past) -> 
     (late,) = events(past, "c")
     change(past.database, *[inner(past.database, late, 1)])
 
-    mended, left = past.repair(), past.check()
+    repaired, left = past.repair(), past.check()
 
-    told = [
+    appended = [
         (row.sequence, row.data["connection"]["sequence"], row.data["current"]["status"]) for row in events(past, "c")
     ]
-    assert told == [(1, 1, "DELETED"), (2, 2, "ACTIVE")]
-    assert all(each.is_mended for each in mended)
+    assert appended == [(1, 1, "DELETED"), (2, 2, "ACTIVE")]
+    assert all(each.is_mended for each in repaired)
     assert left == []
 
 
@@ -187,7 +187,7 @@ def inner(database: Database, event: EventRow, sequence: int) -> str:
 NOT_REPAIRABLE = {
     "an observation": "DELETE FROM observation WHERE id = 2",
     "all observations": "DELETE FROM observation WHERE connection_id = 'a'",
-    "the newest, which told nothing": "DELETE FROM observation WHERE id = 7",
+    "the newest, which caused no event": "DELETE FROM observation WHERE id = 7",
     "what an observation saw": "UPDATE observation SET document = '{}' WHERE id = 2",
     "why it was made": "UPDATE observation SET trigger = 'x' WHERE id = 2",
 }
@@ -200,11 +200,11 @@ def test_an_incomplete_history_repairs_nothing(past: Past, damage: str) -> None:
     change(past.database, damage, "UPDATE connection SET institution_name = 'x' WHERE id = 'a'")
     before = past.all()
 
-    found, mended = past.check(), past.repair()
+    found, repaired = past.check(), past.repair()
 
     assert found
     assert any(each.kind == "history" or each.field == "row" for each in found)
-    assert [each for each in (*found, *mended) if each.is_mendable or each.is_mended] == []
+    assert [each for each in (*found, *repaired) if each.is_mendable or each.is_mended] == []
     assert before == past.all()
 
 
@@ -230,17 +230,17 @@ def test_an_unexpected_event_stays_and_is_reported(past: Past) -> None:
 def test_a_read_in_progress_is_discarded_by_a_repair(past: Past) -> None:
     """It decided on damaged rows: the fencing token stops its commit, and the read is pending again at once."""
     eventful(past)
-    claim = past.lease_read(Read("a", None))
+    lease = past.lease_read(Read("a", None))
     change(past.database, "UPDATE connection SET status = 'x', sequence = 2 WHERE id = 'a'")
 
     past.repair()
 
     reading = Reading(Snapshot.from_document(document("a", "ACTIVE")), BEGAN, BEGAN)
     with pytest.raises(LeaseLostError), past.database.write() as session:
-        commit_read(past.database, session, claim, reading)
+        commit_read(past.database, session, lease, reading)
     with past.database.read() as session:
-        job = session.get_one(ReadRequestRow, "a")
-    assert (job.requested > job.completed, job.lease_token, job.leased_until) == (True, None, None)
+        request = session.get_one(ReadRequestRow, "a")
+    assert (request.requested > request.completed, request.lease_token, request.leased_until) == (True, None, None)
     assert past.check() == []
 
 

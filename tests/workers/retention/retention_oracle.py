@@ -30,7 +30,7 @@ class StoredRows:
     """All stored rows."""
 
     webhooks: list[dict[str, Any]]
-    jobs: dict[str, str]
+    read_requests: dict[str, str]
     mirror: dict[str, str]
     observations: list[dict[str, Any]]
     events: list[dict[str, Any]]
@@ -43,9 +43,9 @@ class StoredRows:
         self.now = now
         for number, webhook in enumerate(self.webhooks, start=1):
             yield self._webhook(number, webhook)
-        for id_, state in self.jobs.items():
+        for id_, state in self.read_requests.items():
             columns = {"idle": {}, "pending": {"requested": 1}, "dead": {"requested": 1, "failed_at": now}}[state]
-            yield row_factory.job(id_, **columns)
+            yield row_factory.read_request(id_, **columns)
         for id_, status in self.mirror.items():
             yield row_factory.connection(id_, status=status)
         for number, observation in enumerate(self.observations, start=1):
@@ -145,7 +145,7 @@ class StoredRows:
         if webhook["step"] == "pending":
             return None
         if webhook["step"] == "failed":
-            is_pending = self.jobs.get(webhook["connection_id"]) == "pending"
+            is_pending = self.read_requests.get(webhook["connection_id"]) == "pending"
             is_old = webhook["stepped"] > settings.retain_failures_days and last > known
             return "failures" if is_old and not is_pending and not is_evidence else None
         if last > max(known, settings.retain_webhooks_days) and not is_evidence:
@@ -222,7 +222,7 @@ def stored_rows(draw: st.DrawFn) -> StoredRows:
     events = draw(_events(len(observations)))
     return StoredRows(
         webhooks=draw(st.lists(webhook, max_size=10)),
-        jobs=draw(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["idle", "pending", "dead"]))),
+        read_requests=draw(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["idle", "pending", "dead"]))),
         mirror=draw(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["ACTIVE", "DELETED"]))),
         observations=observations,
         events=events,

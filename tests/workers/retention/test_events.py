@@ -86,10 +86,10 @@ def test_damage_is_repaired_without_the_oldest_events(
         session.connection().execute(text("DELETE FROM connection"))
         session.connection().execute(text("DELETE FROM event WHERE id = :lost"), {"lost": lost})
 
-    mended = past.repair()
+    repaired = past.repair()
 
     assert covered == []
-    assert all(each.is_mended for each in mended)
+    assert all(each.is_mended for each in repaired)
     assert past.check() == []
     assert facts(before["mirror"]) == facts(past.all()["mirror"])
     assert set(stored) - {lost} <= {row["id"] for row in past.all()["event"]} <= set(stored)

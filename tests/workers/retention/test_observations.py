@@ -53,9 +53,9 @@ def test_damage_after_a_baseline_is_repaired_exactly(past: Past, made: list[Read
     with past.database.write() as session:
         session.connection().execute(text("UPDATE connection SET status = 'x', grouped_at = NULL, customer_id = 'x'"))
 
-    mended = past.repair()
+    repaired = past.repair()
 
-    assert all(each.is_mended for each in mended)
+    assert all(each.is_mended for each in repaired)
     assert past.check() == []
     assert before["mirror"] == past.all()["mirror"]
 

@@ -124,15 +124,15 @@ def test_a_repeat_is_known_without_its_body(database: Database) -> None:
         session.exec(update(tables.ReadRequestRow).values(completed=1))
 
     removed = make_prune(database, NOTHING_KEPT).run(who="me")
-    calls = store(database, sent)
+    notified = store(database, sent)
 
-    assert (removed["webhooks"], removed["bodies"], calls) == (0, 1, [])
+    assert (removed["webhooks"], removed["bodies"], notified) == (0, 1, [])
     with database.read() as session:
         webhook = session.exec(select(tables.WebhookRow)).one()
-        job = session.exec(select(tables.ReadRequestRow)).one()
+        request = session.exec(select(tables.ReadRequestRow)).one()
     assert (webhook.body, webhook.headers, webhook.encrypted_with, webhook.deliveries) == (b"", {}, None, 2)
     assert webhook.emptied_at is not None
-    assert (job.requested, job.completed) == (1, 1)
+    assert (request.requested, request.completed) == (1, 1)
 
 
 def test_a_repeat_keeps_an_old_event_id(database: Database) -> None:
@@ -246,7 +246,7 @@ def test_a_row_that_changes_meanwhile_is_checked_again(database: Database) -> No
         subscription_id="s", connection_id="c1", position=1, event_id="e", type="t", created_at=old, outcomes=[],
         dead_at=old,
     )  # fmt: skip
-    row_factory.store(database, failed, delivery, row_factory.job("c1", requested=1, failed_at=old))
+    row_factory.store(database, failed, delivery, row_factory.read_request("c1", requested=1, failed_at=old))
 
     def wait(_seconds: float) -> bool:
         with database.write() as session:
@@ -282,8 +282,8 @@ def test_a_prune_beside_workers_loses_nothing(database: Database, reader: Script
 
     def read_webhook(number: int) -> None:
         id_ = f"c{number % 3}"
-        told = {"statusReason": f"REASON_{number}"} if id_ == "c2" else {"status": f"STATUS_{number}"}
-        reader.answers[id_] = seen(id_, **told)
+        answer = {"statusReason": f"REASON_{number}"} if id_ == "c2" else {"status": f"STATUS_{number}"}
+        reader.answers[id_] = seen(id_, **answer)
         sent = body(id_, event_id=f"e{number}")
         store(database, sent, sent)
         refetcher.refetch(id_)

@@ -37,7 +37,7 @@ def old_rows() -> list[SQLModel]:
             id=2, connection_id="z", received_at=old, delivered_at=old, failed_at=old, hint_status="DELETED"
         ),
         row_factory.webhook(id=3, connection_id="z", received_at=old, delivered_at=utcnow(), processed_at=old),
-        row_factory.job("z", requested=1, failed_at=old),
+        row_factory.read_request("z", requested=1, failed_at=old),
         row_factory.connection("z", status="DELETED"),
         *(
             tables.ObservationRow(
@@ -57,7 +57,7 @@ def old_rows() -> list[SQLModel]:
 
 def test_every_row_is_found_by_a_key(database: Database) -> None:
     """No statement of a prune scans a whole table, although the database's statistics are up to date."""
-    query_plans.fill(database)
+    query_plans.fill_tables(database)
     with database.write() as session:
         # Old rows have the lowest keys: move the first ones of the crowd away.
         for key in KEYS:
@@ -65,10 +65,10 @@ def test_every_row_is_found_by_a_key(database: Database) -> None:
         session.connection().execute(text("ANALYZE"))
     row_factory.store(database, *old_rows())
 
-    with query_plans.recording(database) as sent:
+    with query_plans.record_statements(database) as sent:
         removed = make_prune(database).run(who="me")
     asked = dict(each for each in sent if re.search(rf'(FROM|INTO|UPDATE) "?({LARGE})\b', each[0]))
-    plans = dict(zip(asked, query_plans.plans_of(database, asked.items()), strict=True))
+    plans = dict(zip(asked, query_plans.explain_all(database, asked.items()), strict=True))
 
     assert removed == {**dict.fromkeys(KINDS, 1), "failures": 2}
     assert len(plans) >= 20
