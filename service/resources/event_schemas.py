@@ -1,4 +1,4 @@
-"""Kit: what a consumer's tools want to know of the events: the JSON Schema of each type, and an AsyncAPI document."""
+"""GET /schemas/{type}/{version}, GET /asyncapi.json: the JSON Schema of each event type, and the AsyncAPI document."""
 
 import json
 from typing import Any, Literal
@@ -26,114 +26,114 @@ MESSAGES = "#/components/messages/"
 
 
 def event_json_schema(type_: EventType) -> Json:
-    """Return the JSON Schema of events of a type: of the whole event, its envelope included."""
-    said = EVENT_MODELS[type_].model_json_schema(mode="serialization")
-    return {"$schema": DIALECT, "$id": f"urn:meldwatch:event:{type_}:{DATA_VERSION}", **said}
+    """Return the JSON Schema of an event type: of the whole event with its CloudEvents envelope."""
+    schema = EVENT_MODELS[type_].model_json_schema(mode="serialization")
+    return {"$schema": DIALECT, "$id": f"urn:meldwatch:event:{type_}:{DATA_VERSION}", **schema}
 
 
 def asyncapi_document() -> Json:
-    """Return the AsyncAPI document of all that is sent."""
+    """Return the AsyncAPI document of the stream and the pushes."""
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "meldwatch",
             "version": openapi.API_VERSION,
-            "description": "What changed of Meld bank connections, each change once and in order.",
+            "description": "The changes of Meld bank connections, each once and in order.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": EVENT_TYPE,
-        "channels": {"stream": _stream(), "push": _push()},
-        "operations": {"streamEvents": _streaming(), "pushEvent": _pushing()},
+        "channels": {"stream": _stream_channel(), "push": _push_channel()},
+        "operations": {"streamEvents": _stream_operation(), "pushEvent": _push_operation()},
         "components": {
-            "messages": {shape.__name__: _message(type_, shape) for type_, shape in EVENT_MODELS.items()},
+            "messages": {model.__name__: _message(type_, model) for type_, model in EVENT_MODELS.items()},
             "schemas": _schemas(),
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}, "signature": _signature()},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}, "signature": _signature_scheme()},
         },
     }
 
 
-def _stream() -> Json:
+def _stream_channel() -> Json:
     return {
         "address": "/api/events/stream",
         "title": "The feed as server-sent events",
         "description": "Each event's `data` is a message, its `id` the position. Resume with `Last-Event-ID`.",
-        "messages": {shape.__name__: {"$ref": MESSAGES + shape.__name__} for shape in EVENT_MODELS.values()},
+        "messages": {model.__name__: {"$ref": MESSAGES + model.__name__} for model in EVENT_MODELS.values()},
     }
 
 
-def _streaming() -> Json:
+def _stream_operation() -> Json:
     query = StreamQuery.model_json_schema()
     return {
         "action": "send",
         "channel": {"$ref": "#/channels/stream"},
-        "summary": "The events behind a position, and then each when it is committed.",
+        "summary": "The events behind a position, then each new event when it is committed.",
         "security": [{"$ref": "#/components/securitySchemes/bearer"}],
         "bindings": {"http": {"method": "GET", "query": query, "bindingVersion": "0.3.0"}},
     }
 
 
-def _push() -> Json:
+def _push_channel() -> Json:
     headers = {"headers": {"$ref": openapi.SCHEMAS + PushHeaders.__name__}}
     return {
-        "address": None,  # it is the subscription's
+        "address": None,  # each subscription has its own
         "title": "The URL of a subscription",
-        "description": "One event is the body of one request, CloudEvents in structured mode.",
-        "messages": {shape.__name__: {**_message(type_, shape), **headers} for type_, shape in EVENT_MODELS.items()},
+        "description": "One event is the body of one request: CloudEvents in structured mode.",
+        "messages": {model.__name__: {**_message(type_, model), **headers} for type_, model in EVENT_MODELS.items()},
     }
 
 
-def _pushing() -> Json:
+def _push_operation() -> Json:
     return {
         "action": "send",
         "channel": {"$ref": "#/channels/push"},
-        "summary": "The events that a subscription wants, those of a connection in order and one at a time.",
-        "description": "Any 2xx takes the event. 410 disables the subscription; after all else the same event comes"
-        " again, later and later, for three days. One may come twice: `webhook-id` tells.",
+        "summary": "The events of a subscription; those of a connection in order, one at a time.",
+        "description": "Any 2xx acknowledges the event. 410 disables the subscription. After any other result the event"
+        " is retried with increasing delays for three days. An event may arrive twice: compare `webhook-id`.",
         "security": [{"$ref": "#/components/securitySchemes/signature"}],
         "bindings": {"http": {"method": "POST", "bindingVersion": "0.3.0"}},
     }
 
 
-def _signature() -> Json:
+def _signature_scheme() -> Json:
     return {
         "type": "httpApiKey",
         "in": "header",
         "name": PushHeaders.model_fields["signature"].alias,
         "description": "Standard Webhooks: `v1,` and the HMAC-SHA256, in base64, of"
-        " `<webhook-id>.<webhook-timestamp>.<body>` with the subscription's secret, which is base64 behind `whsec_`.",
+        " `<webhook-id>.<webhook-timestamp>.<body>` with the subscription's secret (base64 behind `whsec_`).",
     }
 
 
-def _message(type_: EventType, shape: type[BaseModel]) -> Json:
+def _message(type_: EventType, model: type[BaseModel]) -> Json:
     return {
         "name": type_,
-        "title": shape.__name__,
-        "summary": shape.__doc__,
+        "title": model.__name__,
+        "summary": model.__doc__,
         "contentType": EVENT_TYPE,
-        "payload": {"$ref": openapi.SCHEMAS + shape.__name__},
+        "payload": {"$ref": openapi.SCHEMAS + model.__name__},
     }
 
 
 def _schemas() -> Json:
-    shapes: list[tuple[type[BaseModel], Literal["serialization"]]] = [
-        (shape, "serialization") for shape in (*EVENT_MODELS.values(), PushHeaders)
+    models: list[tuple[type[BaseModel], Literal["serialization"]]] = [
+        (model, "serialization") for model in (*EVENT_MODELS.values(), PushHeaders)
     ]
-    schemas: Json = models_json_schema(shapes, ref_template=openapi.SCHEMAS + "{model}")[1]["$defs"]
+    schemas: Json = models_json_schema(models, ref_template=openapi.SCHEMAS + "{model}")[1]["$defs"]
     return schemas
 
 
 def operations() -> tuple[Operation, ...]:
-    """Return what can be asked of the API: anybody may, since no connection is in it."""
+    """Return the API operations of event schemas. They are public, because they contain no data."""
     schemas = {(type_, str(DATA_VERSION)): json.dumps(event_json_schema(type_)).encode() for type_ in EVENT_MODELS}
     document = json.dumps(asyncapi_document()).encode()
 
-    async def show_schema(request: Request, _query: object) -> Response:
+    async def get_schema(request: Request, _query: object) -> Response:
         known = schemas.get((request.path_params["type"], request.path_params["version"]))
         if known is None:
-            raise NotFoundError(f"There is no such schema. There are: {', '.join(map('/'.join, schemas))}.")
+            raise NotFoundError(f"There is no such schema. The schemas are: {', '.join(map('/'.join, schemas))}.")
         return make_response(known, media_type=SCHEMA_TYPE)
 
-    async def show_document(_request: Request, _query: object) -> Response:
+    async def get_document(_request: Request, _query: object) -> Response:
         return make_response(document)
 
     return (
@@ -141,18 +141,18 @@ def operations() -> tuple[Operation, ...]:
             method="GET",
             path="/schemas/{type}/{version}",
             operation_id="getSchema",
-            summary="The JSON Schema of the events of a type.",
+            summary="Get the JSON Schema of an event type.",
             access="public",
             responses=(ResponseSpec(description="JSON Schema 2020-12.", media_type=SCHEMA_TYPE),),
-            handler=show_schema,
+            handler=get_schema,
         ),
         Operation(
             method="GET",
             path="/asyncapi.json",
             operation_id="getEventDescription",
-            summary="The events that are sent, and where.",
+            summary="Get the AsyncAPI document of the events.",
             access="public",
             responses=(ResponseSpec(description="AsyncAPI 3.0."),),
-            handler=show_document,
+            handler=get_document,
         ),
     )

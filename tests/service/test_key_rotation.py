@@ -20,7 +20,7 @@ from runtime.security.encryption import Encryption
 from schemas.key_rotation import KeyRotationReport
 from schemas.tables import AuditRow, DeliveryQueueRow, RejectionRow, SubscriptionRow, WebhookRow
 from service.ingest.webhook_insert import make_webhook_table
-from service.key_rotation import MOST_BYTES, KeyRotation
+from service.key_rotation import MAX_BATCH_BYTES, KeyRotation
 from service.rejected.store import RejectionStore
 from tests.end_to_end.manual_time import empty
 from tests.service.conftest import AppFactory
@@ -37,7 +37,7 @@ from tests.support.scripted_consumer import (
     subscription,
 )
 from tests.support.soak import rounds
-from tests.support.webhook_factory import body, delivery
+from tests.support.webhook_factory import body, received_webhook
 
 LOST = SecretStr(Fernet.generate_key().decode())
 BOTH = Encryption([KEY, OLD])
@@ -78,8 +78,8 @@ def came_to(rotations: Sequence[KeyRotationReport]) -> dict[str, tuple[int, int,
     return {each.kind: (each.rotated, each.unreadable, each.keys) for each in rotations}
 
 
-def test_everything_is_sealed_with_the_newest_key(database: Database) -> None:
-    """Bodies in clear and under an older key, and all secrets; the newest key alone opens them all then."""
+def test_everything_is_encrypted_with_the_newest_key(database: Database) -> None:
+    """Unencrypted bodies, bodies under an older key and all secrets: the newest key alone decrypts them afterwards."""
     row_factory.store(database, *(webhook(ENCRYPTIONS[name], name.encode()) for name in ("clear", "old", "new")))
     row_factory.store(database, rejection(ENCRYPTIONS["clear"], "1"), rejection(ENCRYPTIONS["old"], "2"))
     subscribe(
@@ -108,7 +108,7 @@ def test_everything_is_sealed_with_the_newest_key(database: Database) -> None:
 
 
 def test_a_second_run_leaves_bodies_as_they_are(database: Database) -> None:
-    """What the newest key has sealed is looked at, and not written again."""
+    """Bodies under the newest key are scanned, and not written again."""
     row_factory.store(database, *(webhook(ENCRYPTIONS["old"]) for _ in range(5)))
     rotate_on(database).run(who="alice")
     before = [row.body for row in stored(database)]
@@ -119,7 +119,7 @@ def test_a_second_run_leaves_bodies_as_they_are(database: Database) -> None:
     assert [row.body for row in stored(database)] == before
 
 
-def test_the_act_is_noted(database: Database) -> None:
+def test_the_rotation_is_audited(database: Database) -> None:
     """With the name of the key, before anything is done, so that one that is interrupted is noted as well."""
     row_factory.store(database, webhook(ENCRYPTIONS["old"]))
 
@@ -135,7 +135,7 @@ def test_the_act_is_noted(database: Database) -> None:
 
 
 def test_without_a_key_nothing_is_done(database: Database) -> None:
-    """And what is missing is said."""
+    """The error says what is missing."""
     row_factory.store(database, webhook(ENCRYPTIONS["clear"]))
 
     with pytest.raises(EncryptionError, match="MELDWATCH_ENCRYPTION_KEYS is not set"):
@@ -146,8 +146,8 @@ def test_without_a_key_nothing_is_done(database: Database) -> None:
     assert [row.encrypted_with for row in stored(database)] == [None]
 
 
-def test_what_no_key_opens_stays_as_it_is(database: Database) -> None:
-    """It is counted, under the name of its key where there is one; everything else is sealed anew."""
+def test_what_no_key_decrypts_is_unchanged(database: Database) -> None:
+    """A body that no key decrypts is counted under the name of its key; all others are encrypted again."""
     spoilt = webhook(ENCRYPTIONS["old"], b"spoilt")
     spoilt.body = spoilt.body[:-4] + b"AAA="
     row_factory.store(database, webhook(ENCRYPTIONS["lost"]), spoilt, webhook(ENCRYPTIONS["old"], b"good"))
@@ -187,7 +187,7 @@ def test_what_no_key_opens_stays_as_it_is(database: Database) -> None:
     ]
 
 
-def test_a_handler_has_nothing_to_seal(database: Database) -> None:
+def test_a_handler_has_no_secret(database: Database) -> None:
     """Its secret is none: it is neither counted nor missed, and stays as it is."""
     subscribe(database, url="python:mine.f", secret="")
 
@@ -197,8 +197,8 @@ def test_a_handler_has_nothing_to_seal(database: Database) -> None:
     assert subscription(database).secret == ""
 
 
-def test_a_secret_that_signs_no_more_is_dropped(database: Database) -> None:
-    """Its overlap is over; that no key opens it is nobody's trouble."""
+def test_an_expired_secret_is_dropped(database: Database) -> None:
+    """A previous secret that has expired does not count, even if no key decrypts it."""
     subscribe(database, previous_secrets=[previous(ENCRYPTION, "lasts", 1), previous(ENCRYPTIONS["lost"], "over", -1)])
 
     rotations = rotate_on(database).run(who="alice")
@@ -207,9 +207,9 @@ def test_a_secret_that_signs_no_more_is_dropped(database: Database) -> None:
     assert [ENCRYPTION.decrypt(old["sealed"]) for old in subscription(database).previous_secrets] == ["lasts"]
 
 
-def test_a_long_past_is_gone_through_to_the_end(database: Database) -> None:
+def test_many_rows_are_rotated_to_the_end(database: Database) -> None:
     """Several spans, with holes between the ids, bodies that fill a commit alone, and every row once."""
-    sizes = [1, MOST_BYTES // 2, MOST_BYTES + 1, *[10] * 2_500, MOST_BYTES // 2, MOST_BYTES // 2, 1]
+    sizes = [1, MAX_BATCH_BYTES // 2, MAX_BATCH_BYTES + 1, *[10] * 2_500, MAX_BATCH_BYTES // 2, MAX_BATCH_BYTES // 2, 1]
     row_factory.store(database, *(webhook(ENCRYPTIONS["clear"], b"x" * size) for size in sizes))
     with database.write() as session:
         session.exec(delete(WebhookRow).where(col(WebhookRow.id) % 7 == 0))
@@ -228,13 +228,13 @@ def test_a_long_past_is_gone_through_to_the_end(database: Database) -> None:
 
 @given(
     kinds=st.lists(st.sampled_from([*ENCRYPTIONS, "emptied", "gone"]), max_size=12),
-    span=st.integers(1, 4),
-    most_rows=st.integers(1, 4),
+    scan_size=st.integers(1, 4),
+    max_batch_rows=st.integers(1, 4),
     death=st.none() | st.integers(1, 6),
 )
 @settings(max_examples=rounds(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_stored_and_wherever_it_dies(
-    sqlite_url: str, kinds: list[str], span: int, most_rows: int, death: int | None
+def test_an_interrupted_rotation_is_completed_by_the_next(
+    sqlite_url: str, kinds: list[str], scan_size: int, max_batch_rows: int, death: int | None
 ) -> None:
     """Any rows, in pieces of any size, killed behind any commit: another run leaves it as one would have."""
     database = Database(sqlite_url)
@@ -255,9 +255,9 @@ def test_whatever_is_stored_and_wherever_it_dies(
             raise InterruptedError
 
     try:
-        rotations = rotate_on(database, wait=die, span=span, most_rows=most_rows).run(who="alice")
+        rotations = rotate_on(database, wait=die, scan_size=scan_size, max_batch_rows=max_batch_rows).run(who="alice")
     except InterruptedError:
-        rotations = rotate_on(database, span=span, most_rows=most_rows).run(who="alice")
+        rotations = rotate_on(database, scan_size=scan_size, max_batch_rows=max_batch_rows).run(who="alice")
 
     expected = {"clear": "new", "old": "new", "new": "new", "lost": "lost", "emptied": "old"}
     found = stored(database)
@@ -272,14 +272,14 @@ def test_whatever_is_stored_and_wherever_it_dies(
 
 
 class Meddling(Encryption):
-    """A encryption that does something once, when the first body is sealed: between its row's being read and written."""
+    """An encryption that calls a function once, between the read of the first row and its write."""
 
     def __init__(self, meddle: Callable[[], object]) -> None:
         super().__init__([KEY, OLD])
         self._meddle = [meddle]
 
     def encrypt_bytes(self, content: bytes) -> bytes:
-        """Meddle, and seal."""
+        """Call the function, and encrypt."""
         while self._meddle:
             self._meddle.pop()()
         return super().encrypt_bytes(content)
@@ -297,7 +297,7 @@ class Meddling(Encryption):
     ],
     ids=["emptied", "emptied and unsealed", "rotated to another key", "removed"],
 )
-def test_what_changes_meanwhile_is_left(database: Database, change: Any) -> None:
+def test_rows_that_change_meanwhile_are_not_written(database: Database, change: Any) -> None:
     """A row that is not as it was read is not written: what retention has removed does not come back."""
     row_factory.store(database, webhook(ENCRYPTIONS["old"], b"removed"))
     changed: list[WebhookRow] = []
@@ -313,14 +313,14 @@ def test_what_changes_meanwhile_is_left(database: Database, change: Any) -> None
     assert stored(database) == changed
 
 
-def test_a_step_of_a_worker_meanwhile_is_kept(database: Database) -> None:
-    """A webhook that is processed, or that comes again, while its body is sealed anew is both."""
+def test_a_change_of_a_worker_meanwhile_is_kept(database: Database) -> None:
+    """A webhook that is processed, or arrives again, during the rotation keeps both changes."""
     raw = body("c1", event_id="e1")
     with closing(make_webhook_table(database, ENCRYPTIONS["old"])) as table:
-        table.insert([delivery(raw)])
+        table.insert([received_webhook(raw)])
 
         def meddle() -> None:
-            table.insert([delivery(raw)])
+            table.insert([received_webhook(raw)])
             with database.write() as session:
                 session.exec(update(WebhookRow).values(processed_at=row_factory.TIME))
 
@@ -332,22 +332,22 @@ def test_a_step_of_a_worker_meanwhile_is_kept(database: Database) -> None:
 
 
 def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
-    """Two rotations while webhooks come and repeat under either key: every body opens, and in the end under the new."""
+    """Two rotations while webhooks arrive under either key: every body can be decrypted, at last with the new key."""
     known = [body(f"c{number}", event_id=f"e{number}") for number in range(400)]
     with closing(make_webhook_table(database, ENCRYPTIONS["old"])) as table:
         for start in range(0, 200, 50):
-            table.insert([delivery(raw) for raw in known[start : start + 50]])
+            table.insert([received_webhook(raw) for raw in known[start : start + 50]])
     outcomes: list[Sequence[KeyRotationReport]] = []
     is_over = threading.Event()
 
     def write(encryption: Encryption, start: int) -> None:
         with closing(make_webhook_table(database, encryption)) as table:
             for number in range(start, 400, 2):
-                table.insert([delivery(known[number]), delivery(known[number // 2])])
+                table.insert([received_webhook(known[number]), received_webhook(known[number // 2])])
 
     def turn() -> None:
         while not is_over.is_set():
-            outcomes.append(rotate_on(database, span=64, most_rows=16).run(who="alice"))
+            outcomes.append(rotate_on(database, scan_size=64, max_batch_rows=16).run(who="alice"))
 
     turners = [threading.Thread(target=turn) for _ in range(2)]
     writers = [
@@ -374,7 +374,7 @@ def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
 
 
 def test_refused_webhooks_that_come_again_meanwhile_are_counted(database: Database) -> None:
-    """Whoever counts them locks many rows at once, as a rotation does, and in the same order."""
+    """A transaction that counts rejections locks many rows at once, in the same order as a rotation."""
     comings = [refused(body(f"c{number}", event_id=f"e{number}")) for number in range(120)]
     chance = random.Random(5)
     orders = [chance.sample(comings, len(comings)) for _ in range(40)]
@@ -403,7 +403,7 @@ def test_refused_webhooks_that_come_again_meanwhile_are_counted(database: Databa
     assert opened(BOTH, rejections(database)) == [each.body for each in comings]
 
 
-def test_a_secret_that_is_rotated_meanwhile_is_the_newer_one(database: Database) -> None:
+def test_a_secret_that_is_rotated_meanwhile_is_kept(database: Database) -> None:
     """A subscription's rotation and one of the keys lock its row: whichever comes last, the last secret signs."""
     keeper = AppFactory(database=database).subscription_manager(BOTH)
     subscribe(database, secret=ENCRYPTIONS["old"].encrypt(SECRET))
@@ -433,7 +433,7 @@ def test_a_secret_that_is_rotated_meanwhile_is_the_newer_one(database: Database)
 
 
 def test_a_process_without_the_newest_key_keeps_its_events(database: Database) -> None:
-    """It says what it lacks, and gives nothing up; once it knows the key, it sends what it owes."""
+    """A worker without the key reports it and drops nothing; with the key, it pushes the pending deliveries."""
     consumer = ScriptedConsumer()
     subscribe(database, secret=ENCRYPTIONS["old"].encrypt(SECRET))
     (event_id,) = emit(database, "c1")
@@ -463,7 +463,7 @@ STEPS = [
 
 
 def test_in_the_order_of_the_documents_nothing_is_ever_unreadable(database: Database) -> None:
-    """In every step each of two processes stores a body and a secret, and opens all that either has stored so far."""
+    """In every step, two processes each store a body and a secret, and decrypt all that either has stored so far."""
     count = 0
     for number, step in enumerate(STEPS):
         if step is None:
@@ -473,7 +473,7 @@ def test_in_the_order_of_the_documents_nothing_is_ever_unreadable(database: Data
         encryptions = [Encryption(keys) for keys in step]
         for place, encryption in enumerate(encryptions):
             with closing(make_webhook_table(database, encryption)) as table:
-                table.insert([delivery(b"%d %d" % (number, place))])
+                table.insert([received_webhook(b"%d %d" % (number, place))])
             subscribe(database, f"s{number}-{place}", secret=encryption.encrypt(SECRET))
         with database.read() as session:
             secrets = session.exec(select(SubscriptionRow.secret)).all()

@@ -195,7 +195,7 @@ def _preview_reads(new: NewReplay, *, as_json: bool) -> int:
         rate = new.rate or DEFAULT_RATE
         previews = make_refetch_preview(settings, database, rate=rate, wait=threading.Event().wait)
         with output.show_progress("connections read") as show:
-            for preview in previews.look(ids):
+            for preview in previews.preview(ids):
                 click.echo(preview.model_dump_json() if as_json else format_refetch_preview(preview))
                 counts["connections"] += 1
                 counts["to change"] += bool(preview.changes or preview.unshown_changes)

@@ -15,12 +15,12 @@ from tests.support.webhook_factory import body, store
 
 
 class Clumsy(ReplayRunner):
-    """A runner that fails in one way and then in another, before it does what it should."""
+    """A runner that first raises the given errors, one for each call."""
 
     failures = iter(())
 
     def run(self, replay_id: str, progress: Progress = lambda _row, _waits: None) -> ReplayRow:
-        """Fail, or run."""
+        """Raise the next error, or run."""
         for failure in self.failures:
             raise failure
         return super().run(replay_id, progress)
@@ -37,8 +37,8 @@ def running(database: Database, kind: ReplayKind, *failures: Exception) -> Itera
     part.stop()
 
 
-def test_it_takes_up_whatever_waits(database: Database) -> None:
-    """One replay after the other, and only those of its kind."""
+def test_it_runs_waiting_replays(database: Database) -> None:
+    """It runs one replay after another, only those of its kind."""
     store(database, body("c1"))
     subscribe(database)
     emit(database, "c1")
@@ -53,8 +53,8 @@ def test_it_takes_up_whatever_waits(database: Database) -> None:
     assert row_of(database, events.id).done == 0
 
 
-def test_it_goes_on_whatever_fails(database: Database) -> None:
-    """A database that was away, and what nobody foresaw, end neither the part nor the replay."""
+def test_it_survives_errors(database: Database) -> None:
+    """Neither a database that does not answer nor an unexpected error ends the task or the replay."""
     subscribe(database)
     emit(database, "c1")
     replay = started(database, "events", subscription="s1")
@@ -67,7 +67,7 @@ def test_it_goes_on_whatever_fails(database: Database) -> None:
 
 
 def test_it_ends_at_once(database: Database) -> None:
-    """A replay at a low rate does not hold up the end of its process; it is left where it is."""
+    """A replay at a low rate does not delay the end of its process; it keeps its cursor."""
     store(database, body("c1"), body("c2"))
     replay = started(database, rate=0.01)
 

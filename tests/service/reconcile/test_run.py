@@ -28,7 +28,7 @@ SIZE = 3
 
 
 class Listing:
-    """A Meld that lists what it is given, page by page, and fails as scripted: implements the lister's port."""
+    """A fake Meld that lists the given documents page by page, and fails as scripted."""
 
     def __init__(self, *documents: dict[str, Any]) -> None:
         self.documents = list(documents)
@@ -51,7 +51,7 @@ class Listing:
 
 @pytest.fixture
 def make(database: Database) -> Callable[..., Reconciler]:
-    """Make a reconcile as a process would."""
+    """Return a factory of reconcilers, each with a lease holder of its own."""
     numbers = itertools.count(1)
 
     def make(
@@ -102,7 +102,7 @@ def owed(database: Database) -> list[str]:
 
 
 def test_a_new_mirror_is_filled_from_the_list(database: Database, make: Callable[..., Reconciler]) -> None:
-    """Connections never seen are taken from the list: one call a page, an event each, and no read is owed."""
+    """New connections are imported from the list: one call for a page, one event each, and no read."""
     listing = Listing(*many(7))
 
     report = make(listing).run()
@@ -115,8 +115,8 @@ def test_a_new_mirror_is_filled_from_the_list(database: Database, make: Callable
     assert owed(database) == []
 
 
-def test_what_it_tells_is_told_at_once(database: Database, make: Callable[..., Reconciler]) -> None:
-    """Readers of the feed hear of each page that brought something in, after its commit."""
+def test_imports_notify_feed_readers(database: Database, make: Callable[..., Reconciler]) -> None:
+    """Feed readers are notified after the commit of each page that imported connections."""
     seen: list[int] = []
 
     def look() -> None:
@@ -138,8 +138,8 @@ def test_a_true_mirror_has_no_drift(make: Callable[..., Reconciler]) -> None:
     assert make(listing).run().is_clean
 
 
-def test_what_differs_is_read_again(database: Database, make: Callable[..., Reconciler]) -> None:
-    """What Meld lists otherwise, and what it lists no more, is raised; the mirror waits for the reads."""
+def test_changed_and_missing_connections_are_read_again(database: Database, make: Callable[..., Reconciler]) -> None:
+    """Reads of changed and missing connections are requested; the mirror waits for them."""
     make(Listing(*many(4))).run()
     calls: list[str] = []
 
@@ -152,8 +152,8 @@ def test_what_differs_is_read_again(database: Database, make: Callable[..., Reco
     assert {row.status for row in rows(database, ConnectionRow)} == {"ACTIVE"}
 
 
-def test_what_is_on_its_way_is_no_drift(database: Database, make: Callable[..., Reconciler]) -> None:
-    """A connection whose webhook waits for its read is left to that read, seen before or not."""
+def test_a_pending_read_is_no_drift(database: Database, make: Callable[..., Reconciler]) -> None:
+    """A connection with a pending read is left to that read, whether it was seen before or not."""
     make(Listing(*many(2))).run()
     store(database, body("c001"), body("c002"))
 
@@ -163,17 +163,17 @@ def test_what_is_on_its_way_is_no_drift(database: Database, make: Callable[..., 
     assert owed(database) == ["c001", "c002"]
 
 
-def test_the_dead_are_not_missed(make: Callable[..., Reconciler]) -> None:
-    """DELETED and EXPIRED connections that Meld lists no more are no drift."""
+def test_deleted_connections_are_not_missing(make: Callable[..., Reconciler]) -> None:
+    """DELETED and EXPIRED connections that the list lacks are no drift."""
     make(Listing(document("a", "DELETED"), document("b", "EXPIRED"))).run()
 
     assert make(Listing()).run().is_clean
 
 
-def test_a_listed_connection_whose_reads_were_given_up_is_asked_for_again(
+def test_a_listed_connection_with_a_dead_read_is_read_again(
     database: Database, make: Callable[..., Reconciler]
 ) -> None:
-    """Meld answered 404 for a while: its list says that it is worth while again, whatever the mirror has of it."""
+    """After reads that failed with 404, a connection that Meld lists is read again."""
     make(Listing(document("known"), document("changed"))).run()
     with database.write() as session:
         reads.request_reads(database, session, ["known", "changed", "new"], "webhook")
@@ -189,7 +189,7 @@ def test_a_listed_connection_whose_reads_were_given_up_is_asked_for_again(
     }
 
 
-def test_the_longest_values_that_are_taken_can_be_stored(database: Database, make: Callable[..., Reconciler]) -> None:
+def test_the_longest_accepted_values_can_be_stored(database: Database, make: Callable[..., Reconciler]) -> None:
     """Whatever Meld lists, no index of the database stops a reconcile at its page."""
     chance = random.Random(1)
     # Of many characters of four bytes each, so that no database makes it shorter.
@@ -205,7 +205,7 @@ def test_the_longest_values_that_are_taken_can_be_stored(database: Database, mak
 
 
 def test_a_group_is_taken_from_the_list_without_a_read(database: Database, make: Callable[..., Reconciler]) -> None:
-    """Members of one group on one page, or on several, raise nobody."""
+    """Members of one group, on one page or several, cause no reads."""
     ids = [f"g{number}" for number in range(5)]
     group = [
         document(id_, activeDuplicateConnectionId="g0", duplicateConnectionIds=[other for other in ids if other != id_])
@@ -217,8 +217,8 @@ def test_a_group_is_taken_from_the_list_without_a_read(database: Database, make:
     assert owed(database) == []
 
 
-def test_one_that_was_killed_goes_on_behind_its_last_page(database: Database, make: Callable[..., Reconciler]) -> None:
-    """After an interruption the next run reads the rest alone, and its report counts all."""
+def test_a_killed_run_resumes_behind_its_last_page(database: Database, make: Callable[..., Reconciler]) -> None:
+    """After an interruption the next run reads only the remaining pages, and its report counts all."""
     listing = Listing(*many(8))
 
     def die(page: int) -> None:
@@ -237,7 +237,7 @@ def test_one_that_was_killed_goes_on_behind_its_last_page(database: Database, ma
 
 
 def test_one_runs_at_a_time(make: Callable[..., Reconciler]) -> None:
-    """While one process reconciles, another is told so."""
+    """While one process reconciles, another gets an error."""
     listing = Listing(*many(3))
     refused: list[BaseException] = []
 
@@ -264,8 +264,8 @@ def test_one_runs_at_a_time(make: Callable[..., Reconciler]) -> None:
     ],
     ids=repr,
 )
-def test_failures_are_waited_out(make: Callable[..., Reconciler], failure: PageOutcome) -> None:
-    """A page that cannot be read is asked for again; pauses are heeded and ended by the next good answer."""
+def test_failed_pages_are_retried(make: Callable[..., Reconciler], failure: PageOutcome) -> None:
+    """A page that cannot be read is retried; an open circuit delays it, and the next good answer closes the circuit."""
     listing = Listing(*many(2))
     listing.failures = [failure] * 3
 
@@ -274,8 +274,8 @@ def test_failures_are_waited_out(make: Callable[..., Reconciler], failure: PageO
     assert (report.listed, listing.calls) == (2, 4)
 
 
-def test_what_meld_asks_for_is_given(database: Database, make: Callable[..., Reconciler]) -> None:
-    """A list that is away and says for how long is left alone so long, and the turn is kept; reads are not paused."""
+def test_retry_after_is_respected(database: Database, make: Callable[..., Reconciler]) -> None:
+    """``Retry-After`` of the list is respected while the lease is renewed; the circuit stays closed."""
     listing = Listing(*many(2))
     listing.failures = [Unavailable("Meld answered 503", 12)]
     waits: list[float] = []
@@ -286,8 +286,8 @@ def test_what_meld_asks_for_is_given(database: Database, make: Callable[..., Rec
     assert [row.since for row in rows(database, tables.CircuitBreakerRow)] == [None]
 
 
-def test_a_meld_that_stays_away_ends_it(make: Callable[..., Reconciler]) -> None:
-    """After ten failures in a row it ends with what is out of reach; the next run goes on."""
+def test_repeated_failures_end_the_run(make: Callable[..., Reconciler]) -> None:
+    """After ten failures in a row it raises OutOfReachError; the next run resumes."""
     listing = Listing(*many(2))
     listing.failures = [Unavailable("Meld answered 500")] * 10
 
@@ -297,8 +297,8 @@ def test_a_meld_that_stays_away_ends_it(make: Callable[..., Reconciler]) -> None
     assert make(listing).run().listed == 2
 
 
-def test_items_that_shift_between_pages_are_taken_once(database: Database, make: Callable[..., Reconciler]) -> None:
-    """An item that stands on two pages is one connection and one event; a list that goes in a circle ends."""
+def test_items_that_move_between_pages_are_imported_once(database: Database, make: Callable[..., Reconciler]) -> None:
+    """An item on two pages is one connection and one event; a list whose cursors form a circle ends."""
     listing = Listing(*many(4), *many(4))
 
     make(listing).run()
@@ -307,8 +307,10 @@ def test_items_that_shift_between_pages_are_taken_once(database: Database, make:
     assert len(rows(database, tables.EventRow)) == 4
 
 
-def test_it_is_due_after_its_time(database: Database, make: Callable[..., Reconciler]) -> None:
-    """Not at the first look, not before its time, and at once where one was interrupted."""
+def test_a_run_is_due_after_its_interval_or_an_interruption(
+    database: Database, make: Callable[..., Reconciler]
+) -> None:
+    """Not at the first call, not before its interval, and at once after an interruption."""
     reconcile = make(Listing())
     first = reconcile.is_due(3600)
     with database.write() as session:
@@ -323,7 +325,7 @@ def test_it_is_due_after_its_time(database: Database, make: Callable[..., Reconc
 
 
 def test_webhooks_during_a_reconcile_are_not_overtaken(database: Database, make: Callable[..., Reconciler]) -> None:
-    """A webhook that is stored while a page is read leaves its read owed, whatever the page says."""
+    """A webhook that is stored while a page is read keeps its read pending, whatever the page contains."""
     listing = Listing(document("c000"), document("c001"))
     listing.before_page = lambda _page: store(database, body("c000")) and None
 
@@ -353,7 +355,7 @@ def test_two_at_once_do_everything_once(database: Database, make: Callable[..., 
 
 
 def test_a_read_during_a_reconcile_is_not_overwritten(database: Database, make: Callable[..., Reconciler]) -> None:
-    """A connection first read while an older page is on its way keeps what the read saw, and nothing is told twice."""
+    """A connection that is read while an older page is in flight keeps the state of the read, with one event."""
     reader = ScriptedReader()
     reader.answers["c000"] = found("c000", "DEGRADED")
     refetcher = make_refetcher(database, reader)
@@ -372,8 +374,8 @@ def test_a_read_during_a_reconcile_is_not_overwritten(database: Database, make: 
     assert len(rows(database, tables.EventRow)) == 1
 
 
-def test_an_operators_reconcile_is_noted(database: Database, make: Callable[..., Reconciler]) -> None:
-    """With the lease it takes; not one that is due by itself, nor one that another one stands in the way of."""
+def test_an_operators_run_is_audited(database: Database, make: Callable[..., Reconciler]) -> None:
+    """A run of an operator has an audit entry; a run that was due, or that did not get the lease, has none."""
     make(Listing(*many(1))).run()
     make(Listing(*many(1))).run(who="alice")
     with database.write() as session:

@@ -1,4 +1,4 @@
-"""Replays in tests: started and played as processes would."""
+"""Replays in tests: created and run as processes do it."""
 
 import itertools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _NUMBERS = itertools.count(1)
 
 
 def replays_on(database: Database) -> ReplayManager:
-    """Return what is done with replays, as a process would make it."""
+    """Return a manager of replays."""
     return ReplayManager(database=database, new_id=lambda: f"replay-{next(_NUMBERS):06}")
 
 
@@ -28,7 +28,7 @@ def runner_on(
     wait: Callable[[float], bool] = lambda _seconds: False,
     steps: Steps = STEPS,
 ) -> ReplayRunner:
-    """Return what plays replays, in a process of its own."""
+    """Return a runner of replays, in a process of its own."""
     return ReplayRunner(
         database=database,
         notify_workers=(calls if calls is not None else []).extend,
@@ -39,7 +39,7 @@ def runner_on(
 
 
 def started(database: Database, kind: str = "webhooks", **wish: Any) -> Replay:
-    """Start a replay; without a filter of everything."""
+    """Create a replay; without a filter, of everything."""
     made = NewReplay.model_validate({"kind": kind, "all": True, **wish})
     return replays_on(database).create(made, who=WHO)
 
@@ -51,6 +51,6 @@ def row_of(database: Database, replay_id: str) -> tables.ReplayRow:
 
 
 def acts(database: Database) -> list[tuple[str, str, str | None]]:
-    """Return what was done by whom to what."""
+    """Return the audit entries: action, operator and subject."""
     with database.read() as session:
         return [(row.act, row.who, row.subject) for row in session.exec(select(tables.AuditRow)).all()]

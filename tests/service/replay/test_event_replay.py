@@ -38,7 +38,7 @@ def replay(database: Database, subscription: str = "s1", **wish: Any) -> str:
 
 
 def go_on(database: Database, replay_id: str, most_events: int) -> ReplayStep:
-    """Make a step as a runner does."""
+    """Do one step, as a runner does."""
     with database.write() as session:
         row = session.get_one(tables.ReplayRow, replay_id)
         step = append_next_deliveries(database, session, row, most_events)
@@ -48,7 +48,7 @@ def go_on(database: Database, replay_id: str, most_events: int) -> ReplayStep:
 
 
 def whole(database: Database, **wish: Any) -> list[tuple[int, str | None]]:
-    """Replay events in one process; return what is owed then: position and replay, in the order of sending."""
+    """Replay events in one process; return all deliveries: position and replay, in the order of sending."""
     replay_id = replay(database, **wish)
     row = runner_on(database).run(replay_id)
     assert row.done == row.total
@@ -56,7 +56,7 @@ def whole(database: Database, **wish: Any) -> list[tuple[int, str | None]]:
 
 
 def test_events_are_sent_again_with_their_replay(database: Database) -> None:
-    """The same events, with the same ids, in order, each with the header that tells them from live ones."""
+    """The same events with the same ids, in order, each with the header that marks a replay."""
     subscribe(database)
     events = emit(database, "c1", "c1")
     consumer = ScriptedConsumer()
@@ -85,8 +85,10 @@ def test_events_are_sent_again_with_their_replay(database: Database) -> None:
         ({"since": "2026-01-02T00:00:00Z"}, [1, 3, 4]),
     ],
 )
-def test_what_is_asked_for_is_sent(database: Database, wish: dict[str, Any], positions: list[int]) -> None:
-    """Of the types that the subscription wants, unless another one is asked for by name."""
+def test_a_type_overrides_those_of_the_subscription(
+    database: Database, wish: dict[str, Any], positions: list[int]
+) -> None:
+    """Events of the subscription's types are sent, unless the replay names a type."""
     emit(database, "c1")
     emit(database, "c1", type_=MOVED)
     emit(database, "c1", "c2")
@@ -95,8 +97,8 @@ def test_what_is_asked_for_is_sent(database: Database, wish: dict[str, Any], pos
     assert whole(database, **wish) == [(position, "again") for position in positions]
 
 
-def test_what_comes_later_is_not_of_it(database: Database) -> None:
-    """It ends with the event that was the last when it began, however long it takes."""
+def test_later_events_are_not_replayed(database: Database) -> None:
+    """A replay ends with the event that was the last one when it was created, however long it takes."""
     subscribe(database)
     emit(database, "c1")
     replay_id = replay(database)
@@ -113,8 +115,8 @@ def test_what_comes_later_is_not_of_it(database: Database) -> None:
 
 
 @pytest.mark.parametrize("rest", ["paused_at", "disabled_at"])
-def test_a_subscription_that_rests_gets_it_later(database: Database, rest: str) -> None:
-    """Nothing is dropped: what is owed by a replay waits as everything else does."""
+def test_a_paused_subscription_gets_the_events_later(database: Database, rest: str) -> None:
+    """Nothing is dropped: deliveries of a replay wait like all others."""
     subscribe(database)
     events = emit(database, "c1")
     consumer = ScriptedConsumer()
@@ -131,8 +133,8 @@ def test_a_subscription_that_rests_gets_it_later(database: Database, rest: str) 
     assert consumer.event_ids == events * 2
 
 
-def test_a_subscription_that_is_removed_ends_it(database: Database) -> None:
-    """There is nobody to send to: the replay is over, and says why."""
+def test_the_removal_of_the_subscription_ends_the_replay(database: Database) -> None:
+    """If its subscription is removed, the replay ends with an error."""
     subscribe(database)
     emit(database, "c1")
     replay_id = replay(database)
@@ -147,8 +149,8 @@ def test_a_subscription_that_is_removed_ends_it(database: Database) -> None:
     assert deliveries(database) == []
 
 
-def test_what_died_and_is_redriven_stays_a_replay(api: Api) -> None:
-    """A delivery of a replay that was given up goes before what still waits, with its header, when it is redriven."""
+def test_a_redriven_delivery_keeps_its_replay(api: Api) -> None:
+    """A dead delivery of a replay that is redriven keeps its header and its place before pending deliveries."""
     database = api.database
     subscribe(database)
     emit(database, "c1", "c1")
@@ -183,8 +185,8 @@ ACTS = st.lists(
 
 @EXAMPLES
 @given(acts=ACTS)
-def test_replayed_events_come_in_one_piece_and_in_order(database: Database, acts: list[tuple[str, Any]]) -> None:
-    """On each lane comes first what was owed before, then all of a replay in order, then what came later.
+def test_replayed_events_stand_together_and_in_order(database: Database, acts: list[tuple[str, Any]]) -> None:
+    """In each delivery queue: first the earlier deliveries, then all of the replay in order, then the later ones.
 
     Whatever is emitted, replayed, interrupted, pushed and refused in whatever order; nothing is lost or doubled.
     """
@@ -198,7 +200,7 @@ def test_replayed_events_come_in_one_piece_and_in_order(database: Database, acts
 
 
 class Play:
-    """What happens, and what is owed on each lane as it should be."""
+    """A history of events, and the deliveries that each queue should have."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -214,18 +216,18 @@ class Play:
         self.consumers = {id_: ScriptedConsumer() for id_ in ("s1", "s2")}
 
     def emit(self, connection_id: str) -> None:
-        """Something changes, and both consumers are owed it."""
+        """Append an event for both consumers."""
         (event_id,) = emit(self.database, connection_id)
         self.events.append((connection_id, event_id))
         for id_ in ("s1", "s2"):
             self.owed[id_, connection_id].append((event_id, None))
 
     def begin(self, id_: str) -> None:
-        """A replay begins."""
+        """Create a replay."""
         self.running.append((replay(self.database, id_), id_, len(self.events)))
 
     def step(self, most: int) -> None:
-        """The replay that waited longest makes a step."""
+        """Do one step of the replay that waited longest."""
         if not self.running:
             return
         replay_id, id_, end = self.running.pop(0)
@@ -238,16 +240,16 @@ class Play:
             self.running.append((replay_id, id_, end))
 
     def push(self, id_: str) -> None:
-        """A worker comes."""
+        """Run a worker."""
         make_dispatcher(self.database, self.consumers[id_]).deliver(id_)
 
     def fail(self, is_failing: bool) -> None:  # noqa: FBT001 - drawn
-        """The consumers fail from now on, or take what comes."""
+        """Let the consumers fail from now on, or acknowledge."""
         for consumer in self.consumers.values():
             consumer.default_answer = PushResult(500, "no") if is_failing else PushResult(200)
 
     def end(self) -> None:
-        """Come to the end of everything."""
+        """Run all replays and deliveries to their end."""
         while self.running:
             self.step(2)
         self.fail(is_failing=False)
@@ -261,7 +263,7 @@ class Play:
             self.push(id_)
 
     def sent(self) -> dict[tuple[str, str], list[tuple[str, str | None]]]:
-        """Return what each lane was sent, with repeats of what was refused left out."""
+        """Return what each queue was sent, without repeats of failed attempts."""
         sent: dict[tuple[str, str], list[tuple[str, str | None]]] = defaultdict(list)
         subjects = {event_id: connection_id for connection_id, event_id in self.events}
         for id_, consumer in self.consumers.items():
@@ -273,8 +275,8 @@ class Play:
         return sent
 
 
-def test_live_events_come_before_or_behind_and_never_within(database: Database) -> None:
-    """While others append to the feed at full speed, no live event gets into what a replay owes of its connection."""
+def test_live_events_never_come_between_replayed_ones(database: Database) -> None:
+    """While others append to the feed at full speed, no live event gets between the replayed events of a connection."""
     subscribe(database)
     emit(database, *IDS * 20)
     ended = threading.Event()
@@ -296,7 +298,7 @@ def test_live_events_come_before_or_behind_and_never_within(database: Database) 
 
 
 def together(*works: Callable[[], object]) -> None:
-    """Do things in a thread each, and wait for all."""
+    """Run functions in a thread each, and wait for all."""
     threads = [threading.Thread(target=work) for work in works]
     for thread in threads:
         thread.start()

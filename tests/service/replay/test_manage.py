@@ -51,8 +51,8 @@ def test_a_replay_that_cannot_be_resumed_is_refused(database: Database) -> None:
     assert "replay.resumed" not in [act for act, _who, _subject in acts(database)]
 
 
-def test_the_state_is_what_is_the_case(database: Database) -> None:
-    """Running while somebody is at it; failed where it could not be finished."""
+def test_the_state_follows_from_lease_and_timestamps(database: Database) -> None:
+    """``running`` while a process runs it; ``failed`` if it could not be finished."""
     subscribe(database)
     emit(database, "c1")
     replay = started(database, "events", subscription="s1")
@@ -75,7 +75,7 @@ def test_the_state_is_what_is_the_case(database: Database) -> None:
 
 
 def test_the_filter_is_kept_as_it_was_given(database: Database) -> None:
-    """Times in UTC; what was not given is not there."""
+    """Times are in UTC; a filter that was not given is absent."""
     wish = NewReplay.model_validate(
         {"kind": "webhooks", "since": "2026-01-02T03:04:05+01:00", "type": "x", "state": "failed"}
     )

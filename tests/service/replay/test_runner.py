@@ -30,7 +30,7 @@ class Died(BaseException):
 
 
 def settled(database: Database, count: int) -> None:
-    """Store webhooks of so many connections, and have them all read."""
+    """Store webhooks of so many connections, and read them all."""
     store(database, *(body(f"c{number:03}", newStatus="ACTIVE") for number in range(count)))
     refetcher = make_refetcher(database, ScriptedReader())
     for number in range(count):
@@ -48,7 +48,7 @@ def asked_for(database: Database, replay_id: str) -> list[str]:
 
 
 def requested(database: Database) -> list[int]:
-    """Return how often each connection was asked for."""
+    """Return how many reads of each connection were requested."""
     with database.read() as session:
         return list(session.exec(select(ReadRequestRow.requested).order_by(col(ReadRequestRow.connection_id))).all())
 
@@ -64,7 +64,7 @@ def end_leases(database: Database) -> None:
 
 
 def after(steps: int, act: Callable[[], Any]) -> Callable[[float], bool]:
-    """Return what waits, and does something after so many rests between steps; it ends where that says so."""
+    """Return a ``wait`` that calls a function in the delay after so many steps, and returns its result."""
     rests = iter(range(10**6))
 
     def wait(seconds: float) -> bool:
@@ -78,7 +78,7 @@ def die() -> bool:
 
 
 def test_a_replay_comes_to_its_end(database: Database) -> None:
-    """Every connection is asked for once, in steps of a second, and its lease is gone."""
+    """A read of every connection is requested once, in steps of a second, and the lease is deleted."""
     settled(database, 7)
     rests: list[float] = []
     calls: list[str] = []
@@ -95,8 +95,8 @@ def test_a_replay_comes_to_its_end(database: Database) -> None:
 
 
 @pytest.mark.parametrize("steps", range(4))
-def test_one_that_was_killed_goes_on_where_it_was(database: Database, steps: int) -> None:
-    """Wherever it dies: whoever takes it up asks for each connection that was not asked for, and for no other."""
+def test_a_killed_replay_resumes_where_it_was(database: Database, steps: int) -> None:
+    """Wherever it dies: the next process requests a read of each remaining connection, and of no other."""
     settled(database, 7)
     before = requested(database)
     replay = started(database, rate=2)
@@ -115,7 +115,7 @@ def test_one_that_was_killed_goes_on_where_it_was(database: Database, steps: int
 
 @pytest.mark.parametrize("kind", ["webhooks", "events"])
 def test_a_step_that_is_not_committed_was_not_done(database: Database, kind: str) -> None:
-    """The place where a step ends and what it did are one commit: of one that fails neither is there."""
+    """The cursor of a step and its work are one commit: a step that fails leaves neither."""
     settled(database, 2)
     subscribe(database)
     emit(database, "c000", "c001")
@@ -137,8 +137,8 @@ def test_a_step_that_is_not_committed_was_not_done(database: Database, kind: str
     assert done == row_of(database, replay.id).total
 
 
-def test_one_is_at_it_at_a_time(database: Database) -> None:
-    """While somebody is at a replay nobody else can be; who was not heard of for long is replaced."""
+def test_one_process_runs_a_replay_at_a_time(database: Database) -> None:
+    """While one process runs a replay, no other can; a process that does not renew its lease is replaced."""
     settled(database, 4)
     replay = started(database, rate=1)
     outcomes: list[str | None] = []
@@ -156,8 +156,8 @@ def test_one_is_at_it_at_a_time(database: Database) -> None:
     assert row.done == 4
 
 
-def test_who_comes_back_too_late_does_nothing(database: Database) -> None:
-    """One that was replaced, because nothing was heard of it, finds out before its next step."""
+def test_a_process_that_lost_its_lease_does_nothing(database: Database) -> None:
+    """A process that lost its lease notices it before its next step."""
     settled(database, 4)
     before = requested(database)
     replay = started(database, rate=1)
@@ -174,7 +174,7 @@ def test_who_comes_back_too_late_does_nothing(database: Database) -> None:
 
 
 def test_several_processes_do_everything_once(database: Database) -> None:
-    """However many look for replays at once, each replay is gone through once."""
+    """However many processes look for replays at once, each replay is run once."""
     settled(database, 30)
     before = requested(database)
     ids = [started(database, rate=7).id for _ in range(3)]
@@ -199,8 +199,8 @@ def test_several_processes_do_everything_once(database: Database) -> None:
     assert requested(database) == [number + 3 for number in before]
 
 
-def test_it_is_stopped_and_resumed(database: Database) -> None:
-    """Stopped by an operator it makes no further step; resumed it goes on behind its last."""
+def test_a_stopped_replay_resumes_where_it_was(database: Database) -> None:
+    """A stopped replay does no further step; resumed, it continues behind its last one."""
     settled(database, 6)
     replay = started(database, rate=2)
     replays = replays_on(database)
@@ -216,8 +216,8 @@ def test_it_is_stopped_and_resumed(database: Database) -> None:
     assert (row.done, row.stopped_at, row.finished_at is not None) == (6, None, True)
 
 
-def test_it_ends_with_its_process(database: Database) -> None:
-    """A process that is told to end leaves the replay to the next one, which need not wait for a lease."""
+def test_a_process_that_stops_leaves_the_replay_to_the_next(database: Database) -> None:
+    """A process that stops leaves the replay to the next one, which need not wait for the lease to expire."""
     settled(database, 6)
     replay = started(database, rate=2)
 
@@ -227,8 +227,8 @@ def test_it_ends_with_its_process(database: Database) -> None:
     assert runner_on(database).find_due("webhooks") == replay.id
 
 
-def test_a_long_rest_keeps_the_lease_and_hears_a_stop(database: Database) -> None:
-    """At a very low rate nobody else takes it up meanwhile, and to stop it takes seconds."""
+def test_a_long_delay_renews_the_lease_and_notices_a_stop(database: Database) -> None:
+    """At a very low rate the lease is renewed in the delay, and a stop takes seconds."""
     settled(database, 3)
     replay = started(database, rate=0.01)
     rests: list[float] = []
@@ -322,7 +322,7 @@ def test_the_service_runs_what_a_killed_command_left(database: Database) -> None
     assert (row.done, row.finished_at is not None) == (4, True)
 
 
-def test_a_command_that_watches_ends_when_told(database: Database) -> None:
+def test_a_signal_ends_the_watching(database: Database) -> None:
     """Ctrl-C ends the watching; the replay is still another process's."""
     settled(database, 2)
     replay = started(database)
@@ -336,8 +336,8 @@ def test_a_command_that_watches_ends_when_told(database: Database) -> None:
     assert [lease.holder for lease in leases(database)] == ["other"]
 
 
-def test_a_broker_that_is_away_costs_nothing(database: Database) -> None:
-    """Workers that cannot be called are called by the clock, as ever."""
+def test_an_unreachable_broker_does_not_stop_a_replay(database: Database) -> None:
+    """The scheduler notifies workers that the replay could not notify."""
     settled(database, 3)
     replay = started(database)
 
@@ -349,8 +349,8 @@ def test_a_broker_that_is_away_costs_nothing(database: Database) -> None:
     assert runner.run(replay.id).done == 3
 
 
-def test_the_oldest_that_waits_is_due(database: Database) -> None:
-    """In the order in which they were started, each kind by itself; what is over is not due."""
+def test_the_oldest_waiting_replay_is_due(database: Database) -> None:
+    """Oldest first, for each kind; a replay that has ended is not due."""
     subscribe(database)
     first, second = started(database).id, started(database).id
     events = started(database, "events", subscription="s1").id
@@ -362,8 +362,8 @@ def test_the_oldest_that_waits_is_due(database: Database) -> None:
     assert runner.find_due("webhooks") == second
 
 
-def test_what_comes_after_it_began_is_not_of_it(database: Database) -> None:
-    """A replay is about what there was when it began: later webhooks are read by themselves."""
+def test_later_webhooks_are_not_replayed(database: Database) -> None:
+    """A replay covers what was stored when it was created: later webhooks are read by themselves."""
     settled(database, 2)
     replay = started(database)
     settled(database, 5)
@@ -373,8 +373,8 @@ def test_what_comes_after_it_began_is_not_of_it(database: Database) -> None:
     assert (row.total, row.done) == (2, 2)
 
 
-def test_a_replay_of_many_is_counted_and_walked_in_looks(database: Database) -> None:
-    """More connections than one look covers are all asked for, once each."""
+def test_a_replay_of_many_connections_is_scanned_in_batches(database: Database) -> None:
+    """More connections than one statement scans are all replayed, once each."""
     subscribe(database)
     emit(database, *(f"c{number:04}" for number in range(450)))
     replay = started(database, "events", subscription="s1")
@@ -386,8 +386,8 @@ def test_a_replay_of_many_is_counted_and_walked_in_looks(database: Database) -> 
     assert again == [f"c{number:04}" for number in range(450)]
 
 
-def test_no_replay_is_left_with_a_lease_of_its_own(database: Database) -> None:
-    """What is over leaves no lease behind, also where somebody looks at it once more."""
+def test_a_replay_that_has_ended_leaves_no_lease(database: Database) -> None:
+    """A replay that has ended leaves no lease, also if a process runs it once more."""
     replay = started(database)
     runner_on(database).run(replay.id)
 

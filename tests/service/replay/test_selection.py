@@ -25,7 +25,7 @@ _NUMBERS = itertools.count(1)
 
 
 def fill(database: Database, table: type[SQLModel], made: Sequence[SQLModel]) -> None:
-    """Have a table contain these rows, and nothing else."""
+    """Replace all rows of a table."""
     values = [row.model_dump() for row in made]
     with database.write() as session:
         session.exec(delete(table))
@@ -36,7 +36,7 @@ def fill(database: Database, table: type[SQLModel], made: Sequence[SQLModel]) ->
 
 
 def selected(database: Database, selection: ReplaySelection, look: int) -> list[tuple[str, int]]:
-    """Go through a selection, so many connections at a time."""
+    """Scan a selection, so many connections at a time."""
     found: list[tuple[str, int]] = []
     after = ""
     while True:
@@ -87,10 +87,10 @@ def maybe(*values: Any) -> st.SearchStrategy[Any]:
     end=st.integers(0, 25),
     look=st.integers(1, 4),
 )
-def test_webhooks_are_selected_as_one_by_one(
+def test_a_selection_of_webhooks_equals_a_plain_filter(
     database: Database, made: list[WebhookRow], wish: WebhookFilter, end: int, look: int
 ) -> None:
-    """Each connection once of which a webhook meets all that is asked, in the order of ids, however many at a time."""
+    """Each connection with a matching webhook, once, in the order of ids, whatever the size of a scan."""
     for number, row in enumerate(made, start=1):
         row.id = number
     fill(database, WebhookRow, made)
@@ -113,7 +113,7 @@ def test_webhooks_are_selected_as_one_by_one(
 
 @st.composite
 def events(draw: st.DrawFn) -> EventRow:
-    """Return an event whose place is not set yet."""
+    """Return an event without a position."""
     return row_factory.event(
         0,
         draw(st.sampled_from(IDS[1:])),
@@ -137,10 +137,10 @@ def events(draw: st.DrawFn) -> EventRow:
     types=st.sampled_from([(), TYPES, TYPES[:1]]),
     bounds=st.tuples(st.integers(0, 25), st.integers(1, 4)),
 )
-def test_events_are_selected_as_one_by_one(
+def test_a_selection_of_events_equals_a_plain_filter(
     database: Database, made: list[EventRow], wish: EventFilter, types: Sequence[str], bounds: tuple[int, int]
 ) -> None:
-    """How many of each connection meet all that is asked; the consumer's types count where no type is asked for."""
+    """The number of matching events of each connection; without a type, the subscription's types apply."""
     end, look = bounds
     for number, row in enumerate(made, start=1):
         row.position, row.id, row.sequence = number, f"e{number}", number
@@ -177,7 +177,7 @@ def count_pairs(found: Sequence[EventRow]) -> dict[tuple[str, str], int]:
 
 
 def test_one_webhook_is_selected_by_its_event_id(database: Database) -> None:
-    """Meld's event id names one webhook, hence one connection; one that there is not names none."""
+    """Meld's event id names one webhook, hence one connection; an unknown id names none."""
     row_factory.store(
         database, row_factory.webhook("e1", connection_id="a"), row_factory.webhook("e2", connection_id="b")
     )
@@ -188,8 +188,8 @@ def test_one_webhook_is_selected_by_its_event_id(database: Database) -> None:
     assert selected(database, select_webhooks(WebhookFilter(event_id="none"), newest=end), 5) == []
 
 
-def test_nothing_is_selected_of_nothing(database: Database) -> None:
-    """Where nothing is stored yet nothing is found, and that is no error."""
+def test_an_empty_database_selects_nothing(database: Database) -> None:
+    """If nothing is stored, nothing is found, without an error."""
     with database.read() as session:
         ends = get_newest(session, "webhooks"), get_newest(session, "events")
     empty = select_webhooks(WebhookFilter(), newest=ends[0]), select_events(EventFilter(), newest=ends[1], types=())
@@ -199,8 +199,8 @@ def test_nothing_is_selected_of_nothing(database: Database) -> None:
 
 
 @pytest.mark.parametrize("size", [199, 200, 201])
-def test_chunks_meet_where_they_should(database: Database, size: int) -> None:
-    """Connections are neither missing nor doubled where one look ends and the next begins."""
+def test_batches_neither_overlap_nor_leave_a_gap(database: Database, size: int) -> None:
+    """No connection is missing or doubled between two scans."""
     fill(database, WebhookRow, [row_factory.webhook(connection_id=f"c{number:04}") for number in range(size)])
     with database.read() as session:
         selection = select_webhooks(WebhookFilter(), newest=get_newest(session, "webhooks"))

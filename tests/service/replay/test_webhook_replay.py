@@ -16,7 +16,7 @@ from tests.support.webhook_factory import body, store
 
 
 def step(database: Database, **wish: Any) -> ReplayStep:
-    """Make the first step of a replay."""
+    """Do the first step of a replay."""
     replay = started(database, **wish)
     with database.write() as session:
         return request_next_reads(database, session, row_of(database, replay.id))
@@ -28,7 +28,7 @@ def all_jobs(database: Database) -> list[ReadRequestRow]:
 
 
 def settle(database: Database) -> None:
-    """Have everything read that is owed."""
+    """Do all pending reads."""
     refetcher = make_refetcher(database, ScriptedReader())
     for job in all_jobs(database):
         refetcher.refetch(job.connection_id)
@@ -37,7 +37,7 @@ def settle(database: Database) -> None:
 
 
 def settled(database: Database, count: int) -> None:
-    """Store webhooks of so many connections, and have them all read."""
+    """Store webhooks of so many connections, and read them all."""
     store(database, *(body(f"c{number:03}", newStatus="ACTIVE") for number in range(count)))
     settle(database)
 
@@ -48,8 +48,8 @@ def pause(database: Database, seconds: float) -> None:
         session.exec(update(CircuitBreakerRow).values(paused_until=datetime.now(UTC) + timedelta(seconds=seconds)))
 
 
-def test_as_many_are_asked_for_as_belong_in_a_second(database: Database) -> None:
-    """The next connections, each once, by the replay's name; then it rests for as long as their reads may take."""
+def test_a_step_requests_the_reads_of_one_second(database: Database) -> None:
+    """The step requests the next connections, each once; then it waits for as long as the rate says."""
     settled(database, 5)
     store(database, body("c000", newStatus="ACTIVE"), body("c001", newStatus="ACTIVE"))
     settle(database)
@@ -62,8 +62,8 @@ def test_as_many_are_asked_for_as_belong_in_a_second(database: Database) -> None
     assert owed == [("c000", "replay"), ("c001", "replay"), ("c002", "replay")]
 
 
-def test_a_low_rate_is_one_read_in_a_while(database: Database) -> None:
-    """At less than one read a second it rests for longer than a second."""
+def test_a_low_rate_is_one_read_and_a_long_delay(database: Database) -> None:
+    """At less than one read a second the delay is longer than a second."""
     settled(database, 2)
 
     made = step(database, rate=0.5)
@@ -72,8 +72,8 @@ def test_a_low_rate_is_one_read_in_a_while(database: Database) -> None:
 
 
 @pytest.mark.parametrize("rate", [4, 5])
-def test_the_last_step_knows_that_it_is(database: Database, rate: int) -> None:
-    """It ends with the last connection, not with an empty step, unless it was cut off before."""
+def test_the_step_with_the_last_connection_is_the_last(database: Database, rate: int) -> None:
+    """The step with the last connection is the last one, unless it was cut by the rate."""
     settled(database, 4)
 
     made = step(database, rate=rate)
@@ -82,7 +82,7 @@ def test_the_last_step_knows_that_it_is(database: Database, rate: int) -> None:
 
 
 def test_nothing_to_do_is_the_last_step(database: Database) -> None:
-    """Where nothing is selected the first step is the last; so it is where nothing is stored."""
+    """If nothing is selected or stored, the first step is the last."""
     assert step(database).is_last
     settled(database, 2)
 
@@ -91,8 +91,8 @@ def test_nothing_to_do_is_the_last_step(database: Database) -> None:
     assert (made.count, made.is_last, made.connections_to_notify) == (0, True, ())
 
 
-def test_it_waits_while_much_is_due(database: Database) -> None:
-    """It does not put itself before live webhooks: while many reads wait for a worker it asks for none."""
+def test_a_replay_waits_while_many_reads_are_due(database: Database) -> None:
+    """Live webhooks come first: while many reads wait for a worker, the replay requests none."""
     settled(database, 1)
     store(database, *(body(f"live-{number}") for number in range(MAX_READY_READS)))
 
@@ -102,8 +102,8 @@ def test_it_waits_while_much_is_due(database: Database) -> None:
     assert "Is a worker running?" in (made.waiting_for or "")
 
 
-def test_it_fills_up_what_is_due(database: Database) -> None:
-    """Where little is due it asks for as many as make it much; what is being read does not count."""
+def test_a_replay_requests_reads_up_to_the_limit(database: Database) -> None:
+    """If few reads are due, it requests reads up to the limit; leased reads do not count."""
     settled(database, MAX_READY_READS + 20)
     store(database, *(body(f"live-{number}") for number in range(30)))
     with database.write() as session:
@@ -115,8 +115,8 @@ def test_it_fills_up_what_is_due(database: Database) -> None:
     assert step(database, rate=1000).count == MAX_READY_READS - 10
 
 
-def test_it_heeds_the_pause(database: Database) -> None:
-    """While reads are paused it asks for none."""
+def test_a_replay_respects_the_open_circuit(database: Database) -> None:
+    """While the circuit is open it requests none."""
     settled(database, 3)
     pause(database, 60)
 
@@ -125,8 +125,8 @@ def test_it_heeds_the_pause(database: Database) -> None:
     assert (made.count, made.waiting_for) == (0, "Reads of Meld are paused: Meld answered 429.")
 
 
-def test_it_ends_a_pause_that_nobody_else_would(database: Database) -> None:
-    """When a pause has run out and nobody is owed a read, its first finds out if it is over."""
+def test_a_replay_probes_a_half_open_circuit(database: Database) -> None:
+    """When the circuit is half-open and no read is pending, its first read is the probe."""
     settled(database, 3)
     pause(database, -1)
 
@@ -137,8 +137,8 @@ def test_it_ends_a_pause_that_nobody_else_would(database: Database) -> None:
     assert second.waiting_for is not None
 
 
-def test_whoever_waited_longer_is_read_first(database: Database) -> None:
-    """A read that is owed and due later is due now; one that is due already stays where it is in the queue."""
+def test_a_due_read_keeps_its_place_in_the_queue(database: Database) -> None:
+    """A pending read that is due later becomes due now; one that is due keeps its place in the queue."""
     store(database, body("c000"), body("c001"))
     earlier = datetime.now(UTC) - timedelta(minutes=5)
     later = datetime.now(UTC) + timedelta(minutes=5)
@@ -154,8 +154,8 @@ def test_whoever_waited_longer_is_read_first(database: Database) -> None:
     assert second.due_at < later
 
 
-def test_what_was_given_up_is_tried_anew(database: Database) -> None:
-    """A replay of failed webhooks gives their jobs all attempts again, and their reads settle them."""
+def test_failed_reads_are_retried_with_all_attempts(database: Database) -> None:
+    """A replay of failed webhooks resets the attempts of their reads, and these complete the webhooks."""
     store(database, body("c000", newStatus="ACTIVE"))
     with database.write() as session:
         session.exec(update(ReadRequestRow).values(failed_at=database.now(), attempts=12, due_at=None, woken_at=None))

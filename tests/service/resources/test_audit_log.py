@@ -21,12 +21,12 @@ def acts(api: Api, **query: Any) -> list[dict[str, Any]]:
 
 
 def told(api: Api) -> list[tuple[str, dict[str, Any]]]:
-    """Return every act with its details, in the order in which they were done."""
+    """Return every audit entry with its details, oldest first."""
     return [(act["act"], act["details"]) for act in reversed(acts(api))]
 
 
-def test_an_act_is_told_with_who_and_when(api: Api) -> None:
-    """The name of the token, the time, what was done, and to which connection."""
+def test_an_entry_has_operator_time_and_connection(api: Api) -> None:
+    """An entry has the name of the token, the time, the action and the connection."""
     row_factory.store(api.database, row_factory.connection("c1"))
     api.admin.post("/api/connections/c1/refresh").raise_for_status()
 
@@ -43,8 +43,8 @@ def test_an_act_is_told_with_who_and_when(api: Api) -> None:
     }
 
 
-def test_acts_on_subscriptions_are_noted(api: Api) -> None:
-    """Each with the subscription's id and name; of its URL the host alone, and nothing of its secrets."""
+def test_actions_on_subscriptions_are_audited(api: Api) -> None:
+    """Entries have the subscription's id and name; of its URL only the host, and no secret."""
     wish = {"name": "crm", "url": URL, "types": ["connection.status_changed"]}
     created = api.admin.post("/api/subscriptions", json=wish).raise_for_status().json()
     one = f"/api/subscriptions/{created['id']}"
@@ -85,8 +85,8 @@ def test_acts_on_subscriptions_are_noted(api: Api) -> None:
     assert [word for word in ("hush", *secrets) if word in api.admin.get("/api/audit").text] == []
 
 
-def test_what_was_not_done_is_not_noted(api: Api) -> None:
-    """Refused, unknown, a wish for nothing, or nothing there to do it to."""
+def test_what_was_not_done_is_not_audited(api: Api) -> None:
+    """A request that is refused, unknown or changes nothing has no entry."""
     api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL}).raise_for_status()
     before = acts(api)
 
@@ -108,14 +108,14 @@ def test_what_was_not_done_is_not_noted(api: Api) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("act", "rebuild.applied"), ("who", "bob"), ("connection_id", "c2")])
 def test_values_are_filtered(api: Api, name: str, value: str) -> None:
-    """A filter keeps those that bear exactly its value."""
+    """A filter keeps the items with exactly its value."""
     row_factory.store(api.database, row_factory.audit_entry(), row_factory.audit_entry(**{name: value}))
 
     assert [act["id"] for act in acts(api, **{name: value})] == [2]
 
 
 def test_times_are_filtered(api: Api) -> None:
-    """Since then or later, before until."""
+    """``since`` is inclusive, ``until`` is exclusive."""
     times = [row_factory.TIME + timedelta(seconds=seconds) for seconds in range(4)]
     row_factory.store(api.database, *(row_factory.audit_entry(at=time) for time in times))
 
@@ -125,7 +125,7 @@ def test_times_are_filtered(api: Api) -> None:
 
 
 def test_pages_go_back_in_time(api: Api) -> None:
-    """The latest first; each once, also where others act meanwhile; the last page has no cursor."""
+    """Newest first, each once, also if entries are appended meanwhile; the last page has no cursor."""
     row_factory.store(api.database, *(row_factory.audit_entry() for _ in range(5)))
 
     first = api.admin.get("/api/audit", params={"limit": 2}).json()
@@ -138,5 +138,5 @@ def test_pages_go_back_in_time(api: Api) -> None:
 
 
 def test_only_admins_see_them(api: Api) -> None:
-    """A read token does not, nor does nobody."""
+    """A read token gets 403, no token 401."""
     assert [client.get("/api/audit").status_code for client in (api.anonymous, api.reader)] == [401, 403]

@@ -5,8 +5,8 @@ from tests.service.conftest import Api
 from tests.support import row_factory
 
 
-def test_a_connection_is_told_as_the_contract_says(api: Api) -> None:
-    """All fields of the contract come, times end in Z, and Meld's own answer stays inside."""
+def test_a_connection_has_the_fields_of_the_contract(api: Api) -> None:
+    """All fields of the contract are present, times end in Z, and Meld's raw answer is not sent."""
     details = {"serviceProvider": "PLAID", "n": 1.5}
     row_factory.store(
         api.database,
@@ -54,7 +54,7 @@ def test_a_connection_is_told_as_the_contract_says(api: Api) -> None:
 
 
 def test_pages_follow_the_cursor_without_gap_or_repeat(api: Api) -> None:
-    """Ids come byte by byte in order, each once, and the last page has no cursor."""
+    """Ordered by id, byte by byte; each once; the last page has no cursor."""
     ids = ["B", "a", "Z", "é", "c", "b"]
     row_factory.store(api.database, *(row_factory.connection(id_) for id_ in ids))
 
@@ -71,7 +71,7 @@ def test_pages_follow_the_cursor_without_gap_or_repeat(api: Api) -> None:
 
 @pytest.mark.parametrize("name", ["status", "customer_id", "external_customer_id", "institution_id"])
 def test_filters_match_exactly(api: Api, name: str) -> None:
-    """Each filter keeps those that bear exactly its value."""
+    """Each filter keeps the items with exactly its value."""
     row_factory.store(
         api.database, row_factory.connection("c1", **{name: "x"}), row_factory.connection("c2", **{name: "X"})
     )
@@ -93,15 +93,15 @@ def test_filters_go_on_over_pages(api: Api) -> None:
 
 
 def test_an_unknown_connection_is_404(api: Api) -> None:
-    """Reading what the mirror does not have is a 404 problem that says where to look."""
+    """A connection that the mirror lacks is 404, with a hint where to look."""
     response = api.reader.get("/api/connections/nobody")
 
     assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
     assert "'nobody'" in response.json()["detail"]
 
 
-def test_refresh_raises_the_job_and_wakes(api: Api) -> None:
-    """An operator's wish is committed as a job, and only then is a worker called."""
+def test_refresh_requests_a_read_and_notifies(api: Api) -> None:
+    """The requested read is committed before a worker is notified."""
     row_factory.store(api.database, row_factory.connection("c1"))
 
     response = api.admin.post("/api/connections/c1/refresh")
@@ -112,8 +112,8 @@ def test_refresh_raises_the_job_and_wakes(api: Api) -> None:
     assert (job.requested, job.completed, job.trigger, api.notified) == (1, 0, "operator", ["c1"])
 
 
-def test_refresh_takes_a_connection_that_only_a_webhook_named(api: Api) -> None:
-    """A connection that was never read, but has a job, can be asked for."""
+def test_a_connection_that_only_a_webhook_named_can_be_refreshed(api: Api) -> None:
+    """A connection that was never read, but has a read request, can be refreshed."""
     row_factory.store(api.database, row_factory.read_request("c9", requested=1, due_at=row_factory.TIME))
 
     response = api.admin.post("/api/connections/c9/refresh")
@@ -122,7 +122,7 @@ def test_refresh_takes_a_connection_that_only_a_webhook_named(api: Api) -> None:
 
 
 def test_refresh_of_an_unknown_connection_is_404_and_writes_nothing(api: Api) -> None:
-    """Nobody can fill the table of jobs by asking."""
+    """An unknown id creates no read request."""
     response = api.admin.post("/api/connections/nobody/refresh")
 
     with api.database.read() as session:
@@ -132,8 +132,8 @@ def test_refresh_of_an_unknown_connection_is_404_and_writes_nothing(api: Api) ->
 
 @pytest.mark.parametrize("id_", ["%00", "a%00b", "x" * 5000, "%ff%fe", "%F0%9F%A6%86", "'%20or%201=1--", "%E2%80%AE"])
 @pytest.mark.parametrize("path", ["/api/connections/{}", "/api/connections/{}/refresh"])
-def test_no_id_is_too_strange(api: Api, path: str, id_: str) -> None:
-    """Whatever stands in the path, it is an unknown connection, on both databases."""
+def test_any_text_in_the_path_is_an_unknown_connection(api: Api, path: str, id_: str) -> None:
+    """Any text in the path is an unknown connection, on both databases."""
     method = "POST" if path.endswith("refresh") else "GET"
 
     response = api.admin.request(method, path.format(id_))

@@ -9,7 +9,7 @@ from tests.support.scripted_consumer import ScriptedConsumer, emit, make_dispatc
 
 @pytest.fixture
 def told(api: Api) -> list[str]:
-    """Three events to two subscriptions: one took all but one, the other was never tried. Return the events' ids."""
+    """Three events for two subscriptions: one acknowledged all but one, the other was never tried. Return the ids."""
     subscribe(api.database, "s1")
     subscribe(api.database, "s2", types=["connection.status_changed"])
     events = emit(api.database, "c1", "c1", "c2")
@@ -65,6 +65,6 @@ def test_pages(api: Api, told: list[str]) -> None:
 
 
 @pytest.mark.parametrize("query", [{"state": "lost"}, {"limit": 0}, {"limit": 1001}, {"after": "x"}, {"nonsense": 1}])
-def test_what_cannot_be_asked_is_refused(api: Api, query: dict[str, Any]) -> None:
+def test_invalid_queries_are_refused(api: Api, query: dict[str, Any]) -> None:
     """422, as everywhere."""
     assert api.reader.get("/api/deliveries", params=query).status_code == 422

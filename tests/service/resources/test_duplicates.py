@@ -26,7 +26,7 @@ def group_of(database: Database, id_: str) -> DuplicateGroup:
 
 
 def test_a_lone_connection_is_a_group_of_one(database: Database) -> None:
-    """It has converged, with itself."""
+    """A connection without duplicates has converged."""
     put(database, "a", None, [])
 
     group = group_of(database, "a")
@@ -35,7 +35,7 @@ def test_a_lone_connection_is_a_group_of_one(database: Database) -> None:
 
 
 def test_members_that_agree_have_converged(database: Database) -> None:
-    """Since the last of them came to see the group as it is; each shows its own view."""
+    """A group that agrees has converged since its last member changed; each member shows its own view."""
     put(database, "a", "b", ["b", "c"])
     put(database, "b", "b", ["a", "c"], grouped_at=NOW + timedelta(seconds=5))
     put(database, "c", "b", ["b", "a"])
@@ -62,7 +62,7 @@ def test_a_member_that_is_behind_keeps_a_group_from_converging(
 
 
 def test_a_member_never_seen_keeps_a_group_from_converging(database: Database) -> None:
-    """It is listed with nothing known of it."""
+    """A member that was never seen is listed without fields."""
     put(database, "a", "a", ["b"])
 
     group = group_of(database, "a")
@@ -70,7 +70,7 @@ def test_a_member_never_seen_keeps_a_group_from_converging(database: Database) -
     assert (group.converged, group.members[1].id, group.members[1].status) == (False, "b", None)
 
 
-def test_the_dead_have_nothing_to_say(database: Database) -> None:
+def test_deleted_members_do_not_count(database: Database) -> None:
     """A deleted member that is still listed, or that still lists others, does not keep the living apart."""
     put(database, "a", "a", ["b", "gone"])
     put(database, "b", "a", ["a"])
@@ -91,7 +91,7 @@ def test_a_group_whose_primary_is_gone_has_not_converged(database: Database) -> 
 
 
 @pytest.mark.parametrize("primary", ["a", "b"])
-def test_who_is_named_and_names_nobody_is_in_the_group(database: Database, primary: str) -> None:
+def test_a_connection_that_is_named_and_names_none_is_in_the_group(database: Database, primary: str) -> None:
     """A connection that was last read alone has not converged with those of its customer that name it."""
     put(database, "a", None, [], customer_id="one")
     put(database, "b", primary, ["a", "c"], customer_id="one")
@@ -105,7 +105,7 @@ def test_who_is_named_and_names_nobody_is_in_the_group(database: Database, prima
 
 
 def test_an_unknown_connection_has_no_group(database: Database) -> None:
-    """It is 404 at the door."""
+    """An unknown connection is 404."""
     with pytest.raises(NotFoundError):
         group_of(database, "nobody")
 

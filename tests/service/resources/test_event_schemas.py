@@ -26,7 +26,7 @@ CHANGES: dict[EventType, dict[str, Any]] = {
 
 
 def served(api: Api, type_: str) -> Any:
-    """Return a schema as anybody gets it."""
+    """Return a schema, requested without a token."""
     return api.anonymous.get(f"/schemas/{type_}/{DATA_VERSION}").json()
 
 
@@ -45,7 +45,7 @@ def sent(api: Api, type_: EventType) -> Any:
 
 
 @pytest.mark.parametrize("type_", get_args(EventType))
-def test_an_event_is_as_its_schema_says(api: Api, type_: EventType) -> None:
+def test_an_event_matches_its_schema(api: Api, type_: EventType) -> None:
     """The schema is served to anybody, under the name and the version that the event itself bears."""
     event = sent(api, type_)
     *_urn, name, version = event["dataschema"].split(":")
@@ -58,7 +58,7 @@ def test_an_event_is_as_its_schema_says(api: Api, type_: EventType) -> None:
 
 
 @pytest.mark.parametrize("type_", get_args(EventType))
-def test_what_is_no_such_event_is_found_out(api: Api, type_: EventType) -> None:
+def test_invalid_events_do_not_match(api: Api, type_: EventType) -> None:
     """One of another type, one that lacks a field, one with a field too many, one with a value that is none."""
     event = sent(api, type_)
     wrong = [{**event, "type": other} for other in get_args(EventType) if other != type_]
@@ -73,14 +73,14 @@ def test_what_is_no_such_event_is_found_out(api: Api, type_: EventType) -> None:
 
 @pytest.mark.parametrize("path", ["connection.status_changed/2", "connection.none/1", "connection.status_changed/01"])
 def test_an_unknown_schema_is_404(api: Api, path: str) -> None:
-    """With the names of those that there are."""
+    """The error lists the known schemas."""
     answer = api.anonymous.get(f"/schemas/{path}")
 
     assert answer.status_code == 404
     assert all(f"{type_}/{DATA_VERSION}" in answer.json()["detail"] for type_ in get_args(EventType))
 
 
-def test_every_type_has_its_shape() -> None:
+def test_every_type_has_its_model() -> None:
     """The shapes name the type and the schema that events of it bear, and have the data of it."""
     said = {
         type_: (
@@ -106,7 +106,7 @@ def test_the_asyncapi_document_is_valid(api: Api) -> None:
     assert document == json.loads(json.dumps(event_schemas.asyncapi_document()))
 
 
-def test_what_asyncapi_refers_to_is_there() -> None:
+def test_the_references_of_asyncapi_resolve() -> None:
     """Every reference of the document leads to a place in it: the official schema does not follow them."""
     document = event_schemas.asyncapi_document()
 
@@ -137,7 +137,7 @@ def test_asyncapi_knows_every_type_and_the_route(api: Api) -> None:
     assert document["channels"]["stream"]["messages"].keys() == document["components"]["messages"].keys()
 
 
-def test_asyncapi_says_what_is_pushed(database: Database) -> None:
+def test_asyncapi_describes_pushes(database: Database) -> None:
     """Where to, since only a subscription knows, is left open; the headers are those that a push bears."""
     subscribe(database)
     emit(database, "c1")

@@ -32,7 +32,7 @@ LONG = 60.0
 
 @pytest.fixture
 def serve(database: Database) -> Iterator[Callable[..., Service]]:
-    """Make services."""
+    """Return a factory of services."""
     with ExitStack() as stack:
 
         def serve(**values: Any) -> Service:
@@ -45,7 +45,7 @@ def serve(database: Database) -> Iterator[Callable[..., Service]]:
 
 @pytest.fixture
 def service(serve: Callable[..., Service]) -> Service:
-    """A service as it usually is."""
+    """A service with default settings."""
     return serve()
 
 
@@ -64,7 +64,7 @@ def test_an_event_is_the_same_as_in_the_feed(service: Service) -> None:
 
 
 def test_without_a_position_it_begins_now(service: Service) -> None:
-    """What was there before is not sent, and the reader is told where it stands before anything comes."""
+    """Earlier events are not sent; the first block carries the present position."""
     row_factory.store(service.database, row_factory.event(1), row_factory.event(2))
 
     reader = service.read()
@@ -84,16 +84,16 @@ def test_without_a_position_it_begins_now(service: Service) -> None:
         ({"last_event_id": "", "after": 1}, [2, 3]),
     ],
 )
-def test_it_goes_on_from_a_position(service: Service, asked: dict[str, Any], expected: list[int]) -> None:
-    """``Last-Event-ID`` goes before ``after``: a browser that comes back asks with both."""
+def test_a_stream_resumes_from_a_position(service: Service, asked: dict[str, Any], expected: list[int]) -> None:
+    """``Last-Event-ID`` overrides ``after``: a browser that reconnects sends both."""
     row_factory.store(service.database, *(row_factory.event(n) for n in range(1, 4)))
 
     assert service.read(**asked).wait_for(len(expected)) == expected
 
 
 @pytest.mark.parametrize("given", ["x", "-1", "1.0", "٣", str(MAX_POSITION + 1), "9" * 5000])
-def test_what_is_no_position_is_refused(service: Service, given: str) -> None:
-    """By name, and with what to do."""
+def test_an_invalid_position_is_refused(service: Service, given: str) -> None:
+    """The error names the header and says what to do."""
     with httpx2.Client() as client:
         headers = {"Authorization": f"Bearer {READ}", "Last-Event-ID": given.encode()}
         answer = client.get(service.server.url + "/api/events/stream", headers=headers)
@@ -193,8 +193,8 @@ def test_a_reader_is_woken_by_the_commit(serve: Callable[..., Service]) -> None:
     assert max(reader.times[0] for reader in readers) - began < 1
 
 
-def test_places_are_bounded(serve: Callable[..., Service]) -> None:
-    """Who comes when all are taken is told to come back, and may when one has gone."""
+def test_the_number_of_streams_is_bounded(serve: Callable[..., Service]) -> None:
+    """A stream beyond the limit is 503; it is accepted when another one has ended."""
     service = serve(max_streams=2)
     first, _second = service.read(), service.read()
     refused = service.read()
@@ -209,7 +209,7 @@ def test_places_are_bounded(serve: Callable[..., Service]) -> None:
     assert (open_before, third.status) == (2, 200)
 
 
-def test_a_reader_that_leaves_in_silence_frees_its_place(serve: Callable[..., Service]) -> None:
+def test_a_reader_that_disconnects_in_silence_frees_its_slot(serve: Callable[..., Service]) -> None:
     """Long before anything would have been sent to it."""
     service = serve(heartbeat_seconds=LONG)
     readers = [service.read() for _ in range(5)]
@@ -337,7 +337,7 @@ def allowing_no_connections(postgres_url: str) -> Iterator[None]:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
-def test_a_head_is_answered_and_over(service: Service) -> None:
+def test_a_head_request_ends_at_once(service: Service) -> None:
     """It has the headers and no body, and takes no place for longer."""
     answer = httpx2.head(
         service.server.url + "/api/events/stream", headers={"Authorization": f"Bearer {READ}"}, timeout=5
@@ -353,7 +353,7 @@ def test_it_is_closed_without_a_token(service: Service, token: str) -> None:
     assert service.read(token).status == 401
 
 
-def test_what_is_no_parameter_is_refused(api: Api) -> None:
+def test_unknown_parameters_are_refused(api: Api) -> None:
     """As everywhere; a list's ``wait`` and ``limit`` are none of a stream's."""
     answer = api.reader.get("/api/events/stream", params={"wait": 1})
 

@@ -142,13 +142,13 @@ def test_a_long_poll_answers_with_the_next_event(api: Api) -> None:
 
 
 def test_a_long_poll_waits_for_what_it_asked_for(api: Api) -> None:
-    """Events that do not match let it wait on, and ``next`` stay."""
+    """Events that do not match neither end the wait nor move ``next``."""
     row_factory.store(api.database, row_factory.event(1))
     with ThreadPoolExecutor(1) as pool:
         polling = pool.submit(api.reader.get, "/api/events", params={"wait": 30, "connection_id": "c2"})
-        eventually(lambda: any(waiter.beyond == 1 for waiter in api.feed._waiters))
+        eventually(lambda: any(waiter.after == 1 for waiter in api.feed._waiters))
         row_factory.store(api.database, row_factory.event(2))
-        eventually(lambda: any(waiter.beyond == 2 for waiter in api.feed._waiters))
+        eventually(lambda: any(waiter.after == 2 for waiter in api.feed._waiters))
         row_factory.store(api.database, row_factory.event(3, "c2"))
         page = polling.result(timeout=5).json()
 
@@ -156,7 +156,7 @@ def test_a_long_poll_waits_for_what_it_asked_for(api: Api) -> None:
 
 
 def test_a_long_poll_ends_when_the_time_is_up(api: Api) -> None:
-    """Empty, and ``next`` where it was."""
+    """The page is empty, and ``next`` is unchanged."""
     began = time.monotonic()
 
     page = api.reader.get("/api/events", params={"wait": 0.3, "after": 4}).json()
@@ -165,7 +165,7 @@ def test_a_long_poll_ends_when_the_time_is_up(api: Api) -> None:
 
 
 def test_a_hundred_long_polls_hold_no_thread(api: Api) -> None:
-    """Meanwhile others are answered as if nobody waited."""
+    """Other requests are answered at once meanwhile."""
 
     async def scene() -> tuple[int, float]:
         transport = httpx2.ASGITransport(app=api.app)
@@ -185,7 +185,7 @@ def test_a_hundred_long_polls_hold_no_thread(api: Api) -> None:
 
 
 def test_a_shutdown_waits_for_no_long_poll(api: Api) -> None:
-    """Once the feed is closed the server ends at once, and who waited has an answer."""
+    """When the feed is closed, the server ends at once, and each waiting reader gets an answer."""
     server = uvicorn.Server(uvicorn.Config(api.app, host="127.0.0.1", port=0, log_config=None))
     thread = Thread(target=server.run)
     thread.start()

@@ -20,8 +20,8 @@ def find(api: Api, **query: Any) -> dict[str, Any]:
     return page
 
 
-def test_what_was_given_up_is_listed(api: Api) -> None:
-    """With why, and whether it is tried on; what is owed, or was read at last, is not there."""
+def test_failed_reads_are_listed(api: Api) -> None:
+    """With the reason and the time of a retry; pending and successful reads are not listed."""
     row_factory.store(
         api.database,
         row_factory.read_request("dead", trigger="reconcile", requested=1, failed_at=row_factory.TIME, error="404"),
@@ -53,7 +53,9 @@ def test_what_was_given_up_is_listed(api: Api) -> None:
 
 def test_pages(api: Api) -> None:
     """Each failure on one page, in the order of the ids, and no cursor after the last."""
-    row_factory.store(api.database, *(row_factory.read_request(id_, requested=1, failed_at=row_factory.TIME) for id_ in "cabd"))
+    row_factory.store(
+        api.database, *(row_factory.read_request(id_, requested=1, failed_at=row_factory.TIME) for id_ in "cabd")
+    )
 
     first = find(api, limit=3)
     second = find(api, limit=3, after=first["next"])
@@ -63,13 +65,13 @@ def test_pages(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", [{"limit": 0}, {"after": ""}, {"state": "dead"}])
-def test_what_cannot_be_asked_is_refused(api: Api, query: dict[str, Any]) -> None:
+def test_invalid_queries_are_refused(api: Api, query: dict[str, Any]) -> None:
     """A limit out of range, an empty cursor, a filter that there is not."""
     assert api.reader.get("/api/failures", params=query).status_code == 422
 
 
-def test_a_read_that_no_webhook_asked_for_is_shown(api: Api) -> None:
-    """A connection that a reconcile missed and that Meld answers 404 for has no webhook that could be failed."""
+def test_a_failed_read_without_a_webhook_is_listed(api: Api) -> None:
+    """A connection that reconcile found missing and whose read is 404 has no webhook that could show the failure."""
     row_factory.store(api.database, row_factory.connection("gone"), row_factory.read_request("gone"))
     reader = ScriptedReader()
     reader.answers["gone"] = Absent()

@@ -20,8 +20,8 @@ def found(api: Api, **query: Any) -> list[dict[str, Any]]:
     return rejections
 
 
-def test_what_was_refused_is_told(api: Api) -> None:
-    """Why, when, how often, what it claims; not the body, not the signature."""
+def test_rejected_webhooks_are_listed(api: Api) -> None:
+    """Reason, times, count and claimed fields are listed, without body and signature."""
     raw = body("c1", "SOMETHING", "e1", secret="marker-of-body")
     one = refused(raw, at=AT, signed_at=AT + timedelta(minutes=10), **{"user-agent": "Meld"})
     make_store(api.database).insert([one, one])
@@ -55,7 +55,7 @@ def test_what_was_refused_is_told(api: Api) -> None:
 
 
 def test_they_are_filtered(api: Api) -> None:
-    """By reason, by when they came last, and by whether they were admitted."""
+    """Filters: the reason, the time of the last arrival, and the state."""
     store = make_store(api.database)
     for number in range(4):
         store.insert([refused(reason="too_old" if number == 3 else "wrong", at=AT + timedelta(minutes=number))])
@@ -73,7 +73,7 @@ def test_they_are_filtered(api: Api) -> None:
 
 
 def test_pages_follow_the_cursor(api: Api) -> None:
-    """Each once, in the order in which they first came."""
+    """Each once, in the order of their first arrival."""
     for _ in range(5):
         make_store(api.database).insert([refused()])
 
@@ -89,6 +89,6 @@ def test_pages_follow_the_cursor(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", [{"state": "gone"}, {"after": "x"}, {"since": "soon"}, {"body": "1"}, {"limit": 0}])
-def test_what_cannot_be_asked_is_refused(api: Api, query: dict[str, Any]) -> None:
+def test_invalid_queries_are_refused(api: Api, query: dict[str, Any]) -> None:
     """With 422."""
     assert api.reader.get("/api/rejections", params=query).status_code == 422

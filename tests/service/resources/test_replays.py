@@ -29,7 +29,7 @@ def problem(answer: Any) -> tuple[int, str]:
 
 
 def test_a_replay_is_started_and_watched(api: Api) -> None:
-    """202 with the replay; whoever may read sees how far it has come, and how much of that is still to be read."""
+    """202 with the replay; a read token sees its progress and how many reads are pending."""
     store(api.database, body("c1", newStatus="ACTIVE"), body("c2", newStatus="ACTIVE"))
     refetcher = make_refetcher(api.database, ScriptedReader())
     for id_ in ("c1", "c2"):
@@ -50,7 +50,7 @@ def test_a_replay_is_started_and_watched(api: Api) -> None:
 
 
 def test_events_are_sent_again_to_a_subscription(api: Api) -> None:
-    """Named by name or id; what the subscriber has not taken yet is pending."""
+    """The subscription is given by name or id; deliveries that are not acknowledged are pending."""
     subscribe(api.database, "s1")
     emit(api.database, "c1", "c1", "c2")
     by_name = made(api, kind="events", subscription="name of s1", after=1)
@@ -67,7 +67,7 @@ def test_events_are_sent_again_to_a_subscription(api: Api) -> None:
 
 
 def test_it_is_stopped_and_resumed(api: Api) -> None:
-    """Each act is answered with what it led to; done twice it is done once, and noted once."""
+    """Each response is the changed replay; a repeated request changes nothing and has no audit entry."""
     replay = made(api)
     path = f"/{replay['id']}"
     stopped = [post(api, f"{path}/stop").json() for _ in range(2)]
@@ -81,8 +81,8 @@ def test_it_is_stopped_and_resumed(api: Api) -> None:
     assert get(api, replay["id"])["who"] == ADMIN_NAME
 
 
-def test_what_is_over_stays_over(api: Api) -> None:
-    """A replay that has ended is neither stopped nor resumed: 409, and nothing is noted."""
+def test_a_replay_that_has_ended_cannot_change(api: Api) -> None:
+    """A replay that has ended is neither stopped nor resumed: 409, without an audit entry."""
     replay = made(api)
     runner_on(api.database).run(replay["id"])
 
@@ -93,7 +93,7 @@ def test_what_is_over_stays_over(api: Api) -> None:
 
 
 def test_they_are_listed(api: Api) -> None:
-    """In the order in which they were started, each on one page."""
+    """Oldest first, each on one page."""
     ids = [made(api)["id"] for _ in range(3)]
     first = api.reader.get("/api/replays", params={"limit": 2}).json()
     second = api.reader.get("/api/replays", params={"limit": 2, "after": first["next"]}).json()
@@ -124,8 +124,8 @@ def test_they_are_listed(api: Api) -> None:
         ({"kind": "webhooks", "all": True, "nonsense": 1}, "'nonsense' is an unknown field"),
     ],
 )
-def test_what_cannot_be_is_refused(api: Api, wish: dict[str, Any], words: str) -> None:
-    """422, with what to mend; nothing is started, and nothing noted."""
+def test_invalid_requests_are_refused(api: Api, wish: dict[str, Any], words: str) -> None:
+    """422 with what to correct; no replay is created, and there is no audit entry."""
     status, detail = problem(post(api, **wish))
 
     assert status == 422
@@ -134,16 +134,16 @@ def test_what_cannot_be_is_refused(api: Api, wish: dict[str, Any], words: str) -
     assert acts(api.database) == []
 
 
-def test_what_is_not_there_is_404(api: Api) -> None:
-    """A subscription or a replay that nobody knows."""
+def test_unknown_ids_are_404(api: Api) -> None:
+    """An unknown subscription or replay is 404."""
     unknown = [post(api, kind="events", subscription="none", all=True), api.reader.get("/api/replays/none")]
     unknown += [post(api, "/none/stop"), post(api, "/none/resume")]
 
     assert [problem(answer)[0] for answer in unknown] == [404] * 4
 
 
-def test_only_admins_act(api: Api) -> None:
-    """A read token watches; without a token nothing is seen."""
+def test_only_admins_change_replays(api: Api) -> None:
+    """A read token may only read; without a token the response is 401."""
     replay = made(api)
 
     acting = [api.reader.post(f"/api/replays{path}", json={}) for path in ("", f"/{replay['id']}/stop")]
@@ -151,8 +151,8 @@ def test_only_admins_act(api: Api) -> None:
     assert api.anonymous.get("/api/replays").status_code == 401
 
 
-def test_it_stands_in_the_acts_of_its_connection(api: Api) -> None:
-    """A replay about one connection is noted as an act on it."""
+def test_its_audit_entry_names_the_connection(api: Api) -> None:
+    """The audit entry of a replay of one connection names that connection."""
     made(api, connection="c1")
     made(api)
 
@@ -161,8 +161,8 @@ def test_it_stands_in_the_acts_of_its_connection(api: Api) -> None:
     assert list(noted) == ["c1", None]
 
 
-def test_a_read_tells_its_replay(api: Api) -> None:
-    """The timeline names the replay that had a connection read, where the read found something."""
+def test_a_read_names_its_replay(api: Api) -> None:
+    """The timeline shows which replay requested a read that found a change."""
     store(api.database, body("c1", newStatus="ACTIVE"))
     reader = ScriptedReader()
     make_refetcher(api.database, reader).refetch("c1")

@@ -53,8 +53,8 @@ def patch(api: Api, id_: str, **fields: Any) -> Any:
     return answer.json()
 
 
-def test_its_secret_is_shown_once_and_stored_sealed(api: Api) -> None:
-    """The answer that makes a subscription shows the secret; no other answer and no row does."""
+def test_its_secret_is_shown_once_and_stored_encrypted(api: Api) -> None:
+    """Only the response that creates a subscription shows its secret; no other response and no row does."""
     created = made(api)
     secret = created.pop("secret")
     shown = api.admin.get(f"/api/subscriptions/{created['id']}")
@@ -75,7 +75,7 @@ def test_its_secret_is_shown_once_and_stored_sealed(api: Api) -> None:
 
 
 def test_only_admins_see_them(api: Api) -> None:
-    """A read token reads deliveries, and nothing of subscriptions."""
+    """A read token may read deliveries, but no subscriptions."""
     id_ = made(api)["id"]
     paths = ["/api/subscriptions", f"/api/subscriptions/{id_}"]
 
@@ -105,8 +105,8 @@ def test_only_admins_see_them(api: Api) -> None:
         ({"secret": "mine"}, "'secret' is an unknown field"),
     ],
 )
-def test_what_cannot_be_is_refused(api: Api, fields: dict[str, Any], word: str) -> None:
-    """422, with what to mend, and nothing is stored."""
+def test_invalid_requests_are_refused(api: Api, fields: dict[str, Any], word: str) -> None:
+    """422 with what to correct, and nothing is stored."""
     answer = api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL, **fields})
 
     assert problem(answer)[0] == 422
@@ -123,10 +123,10 @@ def test_what_cannot_be_is_refused(api: Api, fields: dict[str, Any], word: str) 
         (("POST", None), 409, "no secret"),
     ],
 )
-def test_of_a_handler_only_what_is_not_in_its_code_can_be_changed(
+def test_url_types_and_secret_of_a_handler_cannot_change(
     api: Api, wish: tuple[str, dict[str, Any] | None], status: int, word: str
 ) -> None:
-    """Its URL, its types and its secret stay; and it can be looked at, paused, resumed, redriven and removed."""
+    """Its URL, types and secret cannot change; it can be shown, paused, resumed, redriven and removed."""
     subscribe(api.database, "h1", name="mine.f", url="python:mine.f", secret="")
     before = subscription(api.database, "h1")
     method, body = wish
@@ -144,14 +144,14 @@ def test_of_a_handler_only_what_is_not_in_its_code_can_be_changed(
 
 
 def test_a_consumer_cannot_become_a_handler(api: Api) -> None:
-    """Not even with a URL of its kind."""
+    """A handler's URL is refused for new and changed subscriptions."""
     answer = api.admin.patch(f"/api/subscriptions/{made(api)['id']}", json={"url": "python:mine.f"})
 
     assert problem(answer)[0] == 422
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"name": "\xff"}', b"null", b"{" * 5000])
-def test_a_body_that_is_no_object_is_refused(api: Api, body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_refused(api: Api, body: bytes) -> None:
     """Whatever it is."""
     answer = api.admin.post("/api/subscriptions", content=body)
 
@@ -164,7 +164,7 @@ def test_a_large_body_is_refused(api: Api) -> None:
 
 
 def test_names_are_unique(api: Api) -> None:
-    """409, and the first one stays as it is."""
+    """409, and the first subscription is unchanged."""
     first = made(api)
     answer = api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL})
 
@@ -172,7 +172,7 @@ def test_names_are_unique(api: Api) -> None:
     assert subscription(api.database, first["id"]).name == "crm"
 
 
-def test_without_a_key_none_is_made(database: Database) -> None:
+def test_without_a_key_no_subscription_is_created(database: Database) -> None:
     """Closed by default: the message names the setting and says how to make a key."""
     closed = AppFactory(database=database).subscription_manager(Encryption([]))
 
@@ -182,8 +182,8 @@ def test_without_a_key_none_is_made(database: Database) -> None:
         assert session.exec(select(SubscriptionRow)).all() == []
 
 
-def test_it_gets_what_comes_after_it_was_made(api: Api) -> None:
-    """Events of before are not owed to it, unless it begins earlier; then those behind the position are, in order."""
+def test_it_gets_events_from_its_creation_on(api: Api) -> None:
+    """It gets no earlier events, unless it begins at an earlier position; then those behind it, in order."""
     emit(api.database, "c1", "c2", "c1")
     now, early = made(api, "now"), made(api, "early", from_position=1)
     typed = made(api, "typed", from_position=0, types=["connection.primary_duplicate_moved"])
@@ -199,8 +199,8 @@ def test_it_gets_what_comes_after_it_was_made(api: Api) -> None:
     assert consumer.event_ids.index("event-3") < consumer.event_ids.index("event-4")
 
 
-def test_the_past_has_a_bound(database: Database) -> None:
-    """It is owed in one transaction; what is beyond that is read from the feed, and nothing is stored."""
+def test_the_backfill_has_a_bound(database: Database) -> None:
+    """The backfill is one transaction: more events are refused, and nothing is stored."""
     emit(database, "c1", "c2", "c3")
     subscribe = AppFactory(database=database).subscription_manager(max_backfill_events=2)
     with pytest.raises(InvalidBodyError, match="3 events lie behind it"):
@@ -211,8 +211,8 @@ def test_the_past_has_a_bound(database: Database) -> None:
     assert [row.position for row in deliveries(database)] == [2, 3]
 
 
-def test_names_that_are_ids_deceive_nobody(api: Api) -> None:
-    """An id is looked for first."""
+def test_an_id_takes_precedence_over_a_name(api: Api) -> None:
+    """An id takes precedence over a name."""
     first = made(api)
     made(api, first["id"])
 
@@ -220,8 +220,8 @@ def test_names_that_are_ids_deceive_nobody(api: Api) -> None:
     assert api.admin.get("/api/subscriptions/crm").json()["id"] == first["id"]
 
 
-def test_none_is_missed_while_one_is_made(database: Database) -> None:
-    """Events that are written while subscriptions are made are owed to each of them from its position on, once."""
+def test_no_event_is_missed_during_a_creation(database: Database) -> None:
+    """Events appended while subscriptions are created are delivered to each from its position on, once."""
     subscribe = AppFactory(database=database).subscription_manager()
     ended = threading.Event()
 
@@ -244,7 +244,7 @@ def test_none_is_missed_while_one_is_made(database: Database) -> None:
 
 
 def test_a_pause_holds_everything_back(api: Api) -> None:
-    """And what was missed is sent when it is made active again."""
+    """A paused subscription gets the missed events when it is active again."""
     created = made(api)
     id_ = created["id"]
     paused = patch(api, id_, state="paused")
@@ -259,8 +259,8 @@ def test_a_pause_holds_everything_back(api: Api) -> None:
     assert (during, consumer.event_ids) == ([], events)
 
 
-def test_active_again_is_tried_at_once(api: Api) -> None:
-    """Whoever mended a consumer waits for no schedule, and gets all attempts anew; a disabled one likewise."""
+def test_activation_retries_at_once(api: Api) -> None:
+    """An activated subscription is retried at once, with all attempts again; a disabled one too."""
     id_ = made(api)["id"]
     emit(api.database, "c1")
     with api.database.write() as session:
@@ -285,7 +285,7 @@ def test_active_again_is_tried_at_once(api: Api) -> None:
 
 
 def test_a_change_changes_what_it_names(api: Api) -> None:
-    """The rest stays; a URL is checked as that of a new one is."""
+    """Other fields are unchanged; a new URL is checked as for a new subscription."""
     before = made(api, types=["connection.status_changed"])
     after = patch(api, before["id"], url="https://other.example/", types=[])
     refused = api.admin.patch(f"/api/subscriptions/{before['id']}", json={"url": "https://localhost/"})
@@ -298,7 +298,7 @@ def test_a_change_changes_what_it_names(api: Api) -> None:
 
 
 def test_a_rotation_overlaps(api: Api) -> None:
-    """The new secret is shown once, and the ones before sign for a day each, also where it is rotated again."""
+    """The new secret is shown once, and each previous one signs for a day, also after another rotation."""
     first = made(api)
     second = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()
     third = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()
@@ -311,8 +311,8 @@ def test_a_rotation_overlaps(api: Api) -> None:
         assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24, seconds=1)
 
 
-def test_a_rotation_leaves_a_secret_behind_that_no_key_opens(api: Api) -> None:
-    """Its key is lost, and it would hold up every push: the new secret alone signs from now on."""
+def test_a_rotation_drops_secrets_that_no_key_decrypts(api: Api) -> None:
+    """A previous secret whose key is lost would make every push fail: only the new secret signs."""
     first = made(api)
     lost = Encryption([OLD]).encrypt("whsec_lost")
     with api.database.write() as session:
@@ -327,8 +327,8 @@ def test_a_rotation_leaves_a_secret_behind_that_no_key_opens(api: Api) -> None:
     assert len(consumer.pushes) == 1
 
 
-def test_the_dead_are_redriven(api: Api) -> None:
-    """They are sent again, in order, before what stands behind them."""
+def test_dead_deliveries_are_redriven(api: Api) -> None:
+    """Dead deliveries are retried in order, before the pending ones."""
     created = made(api)
     id_ = created["id"]
     first, second, third = emit(api.database, "c1", "c1", "c1")
@@ -347,8 +347,8 @@ def test_the_dead_are_redriven(api: Api) -> None:
     assert api.admin.post(f"/api/subscriptions/{id_}/redrive").json()["redriven"] == 0
 
 
-def test_what_is_removed_leaves_nothing(api: Api) -> None:
-    """204, then 404; neither lanes nor deliveries stay, those of others do."""
+def test_a_removal_leaves_nothing(api: Api) -> None:
+    """204, then 404; its queues and deliveries are deleted, those of others are not."""
     gone, stays = made(api, "gone")["id"], made(api, "stays")["id"]
     emit(api.database, "c1")
     answer = api.admin.delete(f"/api/subscriptions/{gone}")
@@ -360,7 +360,7 @@ def test_what_is_removed_leaves_nothing(api: Api) -> None:
 
 
 def test_a_push_under_way_finds_its_subscription_gone(api: Api) -> None:
-    """What comes of it is thrown away."""
+    """The result of a push under way is discarded."""
     created = made(api)
     id_ = created["id"]
     (event,) = emit(api.database, "c1")
@@ -379,8 +379,8 @@ def test_a_push_under_way_finds_its_subscription_gone(api: Api) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate"), ("POST", "/redrive")]
 )
-def test_what_is_unknown_is_404(api: Api, method: str, path: str) -> None:
-    """With a word on where to look."""
+def test_unknown_ids_are_404(api: Api, method: str, path: str) -> None:
+    """The error says where to look."""
     answer = api.admin.request(method, f"/api/subscriptions/nobody{path}", json={} if method == "PATCH" else None)
 
     assert problem(answer)[0] == 404
@@ -402,7 +402,7 @@ def test_they_are_listed_by_name(api: Api) -> None:
 def rotating(
     subscribe: SubscriptionManager, consumer: ScriptedConsumer, chance: random.Random, ids: list[str]
 ) -> Callable[[], None]:
-    """Return what gives any of the subscriptions a new secret, and tells the consumer."""
+    """Return a function that rotates the secret of a subscription and adds it to the consumer's."""
 
     def rotate() -> None:
         new = subscribe.rotate_secret(chance.choice(ids), who="alice").secret
@@ -412,8 +412,8 @@ def rotating(
     return rotate
 
 
-def test_everything_at_once_ends_well(database: Database) -> None:
-    """Events, pushes, resumes, redrives, rotations and the clock beside each other: nobody blocks another for good."""
+def test_concurrent_changes_do_not_deadlock(database: Database) -> None:
+    """Events, pushes, resumes, redrives, rotations and the scheduler at once: no deadlock."""
     subscribe = AppFactory(database=database).subscription_manager()
     created = [subscribe.create(NewSubscription(name=name, url=URL), who="alice") for name in ("a", "b", "c")]
     ids = [each.id for each in created]

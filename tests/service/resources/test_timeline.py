@@ -35,7 +35,7 @@ def whole(api: Api, limit: int, id_: str = "a") -> list[dict[str, Any]]:
 
 
 def eventful(database: Database) -> Past:
-    """Let a connection be seen, fail, change where nothing is told of, and be deleted; another one beside it."""
+    """Create the history of a connection: seen, failed, changed, deleted; and another one beside it."""
     past = Past(database)
     details = {"serviceProvider": "PLAID", "itemId": "one"}
     past.make_reads(
@@ -58,8 +58,8 @@ def changes(item: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {each["field"]: (each["before"], each["after"]) for each in item["read"]["changes"]}
 
 
-def test_a_timeline_tells_all_in_order(api: Api) -> None:
-    """Webhooks, reads and events of this connection come in the order of time, an event behind its read."""
+def test_a_timeline_lists_all_in_order(api: Api) -> None:
+    """Webhooks, reads and events of the connection are in time order, an event behind its read."""
     eventful(api.database)
 
     found = page(api)
@@ -75,7 +75,7 @@ def test_a_timeline_tells_all_in_order(api: Api) -> None:
     assert causes == [observations[0], observations[1], observations[4]]
 
 
-def test_reads_say_what_they_found_otherwise(api: Api) -> None:
+def test_reads_list_their_changes(api: Api) -> None:
     """Field by field, with before and after; of what is not shown the name; a deletion leaves the rest."""
     eventful(api.database)
 
@@ -93,14 +93,14 @@ def test_reads_say_what_they_found_otherwise(api: Api) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 10])
 def test_pages_fit_together(api: Api, limit: int) -> None:
-    """However long the pages are, together they are the same, differences too."""
+    """Pages of any size add up to the same timeline."""
     eventful(api.database)
 
     assert page(api)["timeline"] == whole(api, limit)
 
 
-def test_what_a_baseline_holds_is_where_differences_begin(api: Api) -> None:
-    """The first read that is kept tells what it found otherwise than what is no longer kept."""
+def test_changes_begin_at_the_baseline(api: Api) -> None:
+    """The first kept read shows its changes against the state before it, which retention has removed."""
     past = eventful(api.database)
     before = [item for item in page(api)["timeline"] if item["kind"] == "read"]
 
@@ -109,8 +109,8 @@ def test_what_a_baseline_holds_is_where_differences_begin(api: Api) -> None:
     assert [item for item in page(api)["timeline"] if item["kind"] == "read"] == before[2:]
 
 
-def test_a_row_that_bears_an_older_time_is_not_left_out(api: Api) -> None:
-    """A clock that is wrong changes the order of what is told, not what is told."""
+def test_a_row_with_an_older_time_is_not_left_out(api: Api) -> None:
+    """A wrong clock changes the order of the items, but no item is lost."""
     eventful(api.database)
     with api.database.write() as session:
         session.exec(update(tables.ObservationRow).where(col(tables.ObservationRow.id) == 4).values(ended_at=BEGAN))
@@ -138,7 +138,7 @@ def test_an_event_that_was_appended_later_stands_by_its_read(api: Api) -> None:
 
 
 def test_a_connection_that_only_webhooks_named_has_a_timeline(api: Api) -> None:
-    """What was never read has webhooks; what nothing names is unknown."""
+    """A connection that was never read has webhooks; an unknown one is 404."""
     row_factory.store(
         api.database,
         row_factory.read_request("c9", requested=1, due_at=row_factory.TIME),
@@ -152,8 +152,8 @@ def test_a_connection_that_only_webhooks_named_has_a_timeline(api: Api) -> None:
     assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")
 
 
-def test_it_tells_what_was_owed_to_whom_and_what_operators_did(api: Api) -> None:
-    """Behind their event each delivery with what came of it, and each act on the connection; nothing of others."""
+def test_a_timeline_lists_deliveries_and_actions(api: Api) -> None:
+    """Each delivery is behind its event, with its result; actions on this connection are listed, no others."""
     eventful(api.database)
     at = BEGAN + timedelta(minutes=10)
     outcome = {"at": "2026-01-02T03:14:06Z", "seconds": 0.1, "status": 500, "error": "no", "response": None}
@@ -180,8 +180,8 @@ def test_it_tells_what_was_owed_to_whom_and_what_operators_did(api: Api) -> None
     assert page(api)["timeline"] == whole(api, 1)
 
 
-def test_a_cursor_of_before_goes_on(api: Api) -> None:
-    """One that an older version gave knows nothing of deliveries and acts: all of them follow, and nothing is lost."""
+def test_a_cursor_of_an_older_version_is_accepted(api: Api) -> None:
+    """A cursor of an older version has no place in deliveries and actions: all of them follow."""
     eventful(api.database)
     row_factory.store(api.database, row_factory.delivery(1, "a"), row_factory.audit_entry(connection_id="a"))
     cursor = page(api, limit=4)["next"]
@@ -196,8 +196,8 @@ def test_a_cursor_of_before_goes_on(api: Api) -> None:
 
 
 @pytest.mark.parametrize("after", ["", "1", "1-2-3", "1-2-3-x", "-1-2-3-4", "1-2-3-4-5", "9" * 19 + "-0-0-0"])
-def test_a_cursor_that_is_none_is_refused(api: Api, after: str) -> None:
-    """Anything but what a page before gave is 422."""
+def test_an_invalid_cursor_is_refused(api: Api, after: str) -> None:
+    """A cursor in another format is 422."""
     row_factory.store(api.database, row_factory.connection("a"))
 
     assert api.reader.get("/api/connections/a/timeline", params={"after": after}).status_code == 422
@@ -205,7 +205,7 @@ def test_a_cursor_that_is_none_is_refused(api: Api, after: str) -> None:
 
 @pytest.mark.parametrize("after", [None, "7-7-7-7-7-7"])
 def test_timelines_are_read_by_index(database: Database, after: str | None) -> None:
-    """Of what a page truly asks nothing reads a table or sorts, on either database: each walk goes along its index."""
+    """No statement of a page scans a table or sorts, on either database: each goes along its index."""
     query_plans.fill_tables(database)
     with database.write() as session:
         session.exec(delete(tables.BaselineRow))

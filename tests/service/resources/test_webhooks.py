@@ -20,8 +20,8 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [webhook["event_id"] for webhook in page["webhooks"]]
 
 
-def test_a_webhook_is_told_as_the_contract_says(api: Api) -> None:
-    """What came, when, how often and what became of it; not the raw body, not the headers."""
+def test_a_webhook_has_the_fields_of_the_contract(api: Api) -> None:
+    """Event id, times, count and state are listed, without raw body and headers."""
     row_factory.store(api.database, row_factory.webhook("e1", failed_at=row_factory.TIME, error="404", deliveries=3))
 
     time = "2026-01-02T03:04:05.678901Z"
@@ -54,7 +54,7 @@ def test_a_webhook_is_told_as_the_contract_says(api: Api) -> None:
     ],
 )
 def test_states_are_filtered(api: Api, state: str, expected: list[str]) -> None:
-    """Each webhook is in exactly the state that it is told to be in."""
+    """Each webhook is in exactly one state."""
     row_factory.store(api.database, *(row_factory.webhook(name, **steps) for name, steps in STEPS.items()))
 
     page = api.reader.get("/api/webhooks", params={"state": state}).json()
@@ -64,14 +64,14 @@ def test_states_are_filtered(api: Api, state: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("type", "ACCOUNT_REMOVED"), ("connection_id", "c2")])
 def test_values_are_filtered(api: Api, name: str, value: str) -> None:
-    """A filter keeps those that bear exactly its value."""
+    """A filter keeps the items with exactly its value."""
     row_factory.store(api.database, row_factory.webhook("e1"), row_factory.webhook("e2", **{name: value}))
 
     assert ids(api.reader.get("/api/webhooks", params={name: value}).json()) == ["e2"]
 
 
 def test_the_time_of_receipt_is_filtered(api: Api) -> None:
-    """Since then or later, before until: neighbouring spans share nothing and leave nothing out."""
+    """``since`` is inclusive, ``until`` is exclusive: adjacent ranges neither overlap nor leave a gap."""
     times = [row_factory.TIME + timedelta(seconds=seconds) for seconds in range(4)]
     row_factory.store(api.database, *(row_factory.webhook(f"e{n}", received_at=time) for n, time in enumerate(times)))
 
@@ -81,7 +81,7 @@ def test_the_time_of_receipt_is_filtered(api: Api) -> None:
 
 
 def test_pages_follow_the_cursor_without_gap_or_repeat(api: Api) -> None:
-    """Oldest first, each once, with the filters held on to; the last page has no cursor."""
+    """Oldest first, each once, with filters; the last page has no cursor."""
     row_factory.store(api.database, *(row_factory.webhook(f"e{n:02}", type="A" if n % 2 else "B") for n in range(12)))
 
     seen, cursor = [], ""
@@ -95,7 +95,7 @@ def test_pages_follow_the_cursor_without_gap_or_repeat(api: Api) -> None:
 
 
 def test_an_unknown_webhook_is_404(api: Api) -> None:
-    """With a problem that names it."""
+    """The error names the id."""
     response = api.reader.get("/api/webhooks/sha256:none")
 
     assert (response.status_code, "'sha256:none'" in response.json()["detail"]) == (404, True)

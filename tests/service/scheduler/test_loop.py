@@ -21,13 +21,13 @@ Make = Callable[..., Scheduler]
 
 @pytest.fixture
 def hand() -> HandClock:
-    """The time that the database goes by."""
+    """The clock of the database, moved by hand."""
     return HandClock()
 
 
 @pytest.fixture
 def timed(database_url: str, hand: HandClock) -> Iterator[Database]:
-    """A database that goes by a time set by hand."""
+    """A database whose time is moved by hand."""
     database = Database(database_url, clock=hand)
     yield database
     database.close()
@@ -35,13 +35,13 @@ def timed(database_url: str, hand: HandClock) -> Iterator[Database]:
 
 @pytest.fixture
 def called() -> list[str]:
-    """Whose workers were called."""
+    """The notified connections and subscriptions."""
     return []
 
 
 @pytest.fixture
 def make(timed: Database, called: list[str]) -> Make:
-    """Make a clock as a process would."""
+    """Return a factory of schedulers."""
 
     def make(holder: str = "one", **options: Any) -> Scheduler:
         return Scheduler(
@@ -58,7 +58,7 @@ def make(timed: Database, called: list[str]) -> Make:
 
 
 def owed(hand: HandClock, connection_id: str, due_in: float = -1, **values: Any) -> ReadRequestRow:
-    """Return a job that owes a read; times are in seconds from now."""
+    """Return a read request that is pending; times are in seconds from now."""
     times = {name: hand.now + timedelta(seconds=value) for name, value in values.items() if isinstance(value, float)}
     return read_request(connection_id, requested=1, due_at=hand.now + timedelta(seconds=due_in), **{**values, **times})
 
@@ -68,8 +68,8 @@ def close_gate(database: Database, seconds: float) -> None:
         circuit_breaker.open_circuit(database, session, reason="throttled", detail="Meld answered 429", seconds=seconds)
 
 
-def test_who_is_called(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
-    """Workers are called for what is owed, due, not under way and not called for lately; nobody else's."""
+def test_due_reads_are_notified(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """Workers are notified of reads that are due, not leased, and not notified lately."""
     long_ago, lately = -reads.RENOTIFY_AFTER_SECONDS - 1.0, -reads.RENOTIFY_AFTER_SECONDS + 1.0
     store(
         timed,
@@ -90,10 +90,10 @@ def test_who_is_called(timed: Database, hand: HandClock, make: Make, called: lis
     assert sorted(called) == ["call lost", "due", "due just now", "given up, may heal", "lease over"]
 
 
-def test_a_due_job_is_called_again_only_after_a_while(
+def test_a_due_read_is_notified_again_only_after_a_while(
     timed: Database, hand: HandClock, make: Make, called: list[str]
 ) -> None:
-    """A message on its way is given time to arrive; one that was lost is sent anew."""
+    """A message in flight has time to arrive; a lost one is sent again."""
     store(timed, owed(hand, "c1"))
     clock = make()
 
@@ -110,8 +110,8 @@ def test_a_due_job_is_called_again_only_after_a_while(
     assert counts[-1] == 3
 
 
-def test_what_is_due_longest_is_called_first(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
-    """Where not all can be called, the oldest wishes come first, and the next pass adds nothing."""
+def test_the_oldest_due_reads_come_first(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """If there are more due reads than messages allowed, the oldest come first, and the next pass adds none."""
     store(timed, *(owed(hand, f"c{number:04}", -float(number)) for number in range(MAX_MESSAGES_IN_FLIGHT + 200)))
     clock = make()
 
@@ -121,8 +121,8 @@ def test_what_is_due_longest_is_called_first(timed: Database, hand: HandClock, m
     assert set(called) == {f"c{number:04}" for number in range(200, MAX_MESSAGES_IN_FLIGHT + 200)}
 
 
-def test_calls_that_arrived_make_room(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
-    """As workers claim what they were called for, others are called."""
+def test_leased_reads_make_room_for_messages(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """As workers lease reads, more messages are sent."""
     store(timed, *(owed(hand, f"c{number:04}") for number in range(MAX_MESSAGES_IN_FLIGHT + 200)))
     clock = make()
     clock.run_once()
@@ -134,8 +134,8 @@ def test_calls_that_arrived_make_room(timed: Database, hand: HandClock, make: Ma
     assert len(set(called)) == MAX_MESSAGES_IN_FLIGHT + 150
 
 
-def test_nobody_is_called_during_a_pause(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
-    """While reads rest nobody is called; afterwards one, who finds out whether the pause is over."""
+def test_an_open_circuit_stops_messages(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """While the circuit is open no worker is notified; when it is half-open, one is, as a probe."""
     store(timed, *(owed(hand, f"c{number}") for number in range(20)))
     close_gate(timed, 30)
     clock = make()
@@ -149,10 +149,10 @@ def test_nobody_is_called_during_a_pause(timed: Database, hand: HandClock, make:
 
 
 @pytest.mark.parametrize("seconds", [30, -1], ids=["during", "after"])
-def test_the_overdue_wait_for_the_end_of_a_pause(
+def test_stale_reads_wait_for_a_closed_circuit(
     timed: Database, hand: HandClock, make: Make, called: list[str], seconds: float
 ) -> None:
-    """So do those that are read again only because much time has passed."""
+    """Reads of stale connections are not requested while the circuit is open."""
     old = hand.now - timedelta(hours=9)
     for number in range(5):
         store(timed, connection(f"c{number}", checked_at=old), read_request(f"c{number}"))
@@ -163,12 +163,18 @@ def test_the_overdue_wait_for_the_end_of_a_pause(
     assert called == []
 
 
-def test_the_overdue_are_called_once_in_a_while(
+def test_stale_reads_are_requested_every_tenth_pass(
     timed: Database, hand: HandClock, make: Make, called: list[str]
 ) -> None:
-    """A connection that nobody spoke of for too long is asked for, once; one that cannot change any more is not."""
+    """A connection that was not read for too long is requested once; one in a terminal state is not."""
     old = hand.now - timedelta(hours=9)
-    store(timed, connection("old", checked_at=old), read_request("old"), connection("new", checked_at=hand.now), read_request("new"))
+    store(
+        timed,
+        connection("old", checked_at=old),
+        read_request("old"),
+        connection("new", checked_at=hand.now),
+        read_request("new"),
+    )
     store(timed, connection("gone", checked_at=old, status="DELETED"), read_request("gone"))
     clock = make(fresh_seconds=3600)
 
@@ -178,12 +184,12 @@ def test_the_overdue_are_called_once_in_a_while(
     assert called == ["old"]
 
 
-def test_one_of_several_clocks_is_at_it(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
-    """Another takes over when the one has not been heard of for its lease's time, and not before."""
+def test_one_of_several_schedulers_is_active(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """Another scheduler takes over when the lease has expired, and not before."""
     clocks = {"one": make("one"), "two": make("two")}
 
     def at_it_after(seconds: float, *asked: str) -> list[str]:
-        """Let time pass, and return which of the clocks that are asked, in this order, did a pass."""
+        """Let time pass, and return which of the schedulers, in this order, did a pass."""
         hand.move(seconds)
         store(timed, owed(hand, f"c{hand.now}"))
         return [name for name in asked if clocks[name].run_once()]
@@ -199,8 +205,8 @@ def test_one_of_several_clocks_is_at_it(timed: Database, hand: HandClock, make: 
 
 
 @pytest.mark.parametrize("clocks", [2, 8])
-def test_several_clocks_at_once_call_once(database_url: str, hand: HandClock, clocks: int) -> None:
-    """Of clocks that begin in one moment one does the pass, and each due job is called exactly once."""
+def test_several_schedulers_at_once_send_each_message_once(database_url: str, hand: HandClock, clocks: int) -> None:
+    """Of schedulers that run at once, one does the pass, and each due read gets one message."""
     databases = [Database(database_url, clock=hand) for _ in range(clocks)]
     called: list[str] = []
     store(databases[0], *(owed(hand, f"c{number}") for number in range(200)))
@@ -232,7 +238,7 @@ def test_several_clocks_at_once_call_once(database_url: str, hand: HandClock, cl
 
 
 def test_the_lease_names_its_holder(timed: Database, make: Make) -> None:
-    """An operator can see which process is at it, and when it was last."""
+    """The lease shows which process is active, and when it last did a pass."""
     make("host 17 abc").run_once()
 
     with timed.read() as session:
@@ -241,8 +247,8 @@ def test_the_lease_names_its_holder(timed: Database, make: Make) -> None:
     assert lease.ran_at is not None
 
 
-def test_a_broker_that_is_away_is_said(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
-    """A pass whose calls are not taken says so; the jobs are called for again, not given up."""
+def test_an_unreachable_broker_raises(timed: Database, hand: HandClock, make: Make, called: list[str]) -> None:
+    """A pass whose messages the broker refuses raises; the messages are sent again later."""
     store(timed, owed(hand, "c1"))
 
     def away(_ids: object) -> None:
@@ -255,8 +261,8 @@ def test_a_broker_that_is_away_is_said(timed: Database, hand: HandClock, make: M
     assert make().run_once() == 1
 
 
-def test_its_thread_calls_by_itself_and_survives(database: Database) -> None:
-    """A job that nobody was called for is called for within a pass or two, whatever the pass before raised."""
+def test_its_thread_runs_passes_and_survives_errors(database: Database) -> None:
+    """A due read is notified within a pass or two, whatever the previous pass raised."""
     called: list[str] = []
     errors: list[Exception] = [OutOfReachError("away"), RuntimeError("unforeseen")]
 

@@ -74,14 +74,14 @@ def overdue(database: Database, fresh_seconds: float = WEEK) -> Sequence[str]:
         "owed",
     ],
 )
-def test_what_is_overdue_is_raised(database: Database, fields: dict[str, Any], is_raised: bool) -> None:  # noqa: FBT001
-    """Silent expiry after four hours, and a last read a week ago; not the dead, nor what is owed or keeps failing."""
+def test_reads_of_stale_connections_are_requested(database: Database, fields: dict[str, Any], is_raised: bool) -> None:  # noqa: FBT001
+    """Reads are requested of connections that should have expired, or were last read a week ago; not of others."""
     put(database, "c1", **fields)
 
     assert overdue(database) == (["c1"] if is_raised else [])
 
 
-def test_age_can_be_left_alone(database: Database) -> None:
+def test_the_maximum_age_can_be_turned_off(database: Database) -> None:
     """With 0 nothing is read again for its age."""
     put(database, "c1", checked_at=NOW - timedelta(days=800))
 
@@ -96,8 +96,8 @@ def test_the_oldest_come_first_and_not_all_at_once(database: Database) -> None:
     assert overdue(database) == [f"c{number:02}" for number in range(10, 60)]
 
 
-def test_the_clock_looks_for_it(database: Database) -> None:
-    """A pass of the clock raises what is overdue, with the trigger that events then tell."""
+def test_the_scheduler_requests_stale_reads(database: Database) -> None:
+    """A pass of the scheduler requests stale reads with the trigger ``clock``, which events then show."""
     put(database, "c1", checked_at=NOW - timedelta(days=8))
     calls: list[str] = []
 
@@ -110,7 +110,7 @@ def test_the_clock_looks_for_it(database: Database) -> None:
     assert (calls, triggers) == (["c1"], ["clock"])
 
 
-def test_connections_without_a_job_are_left_alone(database: Database) -> None:
+def test_connections_without_a_read_request_are_ignored(database: Database) -> None:
     """A row that no worker ever wrote does not stop the look."""
     with database.write() as session:
         session.add(connection("c1", checked_at=NOW - timedelta(days=8)))
