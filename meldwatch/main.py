@@ -1,31 +1,32 @@
-"""The entry of the command ``meldwatch``."""
+"""Entry point of the command ``meldwatch``: signals during start-up, a closed output pipe, then the command line."""
 
 import os
 import signal
 import sys
 from types import FrameType
 
-SERVING = frozenset({"up", "web", "worker", "clock", "simulate"})
-"""Commands that run until they are told to stop; being told before they have begun is no failure."""
+LONG_RUNNING_COMMANDS = frozenset({"up", "web", "worker", "clock", "simulate"})
+"""Commands that run until a signal comes. A signal that comes before they have started is no failure either."""
 
 
 def main() -> None:
     """Run the command line."""
-    if SERVING.intersection(sys.argv[1:2]):
+    if LONG_RUNNING_COMMANDS.intersection(sys.argv[1:2]):
         for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, _end)
-    # Reading the program takes a while, in which a signal may come.
+            signal.signal(signum, _exit)
+    # Imports take a while, in which a signal may come.
+    from meldwatch.cli.exit_codes import ExitCode  # noqa: PLC0415
     from meldwatch.cli.root import cli  # noqa: PLC0415
 
     try:
         cli(prog_name="meldwatch")
     except BrokenPipeError:
-        # A reader of our output that ends early (head, less) is no error.
+        # The reader of our output (head, less) has ended early. Python must not fail once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(ExitCode.PROBLEM_FOUND)
 
 
-def _end(_signum: int, _frame: FrameType | None) -> None:
+def _exit(_signum: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 

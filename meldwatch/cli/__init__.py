@@ -1,1 +1,1 @@
-"""The command line: lazy loading of commands, options, output, exit codes."""
+"""Command line: lazy loading of commands, options, output, exit codes."""

@@ -1,107 +1,129 @@
-"""What every command begins with: the settings, the logs, a database whose tables are there."""
+"""What every command starts with: settings, logging, an open database whose tables are current, the operator's name."""
 
 import os
 import pwd
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 
-from migrations import run as migrations
-from runtime import broker as brokers
+from migrations import revisions
 from runtime import logs
 from runtime.database import Database
 from runtime.errors import MeldwatchError, OutOfReachError, SettingsError
-from runtime.queues.reads import take_back_calls
-from runtime.settings import Settings, load, require, unknown
+from runtime.settings import Settings, find_unknown_variables, load_settings, require_settings
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 
 class MigrationsError(MeldwatchError):
     """The database's tables are not those of this version."""
 
 
-def settings_for(*needs: str) -> Settings:
-    """Read the settings, set the logs up, and check that what is needed is there.
+def load_command_settings(*required: str) -> Settings:
+    """Read the settings and configure logging.
+
+    Args:
+        required: Names of settings that the command needs.
 
     Raises:
-        SettingsError: Naming what is missing or unusable.
+        SettingsError: Naming the setting that is missing or invalid.
     """
-    settings = load(os.environ)
+    settings = load_settings(os.environ)
     logs.configure(settings.log_format)
-    for line in unknown(os.environ):
+    for line in find_unknown_variables(os.environ):
         log.warning("unknown setting", detail=line)
-    require(settings, *needs)
+    require_settings(settings, *required)
     return settings
 
 
-def settings_for_many(*needs: str) -> Settings:
-    """Read the settings of a process that is one of several; they can only meet over a server.
+def load_multi_process_settings(*required: str) -> Settings:
+    """Read the settings of ``web``, ``worker`` and ``clock``: processes that share a database server and a broker.
 
     Raises:
-        SettingsError: Where database or broker are for one process alone.
+        SettingsError: If the database or the broker serves one process only.
     """
-    settings = settings_for(*needs)
+    settings = load_command_settings(*required)
     if settings.is_sqlite:
         raise SettingsError(
-            "MELDWATCH_DATABASE_URL names a SQLite file, which one serving process may use: run `meldwatch up`,"
+            "MELDWATCH_DATABASE_URL names a SQLite file, which only one serving process may use. Run `meldwatch up`,"
             " or set it to postgresql://..."
         )
     if settings.is_memory_broker:
         raise SettingsError(
-            "MELDWATCH_BROKER_URL is memory://, which stays inside one process: run `meldwatch up`,"
+            "MELDWATCH_BROKER_URL is memory://, which works inside one process only. Run `meldwatch up`,"
             " or set it to redis://... or amqp://..."
         )
     return settings
 
 
+@contextmanager
+def open_settings_and_database(*required: str) -> Iterator[tuple[Settings, Database]]:
+    """Read the settings, and open their database while the block runs.
+
+    Args:
+        required: Names of settings that the command needs.
+    """
+    settings = load_command_settings(*required)
+    database = open_database(settings)
+    try:
+        yield settings, database
+    finally:
+        database.close()
+
+
 def open_database(settings: Settings) -> Database:
-    """Return the database for a command that looks or acts beside the service.
+    """Open the database for a command that runs beside the service.
 
     Raises:
-        MigrationsError: Where its tables are not those of this version.
-        OutOfReachError: Where it does not answer.
+        MigrationsError: If its tables are not those of this version.
+        OutOfReachError: If it does not answer.
     """
     if settings.is_sqlite and not settings.sqlite_path.exists():
-        raise SettingsError("MELDWATCH_DATABASE_URL names a SQLite file that is not there. Run `meldwatch up` first.")
+        raise SettingsError("MELDWATCH_DATABASE_URL names a SQLite file that does not exist. Run `meldwatch up` first.")
     database = Database(settings.database_url.get_secret_value(), pool_size=2)
     try:
-        check_tables(database)
+        check_schema_is_current(database)
     except MeldwatchError:
         database.close()
         raise
     return database
 
 
-def check_tables(database: Database) -> None:
+def check_schema_is_current(database: Database) -> None:
     """Check that the database's tables are those of this version.
 
     Raises:
-        MigrationsError: Where they are not.
-        OutOfReachError: Where it does not answer.
+        MigrationsError: If they are not.
+        OutOfReachError: If the database does not answer.
     """
-    if not migrations.is_current(database.engine):
+    if not revisions.is_current(database.engine):
         raise MigrationsError("The database's tables are not those of this version. Run `meldwatch migrate`.")
 
 
-def caller_beside(settings: Settings, database: Database) -> Callable[[Collection[str]], None]:
-    """Return what calls workers, for a command that acts beside the service. Who cannot be called, the clock calls."""
+def make_worker_notifier(settings: Settings, database: Database) -> Callable[[Collection[str]], None]:
+    """Return what notifies workers of pending reads, for a command that runs beside the service.
 
-    def call(connection_ids: Collection[str]) -> None:
+    The scheduler wakes the workers that could not be notified.
+    """
+    # The broker's libraries are slow to import, and few commands notify workers.
+    from runtime import broker as brokers
+    from runtime.queues.reads import clear_notified
+
+    def notify(connection_ids: Collection[str]) -> None:
         if settings.is_memory_broker:
-            # Through memory:// nobody can be called but by the service's own process.
+            # Only the service's own process can put a message into its memory. Its scheduler finds these reads.
             with database.write() as session:
-                take_back_calls(session, connection_ids)
+                clear_notified(session, connection_ids)
             return
         broker = brokers.connect(settings.broker_url.get_secret_value())
         with suppress(OutOfReachError):
-            brokers.call(broker, connection_ids)
+            brokers.enqueue(broker, connection_ids)
         broker.close()
 
-    return call
+    return notify
 
 
-def operator_name() -> str:
-    """Return by what name the acts of this command's user are noted; the environment has no say in it."""
+def get_operator_name() -> str:
+    """Return the name of this command's user for the audit log. The environment cannot change it."""
     uid = os.geteuid()
     try:
         return f"cli:{pwd.getpwuid(uid).pw_name}"
@@ -109,7 +131,8 @@ def operator_name() -> str:
         return f"cli:uid {uid}"
 
 
-def own_url(settings: Settings) -> str:
-    """Return where the service on this machine is to be found."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - asked for, not bound
+def get_service_url(settings: Settings) -> str:
+    """Return the URL of the service on this machine."""
+    # An address that means "all addresses" cannot be connected to; nothing is bound here.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

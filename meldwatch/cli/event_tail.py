@@ -1,7 +1,7 @@
-"""Tail: prints the events of a running service as they are committed, over its stream.
+"""Client of the event stream (server-sent events) for ``meldwatch events tail``: prints events, and reconnects.
 
-It remembers the position that it has come to. So a service that is restarted, or away for a while, is waited for, and
-nothing is missing or printed twice.
+It remembers the position of the last event, and resumes after it when the service is back: no event is missing, and
+none is printed twice.
 """
 
 import json
@@ -19,22 +19,22 @@ from schemas.events import Event
 from service.resources.event_stream import HEARTBEAT_SECONDS, MEDIA_TYPE
 
 CONNECT_SECONDS = 5.0
-SILENT_SECONDS = 3 * HEARTBEAT_SECONDS
-"""A stream that is silent for so long is dead, whatever its connection says."""
+MAX_SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
+"""Read timeout: without even a heartbeat for this long, the stream is dead, although its connection is open."""
 
 RETRY_SECONDS = 1.0
 
 
 class EventTail:
-    """Reads the stream of one service, for as long as it takes.
+    """Follows the event stream of one service until it is interrupted.
 
     Args:
-        url: Where the service is.
-        token: May read.
-        query: Which events, and from where on.
-        echo: Told each event.
-        say: Told, in words, when the service goes away and comes back.
-        wait: Waits for so many seconds.
+        url: The URL of the service.
+        token: A token with read permission.
+        query: The filters, and the position to begin after.
+        print_event: Prints an event.
+        print_status: Prints a message: the service is away, or back.
+        wait: Waits for a number of seconds.
     """
 
     def __init__(
@@ -43,79 +43,79 @@ class EventTail:
         url: str,
         token: SecretStr,
         query: StreamQuery,
-        echo: Callable[[Event], None],
-        say: Callable[[str], None],
+        print_event: Callable[[Event], None],
+        print_status: Callable[[str], None],
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._url = url.rstrip("/")
         self._token = token
         self._query = query
-        self._echo = echo
-        self._say = say
+        self._print_event = print_event
+        self._print_status = print_status
         self._wait = wait
         self._position = query.after
-        self._is_found = False
+        self._has_connected = False
         self._is_away = False
 
     def run(self) -> NoReturn:
-        """Follow the feed until something is raised, as Ctrl-C does.
+        """Follow the stream until an exception ends it, such as Ctrl-C.
 
         Raises:
-            UsageError: Where the service refuses what is asked, or the token.
-            OutOfReachError: Where it does not answer at all. Once it has, it is waited for.
+            UsageError: If the service refuses the query or the token.
+            OutOfReachError: If the service has never answered. Once it has answered, the tail waits for it.
         """
-        timeout = httpx2.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
+        timeout = httpx2.Timeout(MAX_SILENCE_SECONDS, connect=CONNECT_SECONDS)
         headers = [(b"Authorization", b"Bearer " + self._token.get_secret_value().encode())]
         with httpx2.Client(headers=headers, timeout=timeout, trust_env=False) as client:
             while True:
                 try:
                     self._follow(client)
                 except OutOfReachError as error:
-                    if not self._is_found:
+                    if not self._has_connected:
                         raise
-                    self._note_away(str(error))
+                    self._on_disconnected(str(error))
                 self._wait(RETRY_SECONDS)
 
     def _follow(self, client: httpx2.Client) -> None:
-        """Read one stream to its end."""
+        """Read one stream until it ends."""
         try:
-            with client.stream("GET", f"{self._url}/api/events/stream", params=self._query_now()) as answer:
-                _check(answer, self._url)
-                self._note_found()
-                for position, data in blocks(answer.iter_bytes()):
-                    self._take(position, data)
+            with client.stream("GET", f"{self._url}/api/events/stream", params=self._make_params()) as response:
+                _check_response(response, self._url)
+                self._on_connected()
+                for position, data in parse_sse_blocks(response.iter_bytes()):
+                    self._handle_block(position, data)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            raise UsageError("--url is no URL, such as http://127.0.0.1:8000.") from None
+            raise UsageError("--url is not a URL such as http://127.0.0.1:8000.") from None
         except httpx2.HTTPError as error:
             name = type(error).__name__
             raise OutOfReachError(f"{self._url} does not answer ({name}). Is the service running there?") from None
 
-    def _query_now(self) -> dict[str, str]:
+    def _make_params(self) -> dict[str, str]:
         query = self._query.model_copy(update={"after": self._position})
         return {name: str(value) for name, value in query.model_dump(exclude_none=True).items()}
 
-    def _take(self, position: int, data: str) -> None:
+    def _handle_block(self, position: int, data: str) -> None:
         if self._position is not None and position < self._position:
             return
         if data and position != self._position:
-            self._echo(Event.model_validate_json(data))
+            self._print_event(Event.model_validate_json(data))
         self._position = position
 
-    def _note_found(self) -> None:
+    def _on_connected(self) -> None:
         if self._is_away:
-            self._say(f"{self._url} is back")
-        self._is_found, self._is_away = True, False
+            self._print_status(f"{self._url} is back")
+        self._has_connected, self._is_away = True, False
 
-    def _note_away(self, why: str) -> None:
+    def _on_disconnected(self, reason: str) -> None:
         if not self._is_away:
-            self._say(f"{why} Trying again until it is back; nothing will be missing.")
+            self._print_status(f"{reason} Trying again until it is back; no event will be missing.")
         self._is_away = True
 
 
-def blocks(chunks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield the position and the data of each block of a stream; the data are empty where a block only says where."""
+def parse_sse_blocks(chunks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """Yield the position (``id``) and the data of each block. A block without data only sets the position."""
     position, data = None, ""
-    for line in _lines(chunks):
+    for line in _split_lines(chunks):
         name, _, value = line.partition(": ")
         if name == "id":
             position = int(value)
@@ -126,8 +126,8 @@ def blocks(chunks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
             position, data = None, ""
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Yield whole lines. Nothing but a line feed ends one: in an event stands whatever a bank calls itself."""
+def _split_lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Yield whole lines. Only a line feed ends one: the name of a bank may contain other line separators."""
     rest = b""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
@@ -135,21 +135,21 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
             yield line.decode()
 
 
-def _check(answer: httpx2.Response, url: str) -> None:
-    status = answer.status_code
-    if status == HTTPStatus.OK and answer.headers.get("content-type", "").startswith(MEDIA_TYPE):
+def _check_response(response: httpx2.Response, url: str) -> None:
+    status = response.status_code
+    if status == HTTPStatus.OK and response.headers.get("content-type", "").startswith(MEDIA_TYPE):
         return
-    answer.read()
+    response.read()
     if status == HTTPStatus.UNAUTHORIZED:
-        raise UsageError(f"{url} does not know the token. Set MELDWATCH_READ_TOKENS to one that it knows.")
+        raise UsageError(f"{url} does not accept the token. Set MELDWATCH_READ_TOKENS to one that it accepts.")
     if status in {HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY}:
-        raise UsageError(f"{url} answered {status}. {_detail(answer)}".strip())
-    raise OutOfReachError(f"{url} answered {status}, and no stream. {_detail(answer)}".strip())
+        raise UsageError(f"{url} answered {status}. {_get_detail(response)}".strip())
+    raise OutOfReachError(f"{url} answered {status} instead of a stream. {_get_detail(response)}".strip())
 
 
-def _detail(answer: httpx2.Response) -> str:
-    """Return what the service says of it, if it is ours that says it."""
+def _get_detail(response: httpx2.Response) -> str:
+    """Return the detail of a problem document; nothing if another program answered."""
     try:
-        return str(json.loads(answer.content)["detail"])
+        return str(json.loads(response.content)["detail"])
     except (ValueError, KeyError, TypeError):
         return ""

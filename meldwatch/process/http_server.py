@@ -1,4 +1,4 @@
-"""The HTTP server as a part of a process: uvicorn on its own thread and event loop."""
+"""HTTP server component: uvicorn in its own thread with its own event loop; graceful shutdown."""
 
 import asyncio
 import socket
@@ -13,8 +13,8 @@ from meldwatch.process.http_protocol import BoundedHttpProtocol
 from runtime.errors import SettingsError
 
 GRACE_SECONDS = 3
-LAST_SECONDS = 0.5
-"""What requests that were cut off at the end of the grace have for their last words."""
+CANCELLED_REQUEST_SECONDS = 0.5
+"""Time for requests that were cancelled at the end of the grace period to send their responses."""
 
 
 class HttpServer:
@@ -24,11 +24,11 @@ class HttpServer:
         app: The application.
         host: The address to listen on.
         port: The port; 0 takes a free one, see ``url``.
-        on_stop: Told first when it ends: lets go of requests that wait for something.
-        protocol: Reads requests and bounds their heads.
+        on_stop: Called first when the server stops: ends requests that wait, such as long polls and streams.
+        protocol: Parses requests and limits their heads.
 
     Raises:
-        SettingsError: Where the address cannot be listened on; said at once, before anything is started.
+        SettingsError: If the server cannot listen on the address. It listens before it is started.
     """
 
     def __init__(
@@ -60,26 +60,26 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the server."""
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def start(self) -> None:
-        """Start serving."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more requests, finish those under way, and end."""
+        """Stop gracefully: accept no more requests, and finish those that run."""
         self._on_stop()
         self._server.should_exit = True
         self._thread.join(GRACE_SECONDS + 2)
 
     def is_alive(self) -> bool:
-        """Return whether it serves."""
+        """Return whether the thread runs."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        # Not in the main thread uvicorn leaves the signals alone; they are the process's.
+        # Outside the main thread, uvicorn does not handle signals; the supervisor does.
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
 
@@ -87,9 +87,9 @@ class HttpServer:
         await self._server.serve(sockets=[self._socket])
         state = self._server.server_state
         if state.tasks:
-            # Requests that were cut off still say so.
-            await asyncio.wait(state.tasks, timeout=LAST_SECONDS)
-        # Who does not read what was sent to him would keep his connection, and an event loop that is closed.
+            # Requests that were cancelled still send a response.
+            await asyncio.wait(state.tasks, timeout=CANCELLED_REQUEST_SECONDS)
+        # A client that does not read its response would keep its connection open on a closed event loop.
         for connection in list(state.connections):
             if connection.transport is not None:
                 connection.transport.abort()

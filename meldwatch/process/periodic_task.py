@@ -1,4 +1,4 @@
-"""What is done once in a while, as a part of a process: whichever process finds it due does it, one at a time."""
+"""Component that runs a periodic task, such as prune or reconcile. Of several processes, one runs it at a time."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -7,20 +7,20 @@ from typing import Any
 from runtime import logs
 from runtime.errors import MeldwatchError
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-LOOK_SECONDS = 10.0
+POLL_SECONDS = 10.0
 
 
 class PeriodicTask:
-    """Does a thing whenever it is due.
+    """Runs a task whenever it is due.
 
     Args:
-        name: What it is called in the log: ``reconcile``.
-        is_due: Returns whether it is time to.
-        run: Does it, and returns what to say of it; whatever it waits with must be this part's ``is_stopping.wait``.
-        every_seconds: How often it is due.
-        is_stopping: Set when the process ends.
+        name: Its name in the log, such as ``reconcile``.
+        is_due: Takes the interval in seconds, and returns whether the task is due.
+        run: Runs the task, and returns fields for the log. It must wait with ``is_stopping.wait``.
+        every_seconds: The interval.
+        is_stopping: Set when the process stops.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PeriodicTask:
     ) -> None:
         self._name = name
         self._is_due = is_due
-        self._do = run
+        self._run_task = run
         self._every_seconds = every_seconds
         self._is_stopping = is_stopping
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -44,7 +44,7 @@ class PeriodicTask:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it after the commit that it is at; the next process goes on from there."""
+        """Stop after the current commit; the next process continues from there."""
         self._is_stopping.set()
         self._thread.join(2)
 
@@ -53,12 +53,12 @@ class PeriodicTask:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._is_stopping.wait(min(LOOK_SECONDS, self._every_seconds)):
+        while not self._is_stopping.wait(min(POLL_SECONDS, self._every_seconds)):
             try:
                 if self._is_due(self._every_seconds):
-                    log.info("chore done", chore=self._name, **self._do())
+                    log.info("periodic task done", task=self._name, **self._run_task())
             except MeldwatchError as error:
-                log.warning("chore not done", chore=self._name, detail=str(error))
+                log.warning("periodic task failed", task=self._name, detail=str(error))
             except Exception:
-                # Whatever it was, the next look may do better.
-                log.exception("chore not done", chore=self._name)
+                # The next attempt may succeed.
+                log.exception("periodic task failed", task=self._name)

@@ -1,4 +1,4 @@
-"""One serving process per SQLite file: the lock of a file beside it, which ends with the process however that ends."""
+"""Single instance: a lock file allows one serving process for each SQLite file. The lock ends with the process."""
 
 import fcntl
 import os
@@ -10,11 +10,11 @@ from runtime.settings import Settings
 
 
 @contextmanager
-def alone(settings: Settings) -> Iterator[None]:
-    """Hold the SQLite file's lock while the block runs; on PostgreSQL there is nothing to hold.
+def hold_single_instance_lock(settings: Settings) -> Iterator[None]:
+    """Hold the lock of the SQLite file while the block runs; do nothing for PostgreSQL.
 
     Raises:
-        SettingsError: Where another process serves the file, or its folder cannot be written.
+        SettingsError: If another process serves the file, or its folder is not writable.
     """
     if not settings.is_sqlite:
         yield
@@ -23,12 +23,12 @@ def alone(settings: Settings) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise SettingsError(f"MELDWATCH_DATABASE_URL names a file that cannot be made ({error.strerror}).") from None
+        raise SettingsError(f"MELDWATCH_DATABASE_URL names a file that cannot be created ({error.strerror}).") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise SettingsError("MELDWATCH_DATABASE_URL names a file that another `meldwatch up` serves.") from None
+        raise SettingsError("MELDWATCH_DATABASE_URL names a file that another `meldwatch up` uses.") from None
     try:
         yield
     finally:

@@ -1,4 +1,7 @@
-"""A process: parts that are started in order, watched, and stopped in reverse when a signal comes."""
+"""Supervisor of a process: starts components in order, watches them, and stops them in reverse on a signal.
+
+SIGTERM and SIGINT cause a graceful shutdown with exit code 0; a dead component ends the process with exit code 1.
+"""
 
 import gc
 import os
@@ -10,39 +13,39 @@ from typing import Protocol
 
 from runtime import logs
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
-GARBAGE = 20_000
-"""Objects made and not let go of before the collector looks at them; hundreds of requests at once are no garbage."""
+GC_THRESHOLD = 20_000
+"""New objects before a garbage collection. Hundreds of concurrent requests hold many objects that are no garbage."""
 
 STOP_SECONDS = 9.0
-"""The contract gives 10. Whatever is not done by then is found again by its lease and its row."""
+"""A process must end within 10 s of a signal. What is not done by then is found again by its lease."""
 
 
 class Component(Protocol):
-    """Something that runs beside others in one process."""
+    """A part of a process that runs beside others, such as the HTTP server or the worker threads."""
 
     def start(self) -> None:
-        """Start, without waiting for work."""
+        """Start and return at once."""
 
     def stop(self) -> None:
-        """End within a few seconds."""
+        """Stop within a few seconds (graceful shutdown)."""
 
     def is_alive(self) -> bool:
-        """Return whether it does its work; a process with a dead part ends, so that it is started anew."""
+        """Return whether it works. A process with a dead component ends, so that it is restarted."""
 
 
-def run(parts: Sequence[Component], *, stop_seconds: float = STOP_SECONDS) -> int:
-    """Run parts until SIGTERM or SIGINT comes, or until one of them dies; return the exit code.
+def run(components: Sequence[Component], *, stop_seconds: float = STOP_SECONDS) -> int:
+    """Run components until SIGTERM or SIGINT, or until one of them dies; return the exit code.
 
     Args:
-        parts: In the order of starting; what uses another comes after it.
-        stop_seconds: How long they may take to stop; then the process ends without them, with the same exit code.
+        components: In the order in which they start: a component comes after those that it uses.
+        stop_seconds: The timeout of the graceful shutdown. Then the process ends, with the same exit code.
     """
-    # What is there by now stays. Left in, each full collection would look at all of it, 80 ms long, once a second.
+    # Objects that exist by now stay. Unfrozen, they would make each full collection take 80 ms, once a second.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(GC_THRESHOLD)
     stopping = threading.Event()
 
     def stop(signum: int, _frame: FrameType | None) -> None:
@@ -54,36 +57,36 @@ def run(parts: Sequence[Component], *, stop_seconds: float = STOP_SECONDS) -> in
     code = 1
     started: list[Component] = []
     try:
-        for part in parts:
-            part.start()
-            started.append(part)
-        code = _watch(parts, stopping)
+        for component in components:
+            component.start()
+            started.append(component)
+        code = _watch(components, stopping)
     finally:
-        _end_at_the_latest(stop_seconds, code)
-        for part in reversed(started):
-            _stop(part)
+        _schedule_exit(stop_seconds, code)
+        for component in reversed(started):
+            _stop(component)
     return code
 
 
-def _watch(parts: Sequence[Component], stopping: threading.Event) -> int:
+def _watch(components: Sequence[Component], stopping: threading.Event) -> int:
     while not stopping.wait(0.5):
-        for part in parts:
-            if not part.is_alive():
-                log.error("a part of the process has died", part=type(part).__name__)
+        for component in components:
+            if not component.is_alive():
+                log.error("a component has died", component=type(component).__name__)
                 return 1
     return 0
 
 
-def _stop(part: Component) -> None:
+def _stop(component: Component) -> None:
     try:
-        part.stop()
+        component.stop()
     except Exception:
-        # The others must be stopped all the same, and a signal was obeyed.
-        log.exception("a part of the process did not stop", part=type(part).__name__)
+        # The others must stop as well, and the exit code stays: the process has obeyed a signal.
+        log.exception("a component did not stop", component=type(component).__name__)
 
 
-def _end_at_the_latest(seconds: float, code: int) -> None:
-    """End the process even if a part hangs: everything that matters is committed or leased."""
+def _schedule_exit(seconds: float, code: int) -> None:
+    """End the process even if a component hangs: everything that matters is committed or leased."""
     timer = threading.Timer(seconds, os._exit, args=[code])
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""The worker threads as a part of a process: Dramatiq's, run inside it."""
+"""Worker threads component: Dramatiq's thread pools for reads of Meld and for deliveries; drain on shutdown."""
 
 import threading
 from collections.abc import Callable
@@ -7,75 +7,75 @@ import dramatiq
 
 from runtime import logs
 from runtime.errors import OutOfReachError
-from schemas.message_names import DELIVER, REFRESH
+from schemas.message_names import DELIVERY_ACTOR, REFETCH_ACTOR
 from workers.delivery.dispatcher import DeliveryDispatcher
-from workers.refetch.refetch import Refetch
+from workers.refetch.refetch import Refetcher
 
-log = logs.get(__name__)
+log = logs.get_logger(__name__)
 
 POLL_MILLISECONDS = 20
-"""How often an idle worker looks for messages in Redis. Dramatiq's second would be most of an event's latency."""
+"""Poll interval of an idle worker in Redis. Dramatiq's default of a second would be most of an event's latency."""
 
 STOP_MILLISECONDS = 3_000
-"""A read may take longer; its claim is given back then, and its answer thrown away."""
+"""Drain timeout. The lease of a read that takes longer is released, and its response is ignored."""
 
 
 class WorkerThreads:
-    """Threads that take messages from the broker and run its actors.
+    """Threads that take messages from the broker and run the actors.
 
-    Reads of Meld and pushes have threads of their own: a consumer that hangs must not hold up the mirror.
+    Reads of Meld and pushes have separate threads: a slow consumer must not delay the mirror.
 
     Args:
-        broker: The broker, its actors declared.
-        refresh: Told to give back what will not be waited for.
-        deliver: Likewise.
-        threads: How many connections are read at once, and how many events are pushed at once.
-        cut: Ends what still runs of pushes, and can be ended, before it is given back.
+        broker: The broker, with the actors declared.
+        refetcher: Releases the leases of reads that do not end in time.
+        dispatcher: Releases the leases of deliveries that do not end in time.
+        threads: The number of concurrent reads, and of concurrent pushes.
+        end_handlers: Ends the handlers that still run, before their deliveries are released.
     """
 
     def __init__(
         self,
         broker: dramatiq.Broker,
-        refresh: Refetch,
-        deliver: DeliveryDispatcher,
+        refetcher: Refetcher,
+        dispatcher: DeliveryDispatcher,
         *,
         threads: int,
-        cut: Callable[[], None] = lambda: None,
+        end_handlers: Callable[[], None] = lambda: None,
     ) -> None:
-        self._cut = cut
+        self._end_handlers = end_handlers
         self._broker = broker
-        self._refresh = refresh
-        self._deliver = deliver
+        self._refetcher = refetcher
+        self._dispatcher = dispatcher
         self._workers = [
             dramatiq.Worker(broker, queues={queue}, worker_threads=threads, worker_timeout=POLL_MILLISECONDS)
-            for queue in (REFRESH, DELIVER)
+            for queue in (REFETCH_ACTOR, DELIVERY_ACTOR)
         ]
 
     def start(self) -> None:
         """Start the threads."""
-        # Dramatiq's own command would say this; middleware that begins threads waits for it.
+        # Dramatiq's own command emits this signal; middleware starts its threads when it gets it.
         self._broker.emit_after("process_boot")
         for worker in self._workers:
             worker.start()
 
     def stop(self) -> None:
-        """Take no more messages, give what is under way some time, and give the rest back."""
-        self._deliver.stop()
+        """Drain: take no more messages, wait for running work, then release the leases of what still runs."""
+        self._dispatcher.stop()
         stopping = [
             threading.Thread(target=worker.stop, kwargs={"timeout": STOP_MILLISECONDS}) for worker in self._workers
         ]
-        for each in stopping:
-            each.start()
-        for each in stopping:
-            each.join()
-        self._cut()
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+        self._end_handlers()
         try:
-            self._refresh.give_back()
-            self._deliver.give_back()
+            self._refetcher.release_leases()
+            self._dispatcher.release_leases()
         except OutOfReachError:
-            log.warning("claims not given back; their leases will end")
+            log.warning("leases not released; they will expire")
 
     def is_alive(self) -> bool:
-        """Return whether every thread is there: Dramatiq never replaces one that died."""
-        threads = [thread for each in self._workers for thread in (*each.workers, *each.consumers.values())]
+        """Return whether every thread runs: Dramatiq does not replace a thread that died."""
+        threads = [thread for worker in self._workers for thread in (*worker.workers, *worker.consumers.values())]
         return all(thread.is_alive() for thread in threads)

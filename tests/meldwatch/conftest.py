@@ -15,6 +15,6 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deploymen
     with deployed(tmp_path, request.getfixturevalue(f"{request.param}_url"), "memory://") as deployment:
         deployment.start("up")
         deployment.wait_until_ready()
-        deployment.meld.tell(deployment.meld.world.complete(deployment.meld.world.start().id))
+        deployment.meld.send_webhooks(deployment.meld.world.complete(deployment.meld.world.start().id))
         eventually(lambda: deployment.mirror() and deployment.is_settled(), message="the mirror")
         yield deployment

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meldwatch.handlers import Event, Mark, StatusChangedEvent, mark_of, on
+from meldwatch.handlers import Event, HandlerDeclaration, StatusChangedEvent, get_declaration, on
 from runtime.errors import HandlerError
 
 
@@ -63,18 +63,20 @@ def wrapped(_event: Event) -> None: ...
 
 def test_a_handler_stays_the_function_that_it_is() -> None:
     """It bears what it is a handler of, also through a decorator that keeps what it wraps; it can be called by hand."""
-    assert mark_of(some) == Mark(("connection.status_changed", "connection.status_reason_changed"), 5)
-    assert mark_of(every) == mark_of(wrapped) == Mark((), 20)
-    assert mark_of(two) is None
+    assert get_declaration(some) == HandlerDeclaration(
+        ("connection.status_changed", "connection.status_reason_changed"), 5
+    )
+    assert get_declaration(every) == get_declaration(wrapped) == HandlerDeclaration((), 20)
+    assert get_declaration(two) is None
     assert some.__name__ == "some"
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: on("connection.status_change"), "'connection.status_changed' is"),  # type: ignore[arg-type]
-        (lambda: on("nonsense"), "'nonsense' is no event type"),  # type: ignore[arg-type]
-        (lambda: on(["connection.status_changed"]), "is no event type"),  # type: ignore[arg-type]
+        (lambda: on("connection.status_change"), "did you mean 'connection.status_changed'"),  # type: ignore[arg-type]
+        (lambda: on("nonsense"), "'nonsense' is not an event type"),  # type: ignore[arg-type]
+        (lambda: on(["connection.status_changed"]), "is not an event type"),  # type: ignore[arg-type]
         (lambda: on(seconds=0), "above 0 and at most 20"),
         (lambda: on(seconds=21), "above 0 and at most 20"),
         (lambda: on(seconds=float("nan")), "above 0 and at most 20"),
@@ -91,8 +93,8 @@ def test_what_there_is_not_is_refused(make: Callable[[], Any], said: str) -> Non
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (two, "must take the event"),
-        (none, "must take the event"),
+        (two, "must take exactly one argument"),
+        (none, "must take exactly one argument"),
         (yields, "yield"),
         (yields_later, "yield"),
         (Its.method, "a function of the module itself"),

@@ -1,1 +1,1 @@
-"""One module for each command or group of commands of ``meldwatch``, named as the command."""
+"""One module for each command or command group of ``meldwatch``, named as the command; ``serve`` has the processes."""

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from meldwatch.cli.event_tail import EventTail, blocks
+from meldwatch.cli.event_tail import EventTail, parse_sse_blocks
 from runtime.database import Database
 from runtime.errors import OutOfReachError, UsageError
 from schemas.api_queries import StreamQuery
 from schemas.events import Event
-from service.resources.event_stream import beat, render
+from service.resources.event_stream import encode_event, encode_heartbeat
 from tests.service.conftest import READ
 from tests.service.resources.feed_server import Service
 from tests.support import row_factory
@@ -39,8 +39,8 @@ class Tailing:
             url=url,
             token=SecretStr(token),
             query=StreamQuery(**query),
-            echo=lambda event: self.positions.append(event.position),
-            say=self.words.append,
+            print_event=lambda event: self.positions.append(event.position),
+            print_status=self.words.append,
             wait=self._wait,
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -187,19 +187,22 @@ def test_what_is_no_meldwatch_is_said() -> None:
         tail.end()
 
     assert isinstance(tail.error, OutOfReachError)
-    assert "no stream" in str(tail.error)
+    assert "instead of a stream" in str(tail.error)
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**63 - 1), st.text() | st.none())), st.data())
 def test_however_it_is_cut_it_reads_the_same(told: list[tuple[int, str | None]], data: st.DataObject) -> None:
     """Networks cut a stream where they like, in the middle of a character too."""
     written = b"retry: 1000\n" + b"".join(
-        (beat(position) if text is None else render(event(position, text))).encode() for position, text in told
+        (encode_heartbeat(position) if text is None else encode_event(event(position, text))).encode()
+        for position, text in told
     )
     cuts = sorted(data.draw(st.sets(st.integers(0, len(written)))))
     chunks = [written[start:end] for start, end in zip([0, *cuts], [*cuts, len(written)], strict=True)]
 
-    read = [(position, Event.model_validate_json(text) if text else None) for position, text in blocks(chunks)]
+    read = [
+        (position, Event.model_validate_json(text) if text else None) for position, text in parse_sse_blocks(chunks)
+    ]
 
     assert read == [(position, None if text is None else event(position, text)) for position, text in told]
 

@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from meldwatch.cli.root import COMMANDS, cli
 from runtime.database import Database
 from tests.end_to_end.deployment import COMMAND, KEY, SECRET, TOKEN, Deployment, deployed
 from tests.support import row_factory
 from tests.support.polling import eventually
+
+ROOT = Path(__file__).parent.parent.parent.parent
 
 
 def lines(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -43,7 +47,9 @@ def test_what_was_given_up_is_listed(served: Deployment) -> None:
     database = Database(served.environment["MELDWATCH_DATABASE_URL"])
     row_factory.store(
         database,
-        row_factory.job("dead", trigger="reconcile", requested=1, failed_at=row_factory.TIME, error="Meld answered"),
+        row_factory.read_request(
+            "dead", trigger="reconcile", requested=1, failed_at=row_factory.TIME, error="Meld answered"
+        ),
     )
     database.close()
 
@@ -108,7 +114,7 @@ def test_a_reconcile_mends_what_no_webhook_told(served: Deployment) -> None:
     """A change and a deletion that Meld never announced reach the mirror and the feed."""
     id_ = served.meld.world.add().id
     filled = served.run("reconcile")
-    served.meld.world.damage(id_)
+    served.meld.world.break_connection(id_)
 
     ended = served.run("reconcile")
 
@@ -143,7 +149,7 @@ def test_a_tail_follows_the_feed(served: Deployment, signum: signal.Signals) -> 
     (id_,) = served.mirror()
     with tailing(served, "--after", "0") as tail:
         first = printed(tail, len(served.events()))
-        served.meld.tell(served.meld.world.damage(id_))
+        served.meld.send_webhooks(served.meld.world.break_connection(id_))
         then = printed(tail, 1)
         tail.send_signal(signum)
         code = tail.wait(10)
@@ -158,12 +164,12 @@ def test_a_tail_survives_a_killed_service(served: Deployment) -> None:
     (id_,) = served.mirror()
     with tailing(served, "--after", "0") as tail:
         seen = printed(tail, len(served.events()))
-        for act in (served.meld.world.damage, served.meld.world.heal):
+        for act in (served.meld.world.break_connection, served.meld.world.heal):
             served.processes[-1].kill()
             served.processes[-1].wait()
             assert tail.stderr is not None
             assert "does not answer" in tail.stderr.readline()
-            served.meld.tell(act(id_))
+            served.meld.send_webhooks(act(id_))
             served.start("up")
             served.wait_until_ready()
             eventually(lambda last=seen[-1]: served.events()[-1] != last, 20)  # type: ignore[misc]
@@ -199,7 +205,7 @@ def test_a_tail_uses_the_token_that_up_made(sqlite_url: str, tmp_path: Path) -> 
     with deployed(tmp_path, sqlite_url, "memory://", MELDWATCH_ADMIN_TOKENS="") as deployment:
         deployment.start("up")
         deployment.wait_until_ready()
-        deployment.meld.tell(deployment.meld.world.complete(deployment.meld.world.start().id))
+        deployment.meld.send_webhooks(deployment.meld.world.complete(deployment.meld.world.start().id))
         with tailing(deployment, "--after", "0") as tail:
             (event,) = printed(tail, 1)
 
@@ -358,3 +364,67 @@ def test_what_may_not_be_pushed_to_is_refused(served: Deployment) -> None:
 
     assert (refused.returncode, "MELDWATCH_PUSH_ALLOWED_NETWORKS" in refused.stderr) == (2, True)
     assert (odd.returncode, "NAME" in odd.stderr) == (2, True)
+
+
+# What the root command imports
+
+SHOW_IMPORTS = """
+import sys
+before = set(sys.modules)
+from meldwatch.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(*{name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names, file=sys.stderr)
+"""
+HELP_IMPORTS = {"click", "meldwatch", "runtime"}
+LIST_IMPORTS = {
+    *HELP_IMPORTS,
+    *("migrations", "schemas", "service"),
+    *("annotated_types", "anyio", "dotenv", "pydantic", "pydantic_core", "sqlalchemy", "sqlmodel", "starlette"),
+    *("structlog", "typing_extensions", "typing_inspection"),
+}
+# What structlog and SQLAlchemy import only if it happens to be installed, and what compiled modules add.
+OPTIONAL_IMPORTS = {"attr", "attrs", "better_exceptions", "colorama", "greenlet", "pygments", "rich"}
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    return {"MELDWATCH_DATABASE_URL": f"sqlite:///{folder / 'new.db'}", "PYTHONPATH": str(ROOT)}
+
+
+def imported_by(folder: Path, *arguments: str) -> set[str]:
+    """Return the top-level packages that a command imports, without those of the standard library."""
+    command = [sys.executable, "-c", SHOW_IMPORTS, *arguments]
+    ended = subprocess.run(command, env=environment_of(folder), cwd=folder, capture_output=True, text=True, check=True)
+    names = ended.stderr.splitlines()[-1].split() if ended.stderr.strip() else []
+    return {name for name in names if not name.startswith(("_", "cython"))} - OPTIONAL_IMPORTS
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_no_command(tmp_path: Path, option: str) -> None:
+    """They answer at once, since they load only Click and the table of the commands."""
+    assert imported_by(tmp_path, option) <= HELP_IMPORTS
+
+
+def test_a_list_imports_only_what_it_needs(tmp_path: Path) -> None:
+    """``connections list --json`` loads neither Alembic nor the broker, the server, the HTTP client or cryptography."""
+    subprocess.run([*COMMAND, "migrate"], env=environment_of(tmp_path), cwd=tmp_path, check=True)
+
+    assert imported_by(tmp_path, "connections", "list", "--json") <= LIST_IMPORTS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_root_help_has_the_first_sentence_of_each_command(name: str) -> None:
+    """The static table agrees with the commands, each of which is an attribute of its module."""
+    command = cli.get_command(click.Context(cli), name)
+
+    assert command is not None
+    assert (command.name, (command.help or "").partition("\n\n")[0].replace("\n", " ")) == (name, COMMANDS[name].help)
+
+
+def test_every_module_of_commands_is_in_the_table() -> None:
+    """No command is forgotten."""
+    modules = {path.stem for path in (ROOT / "meldwatch/cli/commands").glob("*.py")} - {"__init__"}
+
+    assert {entry.module for entry in COMMANDS.values()} == modules

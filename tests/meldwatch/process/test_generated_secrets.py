@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from meldwatch.process.generated_secrets import reading_token
+from meldwatch.process.generated_secrets import get_read_token
 from runtime.errors import SettingsError
 from runtime.settings import Settings
 from service.http.auth import TokenAuth
-from tests.service.http.test_auth import bearing
+from tests.service.http.test_auth import request_with_token
 
 
 @pytest.mark.parametrize("token", ["secret", "alice:secret"])
@@ -18,9 +18,11 @@ def test_a_command_sends_a_token_that_the_service_knows(token: str, right: str) 
     """Whichever is set, with a name or without."""
     settings = Settings.model_validate({right: [token]})
 
-    sent = reading_token(settings).get_secret_value().encode()
+    sent = get_read_token(settings).get_secret_value().encode()
 
-    TokenAuth(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens).check(bearing(sent), "read")
+    TokenAuth(read_tokens=settings.read_tokens, admin_tokens=settings.admin_tokens).authorize(
+        request_with_token(sent), "read"
+    )
 
 
 def test_without_a_token_it_says_which_to_set(tmp_path: Path) -> None:
@@ -28,4 +30,4 @@ def test_without_a_token_it_says_which_to_set(tmp_path: Path) -> None:
     settings = Settings(database_url=SecretStr(f"sqlite:///{tmp_path / 'new.db'}"))
 
     with pytest.raises(SettingsError, match="MELDWATCH_READ_TOKENS"):
-        reading_token(settings)
+        get_read_token(settings)

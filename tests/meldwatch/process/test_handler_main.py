@@ -15,8 +15,8 @@ import pytest
 from runtime.errors import SettingsError
 from runtime.handlers.process_pool import HandlerPool
 from schemas.handler_protocol import Handler
-from schemas.push import Receipt
-from tests.support.handler_processes import command_in, event, hosts_in
+from schemas.push import PushResult
+from tests.support.handler_processes import command_in, event, handler_pool_in
 from tests.support.polling import eventually
 
 MINE = """
@@ -91,8 +91,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def hosts(folder: Path) -> Iterator[HandlerPool]:
     """What runs its handlers."""
-    with hosts_in(folder, "mine", ready_seconds=60) as hosts:
-        hosts.load()
+    with handler_pool_in(folder, "mine", acquire_seconds=60) as hosts:
+        hosts.start()
         yield hosts
 
 
@@ -104,7 +104,7 @@ def test_a_handler_gets_the_event_in_the_shape_of_its_type(hosts: HandlerPool, f
     """Down to its data; and it is the same as what is pushed."""
     receipt = hosts.run("mine.typed", event())
 
-    assert receipt == Receipt()
+    assert receipt == PushResult()
     assert kept(folder) == ["StatusChangedEvent", "ACTIVE", json.loads(event())]
 
 
@@ -113,8 +113,8 @@ def test_an_event_of_a_newer_version_waits_for_one_that_knows_it(hosts: HandlerP
     """While workers are exchanged one by one, an old one does not blame the handler for it."""
     receipt = hosts.run("mine.later", event(**newer))
 
-    assert (receipt.is_ours, receipt.is_taken) == (True, False)
-    assert "this version does not know such an event" in str(receipt.detail)
+    assert (receipt.is_local_failure, receipt.is_acknowledged) == (True, False)
+    assert "this version does not know the event type" in str(receipt.detail)
 
 
 @pytest.mark.parametrize("name", ["mine.later", "mine.hidden"])
@@ -122,14 +122,14 @@ def test_a_coroutine_is_awaited(hosts: HandlerPool, folder: Path, name: str) -> 
     """Also where a function returns one; and what a module keeps open on the loop is of use for the next event."""
     receipts = [hosts.run(name, event()) for _ in range(2)]
 
-    assert (receipts, kept(folder)) == ([Receipt(), Receipt()], "awaited")
+    assert (receipts, kept(folder)) == ([PushResult(), PushResult()], "awaited")
 
 
 def test_an_error_is_told_in_short(hosts: HandlerPool) -> None:
     """Its kind, its words and its place; no value of a variable, no credential, nothing that cannot be stored."""
     receipt = hosts.run("mine.raises", event())
 
-    assert (receipt.detail, receipt.is_ours, receipt.status) == ("the handler raised ValueError", False, None)
+    assert (receipt.detail, receipt.is_local_failure, receipt.status) == ("the handler raised ValueError", False, None)
     assert str(receipt.response).startswith("it went wrong \ufffd \ufffd for *** xxx")
     assert re.search(r"xxx \(mine\.py, line \d+\)$", str(receipt.response))
     assert len(str(receipt.response).encode()) <= 1024
@@ -139,7 +139,7 @@ def test_an_error_is_told_in_short(hosts: HandlerPool) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [
-        ("mine.mute", "Mute", "(it has no words)"),
+        ("mine.mute", "Mute", "(no message)"),
         ("mine.leaves", "SystemExit", "enough"),
     ],
 )
@@ -157,12 +157,12 @@ def test_what_a_handler_prints_is_no_answer(
     hosts: HandlerPool, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Nor is what it reads a question: it finds nothing there."""
-    with hosts_in(folder, "mine") as talking:
-        talking.load()
+    with handler_pool_in(folder, "mine") as talking:
+        talking.start()
         receipt = talking.run("mine.talks", event())
 
     printed = capfd.readouterr()
-    assert (receipt, kept(folder)) == (Receipt(), ["", ""])
+    assert (receipt, kept(folder)) == (PushResult(), ["", ""])
     assert printed.out == ""
     assert [line for line in printed.err.splitlines() if "handler" in line] == [
         "printed by a handler",
@@ -173,29 +173,29 @@ def test_what_a_handler_prints_is_no_answer(
 
 def test_a_handler_may_change_what_is_its_process_own(folder: Path) -> None:
     """Its folder, its output: the next event comes all the same."""
-    with hosts_in(folder, "mine") as hosts:
-        hosts.load()
+    with handler_pool_in(folder, "mine") as hosts:
+        hosts.start()
 
-        assert [hosts.run("mine.changes", event()) for _ in range(2)] == [Receipt(), Receipt()]
+        assert [hosts.run("mine.changes", event()) for _ in range(2)] == [PushResult(), PushResult()]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_the_workers_matter(folder: Path, signum: signal.Signals) -> None:
     """A supervisor may send them to everybody; what runs goes on until the worker ends it."""
-    with hosts_in(folder, "mine") as hosts:
-        hosts.load()
+    with handler_pool_in(folder, "mine") as hosts:
+        hosts.start()
         (host,) = hosts._all
         os.kill(host._process.pid, signum)
 
-        assert hosts.run("mine.typed", event()) == Receipt()
+        assert hosts.run("mine.typed", event()) == PushResult()
         assert hosts._all == {host}
 
 
 PARENT = """
 import sys, pathlib, threading
-from tests.support.handler_processes import event, hosts_in
-with hosts_in(pathlib.Path(sys.argv[1]), "mine") as hosts:
-    hosts.load()
+from tests.support.handler_processes import event, handler_pool_in
+with handler_pool_in(pathlib.Path(sys.argv[1]), "mine") as hosts:
+    hosts.start()
     threading.Thread(target=hosts.run, args=("mine.waits", event()), daemon=True).start()
     threading.Event().wait()
 """
@@ -234,8 +234,8 @@ def load(folder: Path, *modules: str, **files: str) -> tuple[Handler, ...]:
         path = folder / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text("from meldwatch.handlers import on\n" + text)
-    with hosts_in(folder, *modules) as hosts:
-        return hosts.load()
+    with handler_pool_in(folder, *modules) as hosts:
+        return hosts.start()
 
 
 def test_handlers_are_found_where_they_are(tmp_path: Path) -> None:
@@ -280,9 +280,9 @@ def test_a_file_that_is_called_as_one_of_ours_harms_nothing(tmp_path: Path) -> N
         ("import nowhere", "mine cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
         ("raise SystemExit(3)", "mine cannot be imported: SystemExit: 3"),
         ("def f(:", "mine cannot be imported: SyntaxError"),
-        ("@on('connection.gone')\ndef f(event): ...", "mine: f: 'connection.gone' is no event type"),
+        ("@on('connection.gone')\ndef f(event): ...", "mine: f: 'connection.gone' is not an event type"),
         ("@on()\ndef f(event): ...\n@on()\ndef f(event): ...", "mine.f is declared twice"),
-        ("@on()\ndef f(event): ...\nf = None", "mine.f is a handler, but its name leads to something else"),
+        ("@on()\ndef f(event): ...\nf = None", "mine.f is a handler, but something else has its name"),
         (
             "def plain(f): return lambda event: f(event)\n@plain\n@on()\ndef f(event): ...\n@on()\ndef g(event): ...",
             "functools.wraps",

@@ -9,7 +9,7 @@ import pytest
 
 from meldwatch.process.supervisor import STOP_SECONDS
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 Start = Callable[..., "Run"]
 
 

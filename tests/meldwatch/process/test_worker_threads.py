@@ -15,15 +15,15 @@ from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from schemas.meld.read_outcome import ReadOutcome
-from schemas.message_names import DELIVER
-from schemas.push import Receipt
+from schemas.message_names import DELIVERY_ACTOR
+from schemas.push import PushResult
 from schemas.tables import ReadRequestRow
 from tests.support.polling import eventually
-from tests.support.scripted_consumer import ScriptedConsumer, deliver_on, emit, lanes, subscribe
+from tests.support.scripted_consumer import ScriptedConsumer, delivery_queues, emit, make_dispatcher, subscribe
 from tests.support.scripted_meld import ScriptedReader, found
 from tests.support.webhook_factory import body, store
-from workers.actors import declare
-from workers.refetch.refetch import Refetch
+from workers.actors import declare_actors
+from workers.refetch.refetch import Refetcher
 
 
 @pytest.fixture
@@ -32,28 +32,28 @@ def reader() -> ScriptedReader:
     return ScriptedReader()
 
 
-def refresh_on(database: Database, reader: ScriptedReader, kind: type[Refetch] = Refetch) -> Refetch:
+def make_refetcher(database: Database, reader: ScriptedReader, kind: type[Refetcher] = Refetcher) -> Refetcher:
     """Make a refresher as a process would."""
     numbers = itertools.count()
     return kind(
         database=database,
         reader=reader,
-        call=lambda _ids: None,
-        push=lambda _ids: None,
+        notify_workers=lambda _ids: None,
+        notify_dispatchers=lambda _ids: None,
         clock=utcnow,
         lease_seconds=30,
-        token=lambda: f"token {next(numbers)}",
+        new_token=lambda: f"token {next(numbers)}",
         jitter=lambda: 0.0,
         metrics=Metrics(),
-        notify=lambda: None,
+        notify_feed=lambda: None,
     )
 
 
-def declared(broker: dramatiq.Broker, database: Database, refresh: Refetch, *, threads: int) -> WorkerThreads:
+def declared(broker: dramatiq.Broker, database: Database, refetcher: Refetcher, *, threads: int) -> WorkerThreads:
     """Make the threads as a process would, with all actors."""
-    deliver = deliver_on(database)
-    declare(broker, refresh, deliver)
-    return WorkerThreads(broker, refresh, deliver, threads=threads)
+    deliver = make_dispatcher(database)
+    declare_actors(broker, refetcher, deliver)
+    return WorkerThreads(broker, refetcher, deliver, threads=threads)
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ def test_they_work_whatever_the_broker(broker_url: str, sqlite_url: str, reader:
     database = Database(sqlite_url)
     store(database, *(body(f"c{number}") for number in range(10)))
     broker = brokers.connect(broker_url)
-    refresh = refresh_on(database, reader)
-    workers = declared(broker, database, refresh, threads=3)
+    refetcher = make_refetcher(database, reader)
+    workers = declared(broker, database, refetcher, threads=3)
     workers.start()
-    brokers.call(broker, [f"c{number}" for number in range(10)])
+    brokers.enqueue(broker, [f"c{number}" for number in range(10)])
 
     eventually(lambda: sum(reader.reads.values()) == 10, seconds=4)
     lives = workers.is_alive()
@@ -115,12 +115,12 @@ def test_stopping_waits_for_reads_that_end(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader, hanging: Hanging
 ) -> None:
     """A read under way is given some time, and what it saw is written."""
-    refresh = refresh_on(database, reader)
-    workers = declared(broker, database, refresh, threads=1)
+    refetcher = make_refetcher(database, reader)
+    workers = declared(broker, database, refetcher, threads=1)
     store(database, body("c1"))
     reader.answers["c1"] = hanging
     workers.start()
-    brokers.call(broker, ["c1"])
+    brokers.enqueue(broker, ["c1"])
     hanging.began.wait(4)
     stopping = threading.Thread(target=workers.stop)
     stopping.start()
@@ -134,12 +134,12 @@ def test_stopping_gives_back_reads_that_do_not(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader, hanging: Hanging
 ) -> None:
     """A read that takes too long is not waited for: its job is free, and what it sees late is thrown away."""
-    refresh = refresh_on(database, reader)
-    workers = declared(broker, database, refresh, threads=1)
+    refetcher = make_refetcher(database, reader)
+    workers = declared(broker, database, refetcher, threads=1)
     store(database, body("c1"))
     reader.answers["c1"] = hanging
     workers.start()
-    brokers.call(broker, ["c1"])
+    brokers.enqueue(broker, ["c1"])
     hanging.began.wait(4)
     began = time.monotonic()
     workers.stop()
@@ -164,34 +164,34 @@ def test_what_can_be_ended_is_ended_before_it_is_given_back(
     class Running(ScriptedConsumer):
         """Runs until it is cut."""
 
-        def send(self, *_arguments: object) -> Receipt:
+        def send(self, *_arguments: object) -> PushResult:
             """Wait for it."""
             said.append("runs")
             gate.wait()
             said.append("ends")
-            return Receipt(detail="the worker ends", is_void=True)
+            return PushResult(detail="the worker ends", is_cancelled=True)
 
     def cut() -> None:
-        said.append(f"cut, the lane is {'held' if lanes(database)[0].lease_token else 'free'}")
+        said.append(f"cut, the lane is {'held' if delivery_queues(database)[0].lease_token else 'free'}")
         gate.set()
 
-    refresh, deliver = refresh_on(database, reader), deliver_on(database, Running())
-    declare(broker, refresh, deliver)
-    workers = WorkerThreads(broker, refresh, deliver, threads=1, cut=cut)
+    refetcher, deliver = make_refetcher(database, reader), make_dispatcher(database, Running())
+    declare_actors(broker, refetcher, deliver)
+    workers = WorkerThreads(broker, refetcher, deliver, threads=1, end_handlers=cut)
     workers.start()
-    brokers.call(broker, ["s1"], DELIVER)
+    brokers.enqueue(broker, ["s1"], DELIVERY_ACTOR)
     eventually(lambda: said, message="the push under way")
     workers.stop()
     eventually(lambda: not workers.is_alive() and len(said) == 3)
 
     assert said == ["runs", "cut, the lane is held", "ends"]
-    assert lanes(database)[0].lease_token is None
+    assert delivery_queues(database)[0].lease_token is None
 
 
-class Cut(Refetch):
+class Cut(Refetcher):
     """A refresher whose database is away when the process ends."""
 
-    def give_back(self) -> None:
+    def release_leases(self) -> None:
         """Fail as a database that is away does."""
         raise OutOfReachError("The database does not answer.")
 
@@ -200,8 +200,8 @@ def test_stopping_without_a_database_is_no_error(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader
 ) -> None:
     """Claims that cannot be given back are left to their leases."""
-    refresh = refresh_on(database, reader, Cut)
-    workers = declared(broker, database, refresh, threads=1)
+    refetcher = make_refetcher(database, reader, Cut)
+    workers = declared(broker, database, refetcher, threads=1)
     workers.start()
     workers.stop()
 
@@ -221,8 +221,8 @@ def test_a_thread_that_ended_is_noticed(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader, end: Callable[[WorkerThreads], None]
 ) -> None:
     """Dramatiq replaces no thread that died: the process must end and be started anew."""
-    refresh = refresh_on(database, reader)
-    workers = declared(broker, database, refresh, threads=2)
+    refetcher = make_refetcher(database, reader)
+    workers = declared(broker, database, refetcher, threads=2)
     workers.start()
     before = workers.is_alive()
     end(workers)
@@ -240,12 +240,12 @@ def test_an_error_of_an_actor_ends_no_thread(
     def broken() -> ReadOutcome:
         raise RuntimeError("unforeseen")
 
-    refresh = refresh_on(database, reader)
-    workers = declared(broker, database, refresh, threads=1)
+    refetcher = make_refetcher(database, reader)
+    workers = declared(broker, database, refetcher, threads=1)
     store(database, body("bad"), body("good"))
     reader.answers["bad"] = broken
     workers.start()
-    brokers.call(broker, ["bad", "good"])
+    brokers.enqueue(broker, ["bad", "good"])
 
     assert eventually(lambda: reader.reads["good"], seconds=4) == 1
     assert workers.is_alive()
@@ -270,8 +270,8 @@ def test_middleware_is_told_that_the_process_is_up(
             told.append("worker")
 
     broker.add_middleware(Listener())
-    refresh = refresh_on(database, reader)
-    workers = declared(broker, database, refresh, threads=1)
+    refetcher = make_refetcher(database, reader)
+    workers = declared(broker, database, refetcher, threads=1)
     workers.start()
     workers.stop()
 

@@ -167,10 +167,10 @@ def leave_read_pending(deployment: Deployment, url: str, connection_id: str) -> 
     """Leave a read under way that never gets a response."""
     deployment.script(connection_id, {"hang": True})
     deployment.hint(connection_id)
-    claimed = select(ReadRequestRow).where(
+    leased = select(ReadRequestRow).where(
         ReadRequestRow.connection_id == connection_id, col(ReadRequestRow.lease_token).is_not(None)
     )
-    eventually(lambda: found(url, claimed), SECONDS, message="the lease")
+    eventually(lambda: found(url, leased), SECONDS, message="the lease")
 
 
 @contextmanager

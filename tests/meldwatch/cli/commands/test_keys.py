@@ -14,13 +14,13 @@ from sqlmodel import select
 from runtime.database import Database
 from runtime.security.encryption import Encryption
 from schemas.tables import AuditRow, WebhookRow
-from service.ingest.webhook_insert import table_for
+from service.ingest.webhook_insert import make_webhook_table
 from tests.end_to_end.deployment import COMMAND, Deployment, deployed, end
 from tests.support import row_factory
 from tests.support.encryption_keys import KEY, OLD
 from tests.support.polling import eventually
 from tests.support.scripted_consumer import SECRET, subscribe
-from tests.support.webhook_factory import delivery
+from tests.support.webhook_factory import received_webhook
 
 RAW = b'{"eventId":"e1", "eventType":"T",  "payload":{"word":"gr\xfc\xdfe"}}\n\n'
 NEW_NAME, OLD_NAME = Encryption([KEY]).key_name, Encryption([OLD]).key_name
@@ -40,10 +40,10 @@ def url(request: pytest.FixtureRequest) -> str:
 def offline(url: str, tmp_path: Path) -> Iterator[Deployment]:
     """A set-up of which nothing runs: one webhook under an older key, one in clear, a subscription, a handler's."""
     with closing(Database(url)) as database:
-        for vault, raw in ((Encryption([OLD]), RAW), (Encryption([]), b"junk")):
-            with closing(table_for(database, vault)) as table:
-                table.insert([delivery(raw)])
-        subscribe(database, secret=Encryption([OLD]).seal(SECRET))
+        for encryption, raw in ((Encryption([OLD]), RAW), (Encryption([]), b"junk")):
+            with closing(make_webhook_table(database, encryption)) as table:
+                table.insert([received_webhook(raw)])
+        subscribe(database, secret=Encryption([OLD]).encrypt(SECRET))
         subscribe(database, "handler", url="python:ours.handle", secret="")
     with deployed(tmp_path, url, "memory://") as deployment:
         yield deployment

@@ -30,9 +30,9 @@ def served(url: str, tmp_path: Path) -> Iterator[Deployment]:
         deployment.start("up")
         deployment.wait_until_ready()
         id_ = deployment.meld.world.start().id
-        deployment.meld.tell(deployment.meld.world.complete(id_))
+        deployment.meld.send_webhooks(deployment.meld.world.complete(id_))
         eventually(lambda: deployment.mirror() and deployment.is_settled(), message="the mirror")
-        deployment.meld.tell(deployment.meld.world.damage(id_))
+        deployment.meld.send_webhooks(deployment.meld.world.break_connection(id_))
         eventually(lambda: deployment.is_true() and deployment.is_settled(), message="the change")
         yield deployment
 
@@ -88,8 +88,8 @@ def test_what_is_found_is_told_to_people(served: Deployment, url: str) -> None:
     status = served.mirror()[id_]["status"]
     assert status == "x"
     assert any(line.startswith(f"{id_}  mirror: status is x, should be ") for line in lines)
-    assert f"{id_}  event strange: connection.status_changed follows from no read  [cannot be mended]" in lines
-    assert f"{id_}  history: an observation is missing or spoilt: [999]  [cannot be mended]" in lines
+    assert f"{id_}  event strange: connection.status_changed follows from no read  [cannot be repaired]" in lines
+    assert f"{id_}  history: an observation is missing or corrupt: [999]  [cannot be repaired]" in lines
 
 
 @pytest.mark.parametrize("options", [(), ("--check", "--apply")], ids=["neither", "both"])
@@ -160,7 +160,7 @@ def test_a_prune_removes_what_is_old_beside_a_service(served: Deployment, url: s
     untouched = (served.events(), look(url, "SELECT count(*) FROM audit"))
     ran = served.run("prune", "--json", **OLD)
     again = served.run("prune", **OLD)
-    served.meld.tell(served.meld.world.repair(id_))
+    served.meld.send_webhooks(served.meld.world.repair(id_))
     eventually(lambda: served.is_true() and served.is_settled(), message="the change")
 
     assert untouched == (told, [(0,)])

@@ -18,7 +18,7 @@ from tests.end_to_end.deployment import COMMAND, Deployment, deployed, end
 from tests.support.encryption_keys import KEY
 from tests.support.polling import eventually
 from tests.support.scripted_consumer import SECRET, HttpConsumer, emit, subscribe
-from tests.support.table_snapshot import untouched
+from tests.support.table_snapshot import assert_unchanged
 
 COUNT = 3
 
@@ -58,7 +58,7 @@ def test_a_dry_run_says_what_the_real_run_does(quiet: Deployment, url: str) -> N
     """It writes nothing at all, and exits with 1 while anything would change; the real run changes that and no more."""
     ids = sorted(connection.id for connection in quiet.meld.world.connections())
     quiet.meld.world.break_connection(ids[1])
-    with closing(Database(url)) as database, untouched(database):
+    with closing(Database(url)) as database, assert_unchanged(database):
         dry = quiet.run("replay", "webhooks", "--all", "--dry-run", "--json")
         people = quiet.run("replay", "webhooks", "--all", "--dry-run")
     quiet.start("up")
@@ -185,7 +185,7 @@ def test_events_are_sent_again_from_the_command_line(quiet: Deployment, url: str
         with closing(Database(url)) as database:
             subscribe(database, "s1", name="crm", url=consumer.url)
             emit(database, "a", "a", "b")
-            with untouched(database):
+            with assert_unchanged(database):
                 dry = quiet.run("replay", "events", "--subscription", "crm", "--connection", "a", "--dry-run", "--json")
         quiet.start("up")
         quiet.wait_until_ready()

@@ -1,13 +1,13 @@
-"""How what happened looks to people."""
+"""Texts for people."""
 
 from typing import Any
 
 import pytest
 
-from meldwatch.cli.output import item_line
-from schemas.api_resources import Act
+from meldwatch.cli.formatting import format_timeline_item
+from schemas.api_resources import AuditEntry
 from schemas.subscriptions import Delivery
-from schemas.timeline import ActItem, DeliveryItem
+from schemas.timeline import AuditItem, DeliveryItem
 from tests.support import row_factory
 
 WHEN = "2026-01-02 03:04:05"
@@ -26,11 +26,11 @@ def test_a_delivery_is_one_line(values: dict[str, Any], line: str) -> None:
     """To whom, of which event, and what came of it."""
     shown = DeliveryItem(at=row_factory.TIME, delivery=Delivery.from_row(row_factory.delivery(7, id=1, **values)))
 
-    assert item_line(shown) == f"{WHEN}  delivery {line}"
+    assert format_timeline_item(shown) == f"{WHEN}  delivery {line}"
 
 
 def test_an_act_is_one_line() -> None:
     """Who did what."""
-    shown = ActItem(at=row_factory.TIME, act=Act.from_row(row_factory.act(id=1, details={"n": 1})))
+    shown = AuditItem(at=row_factory.TIME, act=AuditEntry.from_row(row_factory.audit_entry(id=1, details={"n": 1})))
 
-    assert item_line(shown) == f'{WHEN}  act      connection.refreshed  by alice  {{"n": 1}}'
+    assert format_timeline_item(shown) == f'{WHEN}  act      connection.refreshed  by alice  {{"n": 1}}'
