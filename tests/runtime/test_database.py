@@ -326,22 +326,22 @@ def test_a_snapshot_sees_one_point_in_time(database: Database) -> None:
 def test_a_notification_is_sent_on_commit(postgres: Database) -> None:
     """It is sent not earlier, and not at all after a rollback."""
     with closing(postgres.connect_unpooled()) as listener:
-        listener.execute("LISTEN news")
+        listener.execute("LISTEN changes")
         with suppress(ZeroDivisionError), postgres.write() as session:
-            session.exec(select(postgres.notify_expression("news"))).one()
+            session.exec(select(postgres.notify_expression("changes"))).one()
             _ = 1 / 0
         with postgres.write() as session:
-            session.exec(select(postgres.notify_expression("news"))).one()
+            session.exec(select(postgres.notify_expression("changes"))).one()
             before = list(listener.notifies(timeout=0.2))
         after = [heard.channel for heard in listener.notifies(timeout=5, stop_after=1)]
 
-    assert (before, after) == ([], ["news"])
+    assert (before, after) == ([], ["changes"])
 
 
 def test_a_notification_has_no_effect_on_sqlite(sqlite: Database) -> None:
     """The same statement runs there without an effect."""
     with sqlite.read() as session:
-        assert session.exec(select(sqlite.notify_expression("news"))).one() is None
+        assert session.exec(select(sqlite.notify_expression("changes"))).one() is None
 
 
 def test_an_unpooled_connection_does_not_count_for_the_pool(postgres_url: str) -> None:

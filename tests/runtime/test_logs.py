@@ -70,7 +70,7 @@ def test_library_logs_have_the_same_format(stream: io.StringIO) -> None:
 
 @pytest.mark.parametrize("name", ["authorization", "api_key", "access_token", "webhook_secret", "meld_signature"])
 def test_secrets_are_not_logged(stream: io.StringIO, name: str) -> None:
-    """A value whose name marks it as a credential is hidden, whoever logs it."""
+    """A value whose name marks it as a credential is hidden, whichever logger is used."""
     logs.get_logger("ours").info("ours", **{name: "hidden"})
     logging.getLogger("theirs").warning("theirs", extra={name: "hidden"})
 

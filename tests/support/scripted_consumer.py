@@ -21,7 +21,8 @@ from schemas.tables import DeliveryQueueRow, DeliveryRow, FeedCounterRow, Subscr
 from tests.support import row_factory
 from tests.support.encryption_keys import ENCRYPTION
 from tests.support.push_acceptance import assert_acceptable, assert_acceptable_unsigned
-from workers.delivery.dispatcher import DeliveryDispatcher, DeliverySender
+from workers.delivery.dispatcher import DeliveryDispatcher
+from workers.delivery.transport import PushSender
 from workers.events.fan_out import fan_out
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -80,7 +81,7 @@ class ScriptedConsumer:
 
 def make_dispatcher(
     database: Database,
-    sender: DeliverySender | None = None,
+    sender: PushSender | None = None,
     notified: list[str] | None = None,
     *,
     clock: Clock = utcnow,

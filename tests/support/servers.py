@@ -311,7 +311,7 @@ def find_node() -> Path | None:
 
 
 def start_postgres(run: Run, name: str = "postgres", port: int | None = None) -> Server:
-    """Start a PostgreSQL of one's own. It trusts whoever comes, and the power not to fail."""
+    """Start a PostgreSQL server without authentication and without durability."""
     directory = _directory(run, name)
     binaries, user = _postgres_binaries(run)
     if not (directory / "data").exists():

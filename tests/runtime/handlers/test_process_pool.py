@@ -24,7 +24,7 @@ def takes(event):
 @on()
 def waits(event):
     pathlib.Path(f"began-{event.position}").touch()
-    while not pathlib.Path("gate").exists():
+    while not pathlib.Path("continue").exists():
         time.sleep(0.01)
 
 @on(seconds=0.2)
@@ -75,7 +75,7 @@ def test_concurrent_calls_have_a_process_each(pool: HandlerPool, tmp_path: Path)
     """A handler that waits delays no other: processes are started as needed, and kept."""
     threads, results = run_concurrently(pool, "mine.waits", 3)
     eventually(lambda: len(list(tmp_path.glob("began-*"))) == 3, 60, message="three at once")
-    (tmp_path / "gate").touch()
+    (tmp_path / "continue").touch()
     for thread in threads:
         thread.join()
 
@@ -220,7 +220,7 @@ def test_superfluous_processes_are_ended(tmp_path: Path) -> None:
         pool.start()
         threads, _receipts = run_concurrently(pool, "mine.waits", 2)
         eventually(lambda: len(list(tmp_path.glob("began-*"))) == 2, 60, message="two at once")
-        (tmp_path / "gate").touch()
+        (tmp_path / "continue").touch()
         for thread in threads:
             thread.join()
         pool.run("mine.takes", event())

@@ -138,15 +138,15 @@ def test_a_name_without_an_address_is_refused() -> None:
 
 def test_a_lookup_has_a_timeout() -> None:
     """A resolver that does not answer delays the check for no longer than the timeout."""
-    gate = threading.Event()
+    released = threading.Event()
 
     def hang(_host: str, _port: int) -> list[str]:
-        gate.wait(20)
+        released.wait(20)
         return ["1.1.1.1"]
 
     with pytest.raises(UnsafeUrlError, match="cannot be resolved"):
         SsrfGuard(lookup=hang).resolve("h", 443, 0.05)
-    gate.set()
+    released.set()
 
 
 @pytest.mark.parametrize("url", ["https://h/", "https://h:8443/path?q=1", "http://h"])

@@ -1,9 +1,14 @@
 import threading
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlmodel import select
 
 from runtime.database import Database
 from runtime.queues import deliveries
 from schemas.tables import DeliveryQueueRow
+from tests.service.fakes import HandClock
 from tests.support.row_factory import store
 from tests.support.scripted_consumer import delivery_queues, subscribe, subscription
 
@@ -65,3 +70,25 @@ def test_a_lease_is_released_by_its_token(database: Database) -> None:
         deliveries.release(session, "unknown")
 
     assert [queue.lease_token for queue in delivery_queues(database)] == ["a", None, "c"]
+
+
+@pytest.mark.parametrize(
+    ("due_in", "leased_for", "is_ready"),
+    [(0, None, True), (None, None, False), (1, None, False), (0, 0, False), (0, -1, True)],
+)
+def test_a_ready_queue_is_due_and_free(
+    database_url: str, due_in: float | None, leased_for: float | None, *, is_ready: bool
+) -> None:
+    """A worker may lease a queue with a due delivery that no other worker has leased."""
+    clock = HandClock()
+
+    def later(seconds: float | None) -> datetime | None:
+        return clock.now + timedelta(seconds=seconds) if seconds is not None else None
+
+    with closing(Database(database_url, clock=clock)) as timed:
+        row = DeliveryQueueRow(subscription_id="s1", connection_id="c1", due_at=later(due_in))
+        store(timed, row.sqlmodel_update({"leased_until": later(leased_for)}))
+        with timed.read() as session:
+            ready = session.exec(select(DeliveryQueueRow.connection_id).where(deliveries.is_ready(timed))).all()
+
+    assert (ready == ["c1"]) == is_ready

@@ -3,6 +3,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlmodel import col, select
@@ -220,6 +221,31 @@ def test_release_all_frees_pending_reads(timed: Database, clock: HandClock) -> N
     freed, done = get_request(timed, "c1"), get_request(timed, "c2")
     assert (freed.lease_token, freed.leased_until, freed.woken_at) == (None, None, None)
     assert done.woken_at == clock.now
+
+
+@pytest.mark.parametrize(
+    ("values", "is_ready"),
+    [
+        ({}, True),
+        ({"completed": 1}, False),
+        ({"due_at": None}, False),
+        ({"due_at": timedelta(seconds=1)}, False),
+        ({"lease_token": "t", "leased_until": timedelta(0)}, False),
+        ({"lease_token": "t", "leased_until": timedelta(seconds=-1)}, True),
+    ],
+)
+def test_a_ready_read_is_pending_due_and_free(
+    timed: Database, clock: HandClock, values: dict[str, Any], *, is_ready: bool
+) -> None:
+    """A worker may lease a read that is requested, due now, and not leased by another worker."""
+    request_reads(timed, "c1")
+    change(
+        timed, **{name: clock.now + value if isinstance(value, timedelta) else value for name, value in values.items()}
+    )
+
+    with timed.read() as session:
+        ready = session.exec(select(ReadRequestRow.connection_id).where(reads.is_ready(timed))).all()
+    assert (ready == ["c1"]) == is_ready
 
 
 def test_lock_inserts_missing_rows(timed: Database) -> None:
