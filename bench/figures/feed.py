@@ -17,7 +17,7 @@ from bench.harness.simulated_meld import MeldControl
 from bench.harness.stack import ADMIN_TOKEN, Stack, wait_until
 from bench.report import Figure
 from tests.support.servers import free_ports
-from tests.support.sse_reader import Reader
+from tests.support.sse_reader import SseReader
 
 SAMPLES = 100
 MORE_READERS = 50
@@ -97,7 +97,7 @@ def _by_long_poll(service: Service, meld: MeldControl, count: int) -> list[float
 
 def _by_stream(service: Service, meld: MeldControl, count: int, *, crowd: int) -> list[float]:
     url = f"http://127.0.0.1:{service.port}"
-    readers = [Reader(url, ADMIN_TOKEN) for _ in range(crowd + 1)]
+    readers = [SseReader(url, ADMIN_TOKEN) for _ in range(crowd + 1)]
     last = readers[-1]
     last.wait_for_begin()
     offset = time.time() - time.monotonic()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
+from sqlalchemy import inspect
 
 from schemas.meld.connection import Snapshot
 from schemas.tables import ConnectionRow, EventRow, ObservationRow
@@ -119,7 +120,8 @@ def _copy(
 ) -> None:
     made = [(row, row.model_dump()) for row in pattern]
     names = list(made[0][1])
-    columns = ", ".join(f'"{name}"' for name in names)
+    table_columns = inspect(type(made[0][0])).columns  # an attribute may have another name than its column
+    columns = ", ".join(f'"{table_columns[name].name}"' for name in names)
     with server.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
         for row in _copies(made, connections, values):
             copy.write_row([row[name] for name in names])
