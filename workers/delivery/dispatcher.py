@@ -7,9 +7,9 @@ id.
 """
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from sqlmodel import Session
 
@@ -26,18 +26,12 @@ from workers.delivery.concurrency import ConcurrencyLimits
 from workers.delivery.lease import DeliveryLease, DeliveryTarget, get_target, lease_next
 from workers.delivery.result import DeliveryLeaseLostError, record_result
 from workers.delivery.signing import signed_headers
+from workers.delivery.transport import PushSender
 
 log = logs.get_logger(__name__)
 
 TIME_SLICE_SECONDS = 5.0
 """After this time a thread stops and enqueues its subscription again, so that other subscriptions get their turn."""
-
-
-class DeliverySender(Protocol):
-    """Sends events to subscribers."""
-
-    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
-        """Push within the time of a lease; return every failure of the consumer as a result, never raise it."""
 
 
 class DeliveryDispatcher:
@@ -62,7 +56,7 @@ class DeliveryDispatcher:
         self,
         *,
         database: Database,
-        sender: DeliverySender,
+        sender: PushSender,
         encryption: Encryption,
         notify: Callable[[Collection[str]], None],
         clock: Clock,

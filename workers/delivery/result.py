@@ -51,13 +51,14 @@ def record_result(
     if result.is_acknowledged:
         if lease.is_failing:
             session.exec(_update_subscription(lease).values(failing_since=None, error=None))
-        _release_queue(database, session, lease)
+        # Due now, after the queues that have been due longer: a long queue must not delay the others.
+        _release_queue(database, session, lease, due_in=0.0)
         values = {"which": lease.delivery_id, "count": lease.attempts + 1, "all_outcomes": outcomes}
         database.run(session, _acknowledged_update, **values)
     else:
         _record_subscription_error(database, session, lease, result)
         lease = _reload_attempts(database, session, lease)
-        _release_queue_for_retry(database, session, lease, result, jitter=jitter)
+        _release_queue(database, session, lease, due_in=_retry_in(lease, result, jitter=jitter))
         session.exec(_failed_update(database, lease, result, outcomes))
     clear_if_empty(database, session, lease)
 
@@ -88,37 +89,32 @@ def _attempts_query(database: Database) -> Executable:
     return select(col(DeliveryRow.attempts), is_last).where(col(DeliveryRow.id) == bindparam("which"))
 
 
-def _release_queue_for_retry(
-    database: Database, session: Session, lease: DeliveryLease, result: PushResult, *, jitter: float
-) -> None:
-    """Check the fencing token, and set when the queue is due again.
+def _retry_in(lease: DeliveryLease, result: PushResult, *, jitter: float) -> float:
+    """Return in how many seconds the queue is due again after a failure: at once, or after the backoff.
 
-    The queue is due at once if this delivery is dead and so no longer blocks the next one. The same holds for the
-    answer 410: the delivery waits until the subscription is active again, and then needs no further delay.
+    It is due at once if this delivery is dead and so no longer blocks the next one. The same holds for the answer 410:
+    the queue waits until the subscription is active again, and then needs no further delay.
     """
-    seconds = retry_delay(lease.attempts + 1, retry_after=result.retry_after, jitter=jitter)
     if _is_dead(lease, result) or result.is_unsubscribed:
-        seconds = 0.0
-    elif result.is_local_failure:
-        seconds = LOCAL_FAILURE_RETRY_SECONDS
-    queue = update(DeliveryQueueRow).where(
-        col(DeliveryQueueRow.subscription_id) == lease.subscription_id,
-        col(DeliveryQueueRow.connection_id) == lease.connection_id,
-        col(DeliveryQueueRow.lease_token) == lease.token,
-    )
-    released = queue.values(due_at=database.now(seconds), lease_token=None, leased_until=None)
-    if session.exec(released).rowcount != 1:
-        raise DeliveryLeaseLostError(lease.delivery_id)
+        return 0.0
+    if result.is_local_failure:
+        return LOCAL_FAILURE_RETRY_SECONDS
+    return retry_delay(lease.attempts + 1, retry_after=result.retry_after, jitter=jitter)
 
 
-def _release_queue(database: Database, session: Session, lease: DeliveryLease) -> None:
-    """Check the fencing token, and make the queue due again for its next delivery."""
-    values = {
+def _release_queue(database: Database, session: Session, lease: DeliveryLease, *, due_in: float) -> None:
+    """Check the fencing token, and release the queue, due in so many seconds."""
+    fence = {
         "for_subscription": lease.subscription_id,
         "for_connection": lease.connection_id,
         "token": lease.token,
     }
-    if database.run(session, _release_update, **values).rowcount != 1:
+    if due_in:
+        # Not cached: jitter makes every statement different.
+        released = session.connection().execute(_release_update(database, due_in), fence)
+    else:
+        released = database.run(session, _release_update, 0.0, **fence)
+    if released.rowcount != 1:
         raise DeliveryLeaseLostError(lease.delivery_id)
 
 
@@ -151,14 +147,13 @@ def _acknowledged_update(database: Database) -> Executable:
     )
 
 
-def _release_update(database: Database) -> Executable:
+def _release_update(database: Database, seconds: float) -> Executable:
     queue = update(DeliveryQueueRow).where(
         col(DeliveryQueueRow.subscription_id) == bindparam("for_subscription"),
         col(DeliveryQueueRow.connection_id) == bindparam("for_connection"),
         col(DeliveryQueueRow.lease_token) == bindparam("token"),
     )
-    # Due now, after the queues that have been due longer: a long queue must not delay the others.
-    return queue.values(due_at=database.now(), lease_token=None, leased_until=None)
+    return queue.values(due_at=database.now(seconds), lease_token=None, leased_until=None)
 
 
 def _update_subscription(lease: DeliveryLease) -> Update:

@@ -8,10 +8,10 @@ from schemas.push import PushResult
 
 
 class PushSender(Protocol):
-    """Sends pushes over HTTP."""
+    """Sends events to subscribers."""
 
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> PushResult:
-        """Push; return every failure of the consumer as a result, never raise it."""
+        """Push within the time of a lease; return every failure of the consumer as a result, never raise it."""
 
 
 class HandlerRunner(Protocol):
