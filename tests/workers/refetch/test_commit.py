@@ -53,8 +53,8 @@ def mirror(database: Database, connection_id: str = "c1") -> ConnectionRow:
         return session.exec(select(ConnectionRow).where(ConnectionRow.id == connection_id)).one()
 
 
-def refresher(database: Database, reader: MeldReader, token: Callable[[], str]) -> Refetcher:
-    """Make a refresher as a process would."""
+def refetcher_on(database: Database, reader: MeldReader, token: Callable[[], str]) -> Refetcher:
+    """Make a refetcher as a process would."""
     return Refetcher(
         database=database,
         reader=reader,
@@ -69,14 +69,16 @@ def refresher(database: Database, reader: MeldReader, token: Callable[[], str]) 
     )
 
 
-def wish(database: Database, *ids: str) -> None:
+def request_reads(database: Database, *ids: str) -> None:
     with database.write() as session:
         reads.request_reads(database, session, ids, "operator")
 
 
-def applied(database: Database, snapshot: Snapshot | None, began_at: datetime = BEGAN, id_: str = "c1") -> CommitResult:
-    """Claim a connection and apply a reading of it."""
-    wish(database, id_)
+def committed(
+    database: Database, snapshot: Snapshot | None, began_at: datetime = BEGAN, id_: str = "c1"
+) -> CommitResult:
+    """Lease a connection and commit a reading of it."""
+    request_reads(database, id_)
     with database.write() as session:
         lease = acquire_lease(database, session, id_, token="t", lease_seconds=30)
     assert lease is not None
@@ -85,7 +87,7 @@ def applied(database: Database, snapshot: Snapshot | None, began_at: datetime = 
 
 
 def read(database: Database, outcome: Found, began_at: datetime = BEGAN) -> CommitResult:
-    return applied(database, outcome.snapshot, began_at, outcome.snapshot.id)
+    return committed(database, outcome.snapshot, began_at, outcome.snapshot.id)
 
 
 # The feed: every event once, in the order of commits, without a gap.
@@ -121,14 +123,14 @@ class Appender:
         self._ids = [f"{name}-{number}" for number in range(2)]
         self._reader = ScriptedReader()
         tokens = itertools.count()
-        self._refetcher = refresher(database, self._reader, lambda: f"{name} {next(tokens)}")
+        self._refetcher = refetcher_on(database, self._reader, lambda: f"{name} {next(tokens)}")
 
     def append(self, rounds: int) -> None:
         """Have each connection change so many times."""
         for number in range(rounds):
             for id_ in self._ids:
                 self._reader.answers[id_] = found(id_, f"STATUS_{number}")
-                wish(self._database, id_)
+                request_reads(self._database, id_)
                 self._refetcher.refetch(id_)
 
 
@@ -151,7 +153,7 @@ def together(*works: Callable[[], object]) -> list[BaseException]:
 
 
 def test_readers_of_a_busy_feed_miss_nothing_and_see_nothing_twice(database_url: str) -> None:
-    """Workers append at once, each to connections of its own; whoever follows the feed sees 1, 2, 3 and so on."""
+    """While several workers append, each reader of the feed sees positions 1, 2, 3 and so on."""
     database = Database(database_url, pool_size=20)
     # SQLite has one writer at a time, so that fewer show as much.
     workers, rounds = (8, 6) if database.is_postgres else (3, 3)
@@ -186,22 +188,22 @@ def test_readers_of_a_busy_feed_miss_nothing_and_see_nothing_twice(database_url:
     assert list(sequences.values()) == [list(range(1, rounds + 1))] * (workers * 2)
 
 
-def apply_and_fail(database: Database, lease: ReadLease, snapshot: Snapshot) -> None:
-    """Apply a reading in a transaction that does not come to its commit."""
+def commit_and_fail(database: Database, lease: ReadLease, snapshot: Snapshot) -> None:
+    """Commit a reading in a transaction that is rolled back."""
     with database.write() as session:
         commit_read(database, session, lease, Reading(snapshot, BEGAN, BEGAN))
         raise ZeroDivisionError
 
 
 def test_a_rolled_back_read_leaves_no_gap(database: Database) -> None:
-    """Positions and sequences are taken with the commit: what was not committed took none."""
+    """Positions and sequences are allocated with the commit: a rollback uses none."""
     read(database, found("c1"))
-    wish(database, "c2")
+    request_reads(database, "c2")
     with database.write() as session:
         lease = acquire_lease(database, session, "c2", token="t", lease_seconds=30)
     assert lease is not None
     with pytest.raises(ZeroDivisionError):
-        apply_and_fail(database, lease, found("c2").snapshot)
+        commit_and_fail(database, lease, found("c2").snapshot)
     read(database, found("c3"))
 
     assert [(event.connection_id, event.position, event.sequence) for event in events(database)] == [
@@ -211,7 +213,7 @@ def test_a_rolled_back_read_leaves_no_gap(database: Database) -> None:
 
 
 def test_a_status_and_a_primary_of_one_read_follow_each_other(database: Database) -> None:
-    """One read may tell both, the status first, in neighbouring places."""
+    """One read may emit both, the status first, at adjacent positions."""
     read(database, found("c1", "ACTIVE", activeDuplicateConnectionId="c1", duplicateConnectionIds=["c2"]))
     after = found(
         "c1",
@@ -228,7 +230,7 @@ def test_a_status_and_a_primary_of_one_read_follow_each_other(database: Database
 
 
 def test_events_have_the_shape_that_is_promised(database: Database) -> None:
-    """Each is a CloudEvent whose data fits its type's schema and shows the connection as it is after the change."""
+    """Each is a CloudEvent whose data matches the schema of its type and shows the connection after the change."""
     group = {"activeDuplicateConnectionId": "c2", "duplicateConnectionIds": ["c2", "c3"]}
     read(database, found("c1"))
     read(database, found("c1", statusReason="ACCESS_EXPIRING_SOON"), BEGAN + timedelta(minutes=1))
@@ -249,7 +251,7 @@ def test_events_have_the_shape_that_is_promised(database: Database) -> None:
 
 
 def test_the_same_reading_has_the_same_event_ids_everywhere(test_databases: tuple[Database, Database]) -> None:
-    """An id is made of what was seen and when: told anew on another database, the change is the same event."""
+    """An id is derived from what was read and when: another database gives the same change the same id."""
     told = []
     for database in test_databases:
         read(database, found("c1"))
@@ -292,7 +294,7 @@ FORBID = {
 
 
 def test_state_and_events_commit_together(database: Database) -> None:
-    """Where an event cannot be written, neither mirror nor observations know of its change, and the job is not done."""
+    """If an event cannot be written, the mirror and the observations are unchanged, and the request stays pending."""
     read(database, found("c1"))
     with database.write() as session:
         for statement in FORBID[database.is_postgres]:
@@ -320,7 +322,7 @@ def test_null_absent_and_empty_mean_the_same(database: Database) -> None:
     )
     shown = []
     for minute, answer in enumerate(answers):
-        applied(database, Snapshot.from_document(answer), BEGAN + timedelta(minutes=minute))
+        committed(database, Snapshot.from_document(answer), BEGAN + timedelta(minutes=minute))
         shown.append(mirror(database).model_dump(exclude={"document", "digest", "observed_at", "checked_at"}))
 
     assert shown[0] == shown[1] == shown[2]
@@ -333,7 +335,7 @@ def test_strange_values_are_left_out_and_kept_in_the_document(database: Database
     strange = document(
         "c1", customerId=17, institutionId={}, products="BALANCES", regions=[1, "US"], createdAt="soon", more=[1]
     )
-    applied(database, Snapshot.from_document(strange))
+    committed(database, Snapshot.from_document(strange))
 
     row = mirror(database)
     assert (row.customer_id, row.institution_id, row.products, row.regions) == (None, None, [], ["US"])
@@ -343,7 +345,7 @@ def test_strange_values_are_left_out_and_kept_in_the_document(database: Database
 @pytest.mark.parametrize("text_", ["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+14:00"])
 def test_a_time_beyond_the_calendar_is_left_out(database: Database, text_: str) -> None:
     """A time that no database gives back does not make a connection unreadable."""
-    applied(database, Snapshot.from_document(document("c1", createdAt=text_, successfullyAggregatedAt=text_)))
+    committed(database, Snapshot.from_document(document("c1", createdAt=text_, successfullyAggregatedAt=text_)))
 
     assert (mirror(database).created_at, mirror(database).aggregated_at) == (None, None)
 
@@ -378,7 +380,7 @@ def test_unknown_statuses_and_reasons_are_kept_as_they_come(database: Database) 
 
 
 def test_a_tombstone_keeps_what_was_known(database: Database) -> None:
-    """Deleted and gone: the status is DELETED, the group is left, the rest stays readable; its members are read."""
+    """The status is DELETED, the group is empty, the other fields stay; the former members are read."""
     group = {"activeDuplicateConnectionId": "c1", "duplicateConnectionIds": ["c2"]}
     read(database, found("c2", activeDuplicateConnectionId="c1", duplicateConnectionIds=["c1"]))
     read(database, found("c1", institutionName="Chase", products=["BALANCES"], **group))
@@ -387,7 +389,7 @@ def test_a_tombstone_keeps_what_was_known(database: Database) -> None:
         for job in session.exec(select(ReadRequestRow)).all():
             job.completed, job.due_at, job.woken_at = job.requested, None, None
 
-    outcome = applied(database, None, BEGAN + timedelta(minutes=1))
+    outcome = committed(database, None, BEGAN + timedelta(minutes=1))
 
     row = mirror(database)
     assert (row.status, row.primary_duplicate_id, row.duplicate_ids) == ("DELETED", None, [])
@@ -451,7 +453,7 @@ def meld() -> Iterator[MeldClient]:
 def test_no_secret_of_an_answer_is_stored(database: Database, meld: MeldClient) -> None:
     """From the wire to every table: credentials are gone wherever they were, the rest stays."""
     numbers = itertools.count()
-    refetcher = refresher(database, meld, lambda: f"token {next(numbers)}")
+    refetcher = refetcher_on(database, meld, lambda: f"token {next(numbers)}")
     store(database, body("c1"))
 
     refetcher.refetch("c1")
@@ -478,9 +480,9 @@ def waiting(url: str) -> int:
 
 
 def test_a_page_of_the_list_does_not_hold_up_a_read(postgres_url: str) -> None:
-    """A page takes the feed's counter when it has all its locks: whoever writes meanwhile goes past one that waits."""
+    """A bulk import locks the feed counter after all other rows, so that a waiting import delays no read's commit."""
     database = Database(postgres_url)
-    wish(database, "read")
+    request_reads(database, "read")
     page = [found("first").snapshot, found("second").snapshot]
     with database.write() as session:
         reads.lock_requests(database, session, ["first", "second"])
@@ -494,7 +496,7 @@ def test_a_page_of_the_list_does_not_hold_up_a_read(postgres_url: str) -> None:
         eventually(lambda: waiting(postgres_url) == 1)
         with database.write() as session:
             circuit_breaker.record_failure(session, "another", is_systemic=True)
-        refresher(database, ScriptedReader(), lambda: "token").refetch("read")
+        refetcher_on(database, ScriptedReader(), lambda: "token").refetch("read")
         holder.rollback()
 
     with psycopg.connect(postgres_url) as holder:

@@ -71,17 +71,17 @@ THIRD = MirrorState("a", "PARTIALLY_ACTIVE", "INACTIVE_DUPLICATE", "c", ("b", "c
     ],
 )
 def test_roles(before: MirrorState | None, after: MirrorState, role: str | None) -> None:
-    """Who says what when a primary moves, or seems to."""
+    """The role in a primary event for each kind of move."""
     event_oracle = moves_of(before, after)
 
     assert [move.role for move in event_oracle] == ([role] if role else [])
 
 
 @given(befores, states("a"), groups, st.none() | announcements)
-def test_one_read_tells_at_most_a_status_and_a_primary(
+def test_one_read_emits_at_most_a_status_and_a_primary_event(
     before: MirrorState | None, after: MirrorState, group: dict[str, MirrorState], hint: StatusHint | None
 ) -> None:
-    """A status or its reason first, then the primary, and never two of a kind."""
+    """The status or its reason first, then the primary, and never two of a kind."""
     changes = decide(before, after, group, hint).changes
 
     kinds = [isinstance(change, PrimaryDuplicateMoved) for change in changes]
@@ -89,18 +89,18 @@ def test_one_read_tells_at_most_a_status_and_a_primary(
 
 
 @given(states("a"), groups, st.none() | announcements)
-def test_at_first_sight_only_the_status_is_told(
+def test_at_first_sight_only_the_status_is_emitted(
     after: MirrorState, group: dict[str, MirrorState], hint: StatusHint | None
 ) -> None:
-    """Nothing was there before that could have moved."""
+    """There is no previous primary that could have moved."""
     changes = decide(None, after, group, hint).changes
 
     assert changes == (StatusChanged(previous=None, current=status_of(after)),)
 
 
 @given(states("a"), states("a"))
-def test_a_status_is_told_if_and_only_if_it_changed(before: MirrorState, after: MirrorState) -> None:
-    """Another status is one event, another reason of the same status the other, and the same is none."""
+def test_a_status_is_emitted_if_and_only_if_it_changed(before: MirrorState, after: MirrorState) -> None:
+    """Another status is one type of event, another reason of the same status the other."""
     told = [
         change for change in decide(before, after, {}, None).changes if not isinstance(change, PrimaryDuplicateMoved)
     ]
@@ -112,8 +112,8 @@ def test_a_status_is_told_if_and_only_if_it_changed(before: MirrorState, after: 
 
 
 @given(states("a"), states("a"))
-def test_a_primary_is_told_if_and_only_if_it_moved(before: MirrorState, after: MirrorState) -> None:
-    """From the primary that was stored to the one that was read, with the role of this connection in it."""
+def test_a_primary_is_emitted_if_and_only_if_it_moved(before: MirrorState, after: MirrorState) -> None:
+    """From the stored primary to the one that was read, with the role of this connection."""
     event_oracle = moves_of(before, after)
 
     has_moved = before.primary != after.primary and after.status not in TERMINAL_STATUSES
@@ -125,36 +125,36 @@ def test_a_primary_is_told_if_and_only_if_it_moved(before: MirrorState, after: M
 
 
 @given(befores, states("a").filter(lambda state: state.status in TERMINAL_STATUSES), groups)
-def test_what_is_terminal_says_nothing_of_primaries(
+def test_an_ended_connection_emits_no_primary_event(
     before: MirrorState | None, after: MirrorState, group: dict[str, MirrorState]
 ) -> None:
-    """A DELETED or EXPIRED connection has no data that could live anywhere."""
+    """A DELETED or EXPIRED connection has no data that could move."""
     changes = decide(before, after, group, None).changes
 
     assert not any(isinstance(change, PrimaryDuplicateMoved) for change in changes)
 
 
 @given(states("a"), groups)
-def test_a_read_that_saw_the_same_tells_nothing(state: MirrorState, group: dict[str, MirrorState]) -> None:
-    """Whatever the others look like, what did not change is no event, and no regrouping."""
+def test_a_read_without_changes_emits_nothing(state: MirrorState, group: dict[str, MirrorState]) -> None:
+    """Whatever the stored views of the others are, there is no event and no changed group."""
     decision = decide(state, state, group, None)
 
     assert (decision.changes, decision.is_group_changed) == ((), False)
 
 
 @given(befores, states("a"), groups)
-def test_a_read_is_doubted_that_names_nobody_who_is_left(
+def test_a_read_that_names_only_ended_members_is_contradicted(
     before: MirrorState | None, after: MirrorState, group: dict[str, MirrorState]
 ) -> None:
-    """Meld shows no group of one: where all others are gone, the read is older than their end."""
+    """Meld shows no group of one: if all others have ended, the read is older than their end."""
     left = [id_ for id_ in after.others if id_ not in group or group[id_].status not in {"DELETED", "EXPIRED"}]
 
     assert decide(before, after, group, None).is_contradicted == (bool(after.others) and not left)
 
 
 @given(st.lists(st.permutations(IDS), min_size=1, max_size=1), st.integers(1, 6), ids)
-def test_a_read_in_a_group_that_agrees_leads_nowhere(order: list[list[str]], size: int, id_: str) -> None:
-    """Where all members are stored as Meld has them, reading any of them again raises nobody."""
+def test_a_read_in_a_group_that_agrees_requests_nothing(order: list[list[str]], size: int, id_: str) -> None:
+    """If all members are stored as Meld has them, a read of any of them requests no other."""
     world = [tuple(order[0][:size])]
     stored = {other: view(other, world) for other in IDS}
     state = stored[id_]
@@ -177,8 +177,8 @@ def test_siblings_are_others_that_are_named(
 
 
 @given(states("a"), groups)
-def test_a_stranger_that_is_listed_is_asked_for_once(state: MirrorState, group: dict[str, MirrorState]) -> None:
-    """A listed member that was never seen is read when the group is found, not each time that it is found again."""
+def test_a_listed_member_that_was_never_seen_is_read_once(state: MirrorState, group: dict[str, MirrorState]) -> None:
+    """It is read when the group is found, not each time that the group is found unchanged."""
     first = decide(None, state, group, None)
     again = decide(state, state, group, None)
 
@@ -188,20 +188,20 @@ def test_a_stranger_that_is_listed_is_asked_for_once(state: MirrorState, group: 
 
 
 @given(befores, states("a"), groups)
-def test_a_terminal_sibling_is_left_alone(
+def test_an_ended_sibling_is_not_read(
     before: MirrorState | None, after: MirrorState, group: dict[str, MirrorState]
 ) -> None:
-    """What can never change again is not read again because of others."""
+    """A connection whose status is final is not read because of others."""
     dead = {id_ for id_, state in group.items() if state.is_terminal}
 
     assert not dead & decide(before, after, group, None).siblings
 
 
 @given(befores, states("a"), st.none() | announcements)
-def test_a_hint_contradicts_a_read_that_says_something_else(
+def test_a_hint_contradicts_a_read_with_another_status(
     before: MirrorState | None, after: MirrorState, hint: StatusHint | None
 ) -> None:
-    """So one of them is early; no hint contradicts nothing, and one that is silent of reasons contradicts none."""
+    """Without a hint there is no contradiction, and a hint without a reason contradicts no reason."""
     decision = decide(before, after, {}, hint)
 
     says = None if hint is None else (hint.status, after.status_reason or "" if hint.reason is None else hint.reason)
@@ -271,7 +271,7 @@ def test_any_stale_views_converge(history: list[list[Group]], data: st.DataObjec
 def test_one_read_of_a_group_brings_all_its_members_in_line(
     before: list[Group], after: list[Group], data: st.DataObject, chance: random.Random
 ) -> None:
-    """A webhook of one member whose group changed is enough for all who are or were in it; others are silent."""
+    """A webhook of one member whose group changed leads to reads of all old and new members."""
     truth = {id_: view(id_, after) for id_ in IDS}
     mirror = Mirror(truth, {id_: view(id_, before) for id_ in IDS})
     changed = [id_ for id_ in IDS if view(id_, before) != truth[id_]]
@@ -286,10 +286,10 @@ def test_one_read_of_a_group_brings_all_its_members_in_line(
 
 @given(st.permutations(IDS), st.integers(2, 6), st.integers(1, 5), st.data(), st.randoms(use_true_random=False))
 @example(list(IDS), 3, 1, None, random.Random(1))
-def test_a_move_is_told_by_exactly_one_that_became_primary(
+def test_a_move_has_exactly_one_became_primary(
     order: list[str], size: int, place: int, data: st.DataObject | None, chance: random.Random
 ) -> None:
-    """The primary of a known group moves: one became it, one lost it, all others followed; one read each is enough."""
+    """One member became primary, one lost it, all others followed; one read of each is enough."""
     members = order[:size]
     new = [members[place % size], *members[: place % size], *members[place % size + 1 :]]
     assume(new[0] != members[0])
@@ -308,8 +308,8 @@ def test_a_move_is_told_by_exactly_one_that_became_primary(
 
 
 @given(st.permutations(IDS), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_nobody_became_primary_where_a_newcomer_takes_over(order: list[str], size: int, chance: random.Random) -> None:
-    """At first sight nothing is told but a status, so the members that were known say that they lost it or followed."""
+def test_no_became_primary_if_a_newcomer_takes_over(order: list[str], size: int, chance: random.Random) -> None:
+    """At first sight only a status is emitted, so the known members emit lost_primary or followed."""
     newcomer, *members = order[: size + 1]
     truth = {id_: view(id_, [(newcomer, *members)]) for id_ in (newcomer, *members)}
     mirror = Mirror(truth, {id_: view(id_, [tuple(members)]) for id_ in members})
@@ -324,7 +324,7 @@ def test_nobody_became_primary_where_a_newcomer_takes_over(order: list[str], siz
 
 @given(st.permutations(IDS), st.integers(2, 6), st.randoms(use_true_random=False))
 def test_a_deleted_primary_is_followed_by_one(order: list[str], size: int, chance: random.Random) -> None:
-    """Where the primary is deleted the next one becomes it, the others follow, and the dead one says nothing of it."""
+    """After the deletion of a primary one member becomes it, the others follow, and the deleted one emits no move."""
     dead, *rest = order[:size]
     truth = {id_: view(id_, [tuple(rest)]) for id_ in rest} | {dead: MirrorState(dead, "DELETED", None, dead, ())}
     mirror = Mirror(truth, {id_: view(id_, [tuple(order[:size])]) for id_ in order[:size]})
@@ -339,7 +339,7 @@ def test_a_deleted_primary_is_followed_by_one(order: list[str], size: int, chanc
 
 @given(st.permutations(IDS), st.integers(2, 6), st.randoms(use_true_random=False))
 def test_a_deleted_primary_that_still_lists_its_group_ends(order: list[str], size: int, chance: random.Random) -> None:
-    """Meld may keep the lists of a deleted connection: they are not held against the living, and reads end."""
+    """Meld may keep the lists of a deleted connection: they contradict no member, and reads end."""
     dead, *rest = order[:size]
     truth = {id_: view(id_, [tuple(rest)]) for id_ in rest}
     truth[dead] = replace(view(dead, [tuple(order[:size])]), status="DELETED")
@@ -403,8 +403,8 @@ def _followed(primary: str | None, said: list[tuple[object, ...]]) -> str | None
     return primary
 
 
-def test_each_act_is_told_by_whom_the_contract_says() -> None:
-    """One act where all are known: who became the primary, who lost it, who followed, and that nobody else says so."""
+def test_each_act_has_the_roles_of_the_contract() -> None:
+    """One act with all members known: who became the primary, who lost it, who followed, and nothing else."""
     for world in event_oracle.worlds("abcd"):
         for act, after in event_oracle.acts(world):
             said = {id_: changes_between(id_, world.view(id_), after.view(id_)) for id_ in "abcd"}

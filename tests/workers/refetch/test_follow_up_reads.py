@@ -18,29 +18,29 @@ from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS, MAX_DEPTH, RECH
 from workers.refetch.refetch import Refetcher
 
 
-def is_owed(database: Database, connection_id: str) -> bool:
+def is_pending(database: Database, connection_id: str) -> bool:
     job = read_request_of(database, connection_id)
     return job.requested > job.completed
 
 
-def group_of(reader: ScriptedReader, primary: str, members: str, *, others: str = "ACTIVE") -> None:
-    """Let every member of a group answer that ``primary`` leads it; the status of the others is as given."""
+def script_group(reader: ScriptedReader, primary: str, members: str, *, others: str = "ACTIVE") -> None:
+    """Script the answers of a group that ``primary`` leads; ``others`` is the status of the other members."""
     for id_ in members:
         duplicates = [other for other in members if other != id_]
         status = "ACTIVE" if id_ == primary else others
         reader.answers[id_] = found(id_, status, activeDuplicateConnectionId=primary, duplicateConnectionIds=duplicates)
 
 
-def settle(database: Database, refetcher: Refetcher, calls: list[str]) -> None:
-    """Work until nothing is owed, letting the time pass that is waited for."""
+def complete_reads(database: Database, refetcher: Refetcher, calls: list[str]) -> None:
+    """Refetch until no read is pending; let the time pass that the requests wait for."""
     for _ in range(200):
         while calls:
             refetcher.refetch(calls.pop(0))
-        owed = [job.connection_id for job in all_rows(database, ReadRequestRow) if job.requested > job.completed]
-        if not owed:
+        pending = [job.connection_id for job in all_rows(database, ReadRequestRow) if job.requested > job.completed]
+        if not pending:
             return
         make_due(database)
-        calls += owed
+        calls += pending
     pytest.fail("the reads do not end")
 
 
@@ -49,9 +49,9 @@ def mirrored(database: Database, refetcher: Refetcher, reader: ScriptedReader, c
     """Return what makes a group that Meld has, and whose members the mirror shows as they are."""
 
     def make(primary: str, members: str, *, others: str = "ACTIVE") -> None:
-        group_of(reader, primary, members, others=others)
+        script_group(reader, primary, members, others=others)
         calls.extend(store(database, *(body(id_) for id_ in members)))
-        settle(database, refetcher, calls)
+        complete_reads(database, refetcher, calls)
 
     return make
 
@@ -59,7 +59,7 @@ def mirrored(database: Database, refetcher: Refetcher, reader: ScriptedReader, c
 def test_siblings_are_read_again_when_the_primary_moves(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
-    """A member whose primary moved raises the members whose stored view differs; the role of each is told once."""
+    """A read that shows a moved primary requests reads of the members that disagree; each role is emitted once."""
 
     def group(primary: str) -> None:
         for id_ in ("a", "b", "c"):
@@ -84,10 +84,10 @@ def test_siblings_are_read_again_when_the_primary_moves(
     assert len(moves) == 3
 
 
-def test_a_read_that_contradicts_its_hint_is_checked_again(
+def test_a_read_that_contradicts_its_hint_is_rechecked(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """A hint that says another status than the read is rechecked four times, then left; a new hint starts anew."""
+    """A read that contradicts its hint is rechecked four times; a new hint starts the schedule again."""
     store(database, body("c1", newStatus="RECONNECT_REQUIRED"))
 
     delays = []
@@ -104,10 +104,10 @@ def test_a_read_that_contradicts_its_hint_is_checked_again(
     assert read_request_of(database, "c1").rechecks == 1
 
 
-def test_an_old_hint_that_comes_late_is_not_held_against_a_read(
+def test_an_old_hint_that_arrives_late_is_not_the_newest(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """Newest is what Meld says happened last, whatever arrived last."""
+    """The newest hint is the one that Meld says happened last, not the one that arrived last."""
     old, new = body("c1", newStatus="RECONNECT_REQUIRED"), body("c1", newStatus="ACTIVE")
     store(database, new)
     refetcher.refetch("c1")
@@ -125,15 +125,15 @@ def test_an_old_hint_that_comes_late_is_not_held_against_a_read(
 def test_a_member_read_too_early_is_read_again(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """A member whose first read after the move still shows the old group disagrees with it, and is rechecked."""
+    """A member whose first read after the move shows the old group disagrees with it and is rechecked."""
     mirrored("a", "abc")
     stale = reader.answers["c"]
-    group_of(reader, "b", "abc")
+    script_group(reader, "b", "abc")
     fresh, early = reader.answers["c"], [stale, stale]
     reader.answers["c"] = lambda: early.pop() if early else fresh  # type: ignore[return-value]
 
     calls += store(database, body("b"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("abc", "b")
     roles = [event.data["role"] for event in events_of(database) if "primary" in event.type]
@@ -144,16 +144,16 @@ def test_a_member_read_too_early_is_read_again(
 def test_a_member_that_names_nobody_yet_is_not_left_behind(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], *, is_known: bool
 ) -> None:
-    """A silent connection that is read before Meld shows its group there names nobody that could have it read again."""
+    """A member that is read before Meld shows its group names nobody; the connection that names it is rechecked."""
     reader.answers["b"] = alone = found("b")
     calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in ("ab" if is_known else "a")))
-    settle(database, refetcher, calls)
-    group_of(reader, "a", "ab")
+    complete_reads(database, refetcher, calls)
+    script_group(reader, "a", "ab")
     fresh, early = reader.answers["b"], [alone, alone]
     reader.answers["b"] = lambda: early.pop() if early else fresh  # type: ignore[return-value]
 
     calls += store(database, body("a", newStatus="ACTIVE"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("ab", "a")
 
@@ -161,10 +161,10 @@ def test_a_member_that_names_nobody_yet_is_not_left_behind(
 def test_a_member_that_was_left_is_not_left_behind(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
-    """It still names one that is alone by now, and that is about to be read: whose read does not lead back to it."""
-    group_of(reader, "a", "ab")
+    """A member that still names a connection that is alone by now is rechecked, even if it is about to be read."""
+    script_group(reader, "a", "ab")
     calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in "ab"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
     early = [reader.answers["a"]] * 2
     reader.answers["b"] = found("b")
 
@@ -176,7 +176,7 @@ def test_a_member_that_was_left_is_not_left_behind(
 
     reader.answers["a"] = a
     calls += store(database, body("b", newStatus="ACTIVE"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("ab")
 
@@ -197,7 +197,7 @@ def test_reads_end_although_the_group_never_agrees(
         reader.answers[id_] = lambda id_=id_: flip(id_)  # type: ignore[misc]
 
     calls += store(database, body("a"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     most = sum((6 * 3) ** depth for depth in range(3)) * 6
     assert sum(flips.values()) <= most
@@ -206,13 +206,13 @@ def test_reads_end_although_the_group_never_agrees(
 def test_a_listed_member_that_meld_does_not_have_is_no_failure(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
-    """An id that only a sibling's list names, and that is 404, is asked for once and fails nothing."""
+    """An id that only a sibling lists, and that Meld answers 404 for, is read once and does not count as a failure."""
     reader.answers["a"] = found("a", activeDuplicateConnectionId="a", duplicateConnectionIds=["gone"])
     reader.answers["gone"] = Absent()
 
     for _ in range(3):
         calls += store(database, body("a"))
-        settle(database, refetcher, calls)
+        complete_reads(database, refetcher, calls)
 
     assert reader.reads["gone"] == 1
     assert read_request_of(database, "gone").failed_at is None
@@ -221,13 +221,13 @@ def test_a_listed_member_that_meld_does_not_have_is_no_failure(
 def test_a_move_in_a_group_of_five_costs_a_read_for_each(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """With nobody in anybody's way, one webhook that the read confirms and four silent members are five reads."""
+    """One webhook whose status the read shows, and four members without a webhook, cost five reads."""
     mirrored("a", "abcde")
-    group_of(reader, "b", "abcde")
+    script_group(reader, "b", "abcde")
     before = sum(reader.reads.values())
 
     calls += store(database, body("b", newStatus="ACTIVE"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert sum(reader.reads.values()) - before == 5
 
@@ -235,44 +235,44 @@ def test_a_move_in_a_group_of_five_costs_a_read_for_each(
 def test_a_webhook_that_names_no_status_costs_one_more_read(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
-    """Nothing tells whether the read has seen what the webhook is about: Meld's API may be behind its webhooks."""
+    """A read soon after a webhook without a status is followed by a confirming read: Meld's API may lag."""
     stale, fresh = found("c1", institutionName="Old"), found("c1", institutionName="New")
     answers: list[ReadOutcome] = [fresh, stale]
     reader.answers["c1"] = answers.pop
 
     calls += store(database, body("c1"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert (reader.reads["c1"], mirror_of(database, "c1").institution_name) == (2, "New")
 
 
-def test_news_of_another_reason_is_rechecked(
+def test_another_reason_is_rechecked(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
-    """A read that confirms the status, but not the reason that the webhook gives, is too early."""
+    """A read that shows the status of the webhook, but not its reason, is rechecked."""
     answers: list[ReadOutcome] = [found("c1", statusReason="NEW"), found("c1", statusReason="OLD")]
     reader.answers["c1"] = answers.pop
 
     calls += store(database, body("c1", newStatus="ACTIVE", newStatusReason="NEW"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert (reader.reads["c1"], mirror_of(database, "c1").status_reason) == (2, "NEW")
 
 
-def test_a_group_of_which_nobody_else_is_left_is_doubted(
+def test_a_group_whose_other_members_have_ended_is_rechecked(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
-    """The last one of a group that still names a deleted member was read too early."""
-    group_of(reader, "a", "ab")
+    """A read that names only deleted members was too early."""
+    script_group(reader, "a", "ab")
     calls += store(database, body("a"), body("b"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
     stale = found("a", activeDuplicateConnectionId="a", duplicateConnectionIds=["b"])
     answers: list[ReadOutcome] = [found("a"), stale]
     reader.answers["a"] = answers.pop
     reader.answers["b"] = Absent()
 
     calls += store(database, body("b", DELETED))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert mirror_of(database, "a").duplicate_ids == []
 
@@ -280,10 +280,10 @@ def test_a_group_of_which_nobody_else_is_left_is_doubted(
 def test_many_that_disagree_with_one_cost_it_one_recheck(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
-    """A member whose recheck is owed is not rechecked more often because others disagree with it as well."""
-    group_of(reader, "a", "abcd")
+    """A member that waits for a recheck gets no second one if more members disagree with it."""
+    script_group(reader, "a", "abcd")
     calls += store(database, *(body(id_, newStatus="ACTIVE") for id_ in "abcd"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
     reader.answers["a"] = found("a")
 
     with database.write() as session:
@@ -298,44 +298,44 @@ def test_many_that_disagree_with_one_cost_it_one_recheck(
     assert read_request_of(database, "a").rechecks <= 1
 
 
-def test_a_member_that_rested_has_its_rechecks_anew(
+def test_an_idle_member_has_all_its_rechecks_again(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """A quarrel of long ago does not keep a member from being read when a read that settles finds another group."""
+    """A disagreement of long ago does not use up the rechecks of today."""
     mirrored("a", "abc")
     with database.write() as session:
         session.exec(update(ReadRequestRow).values(rechecks=4, requested_at=datetime.now(UTC) - timedelta(days=1)))
     stale = reader.answers["b"]
-    group_of(reader, "b", "abc")
+    script_group(reader, "b", "abc")
     answers = [reader.answers["b"], stale]
     reader.answers["b"] = lambda: answers.pop() if len(answers) > 1 else answers[0]  # type: ignore[return-value]
 
     calls += store(database, body("b"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)} == dict.fromkeys("abc", "b")
 
 
-def test_what_was_passed_over_may_have_changed_the_others(
+def test_an_undone_change_has_the_members_read(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """A primary that moved and came back shows nowhere but in a webhook; what it left behind is found, at one read."""
+    """A primary that moved and came back may leave its mark on a member; it is found by one read of each."""
     mirrored("a", "abc")
     reads = Counter(reader.reads)
     reader.answers["b"] = found(
         "b", "RECONNECT_REQUIRED", activeDuplicateConnectionId="a", duplicateConnectionIds=["a", "c"]
     )
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
     assert Counter(reader.reads) - reads == {"a": 2, "b": 1, "c": 1}
 
 
-def test_a_member_that_is_read_too_early_is_looked_at_again(
+def test_a_member_read_before_the_change_shows_is_read_again(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """What was passed over has changed a member that is just being read, of which Meld still shows the state before."""
+    """A member that was being read when the change was undone is read once more, and its request keeps its trigger."""
     mirrored("a", "ab")
     early = reader.answers["b"]
     damaged = found("b", "RECONNECT_REQUIRED", activeDuplicateConnectionId="a", duplicateConnectionIds=["a"])
@@ -343,7 +343,7 @@ def test_a_member_that_is_read_too_early_is_looked_at_again(
         jobs.request_reads(database, session, ["b"], "replay", replay_id="r1")
     calls += store(database, body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE"))
     refetcher.refetch(calls.pop())
-    wish = read_request_of(database, "b")
+    request = read_request_of(database, "b")
     reader.answers["b"] = early
     refetcher.refetch("b")
     with database.write() as session:
@@ -351,9 +351,9 @@ def test_a_member_that_is_read_too_early_is_looked_at_again(
         past = datetime.now(UTC) - timedelta(seconds=MAX_API_LAG_SECONDS + 1)
         session.exec(update(ConnectionRow).where(col(ConnectionRow.id) == "b").values(checked_at=past))
     reader.answers["b"] = damaged
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
-    assert (wish.trigger, wish.replay_id) == ("replay", "r1")
+    assert (request.trigger, request.replay_id) == ("replay", "r1")
     assert mirror_of(database, "b").status == "RECONNECT_REQUIRED"
 
 
@@ -392,15 +392,15 @@ def test_a_member_whose_reads_were_given_up_is_not_requested_again(
     assert (request.trigger, request.failed_at is not None) == ("operator", True)
 
 
-def test_moves_that_follow_close_upon_each_other_cost_a_read_for_each(
+def test_moves_in_a_row_cost_one_read_per_member_and_move(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """One for each member and move, where every one of them was seen."""
+    """Several moves within seconds cost one read for each member and move, and confirming reads."""
     mirrored("a", "abc", others="PARTIALLY_ACTIVE")
     before = Counter(reader.reads)
 
     for old, new in pairwise("abcab"):
-        group_of(reader, new, "abc", others="PARTIALLY_ACTIVE")
+        script_group(reader, new, "abc", others="PARTIALLY_ACTIVE")
         calls += store(database, body(new, newStatus="ACTIVE"), body(old, newStatus="PARTIALLY_ACTIVE"))
         while calls:
             refetcher.refetch(calls.pop(0))
@@ -409,22 +409,22 @@ def test_moves_that_follow_close_upon_each_other_cost_a_read_for_each(
     assert all(job.trigger == "recheck" for job in all_rows(database, ReadRequestRow) if job.requested > job.completed)
 
 
-def test_what_may_still_be_seen_was_not_passed_over(
+def test_a_contradiction_has_no_members_read(
     database: Database, refetcher: Refetcher, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """While the newest webhook contradicts the read, that may just be early: it alone is read again."""
+    """While the newest webhook contradicts the read, the read may just be early: only the connection is read again."""
     mirrored("a", "ab")
     calls += store(database, body("a", newStatus="DEGRADED"))
 
     refetcher.refetch(calls.pop())
 
-    assert (is_owed(database, "a"), is_owed(database, "b")) == (True, False)
+    assert (is_pending(database, "a"), is_pending(database, "b")) == (True, False)
 
 
-def test_what_was_passed_over_in_an_outage_counts(
+def test_a_change_undone_during_an_outage_has_the_members_read(
     database: Database, refetcher: Refetcher, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """However long ago the webhooks came that a read is owed to, what they name is held against it."""
+    """It does not matter how long ago the webhooks of a read arrived."""
     mirrored("a", "ab")
     calls += store(database, body("a", newStatus="DEGRADED"), body("a", newStatus="ACTIVE"))
     with database.write() as session:
@@ -433,34 +433,34 @@ def test_what_was_passed_over_in_an_outage_counts(
 
     refetcher.refetch(calls.pop())
 
-    assert is_owed(database, "b")
+    assert is_pending(database, "b")
 
 
-def test_a_late_webhook_has_the_others_read_once(
+def test_a_late_webhook_has_the_members_read_once(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """Whoever was read since then is not read again for it."""
+    """Further reads of the connection do not request reads of the members again."""
     mirrored("a", "ab")
     late, newest = body("a", newStatus="PARTIALLY_ACTIVE"), body("a", newStatus="ACTIVE")
     calls += store(database, newest)
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
     before = reader.reads["b"]
 
     calls += store(database, late)
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
     reads = Counter(reader.reads)
 
     for _ in range(3):
         with database.write() as session:
             calls += jobs.request_reads(database, session, ["a"], "operator")
-        settle(database, refetcher, calls)
+        complete_reads(database, refetcher, calls)
 
     assert reads["b"] - before == 1
     assert Counter(reader.reads) - reads == {"a": 3}
 
 
-def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database, reader: ScriptedReader) -> None:
-    """What counts is when the read began: its answer may be as old as that."""
+def test_a_slow_read_soon_after_a_webhook_is_confirmed(database: Database, reader: ScriptedReader) -> None:
+    """What counts is when the read began: its answer may be that old."""
     store(database, body("c1"))
     began = datetime.now(UTC)
     times = iter([began, began + timedelta(seconds=60)])
@@ -473,11 +473,11 @@ def test_a_slow_read_close_behind_a_silent_webhook_is_settled(database: Database
     assert (job.requested > job.completed, job.trigger) == (True, "recheck")
 
 
-@pytest.mark.parametrize(("between", "is_owed"), [("ACTIVE", False), ("RECONNECT_REQUIRED", True)])
-def test_a_change_there_and_back_is_settled(
-    database: Database, refetcher: Refetcher, between: str, *, is_owed: bool
+@pytest.mark.parametrize(("between", "is_pending"), [("ACTIVE", False), ("RECONNECT_REQUIRED", True)])
+def test_a_change_there_and_back_is_confirmed(
+    database: Database, refetcher: Refetcher, between: str, *, is_pending: bool
 ) -> None:
-    """What the newest webhook names may be how it was before the others; and an answer that shows it may be as old."""
+    """If the newest webhook names the status of before the others, an answer that shows it may be older than all."""
     store(database, body("c1", newStatus="ACTIVE"))
     refetcher.refetch("c1")
     make_due(database)
@@ -489,16 +489,16 @@ def test_a_change_there_and_back_is_settled(
     refetcher.refetch("c1")
     settled = read_request_of(database, "c1")
 
-    assert (job.requested > job.completed, job.trigger) == (is_owed, "recheck" if is_owed else "webhook")
+    assert (job.requested > job.completed, job.trigger) == (is_pending, "recheck" if is_pending else "webhook")
     assert settled.requested == settled.completed
 
 
-def test_a_deletion_seen_by_a_read_that_settles_reaches_the_others(
+def test_a_deletion_seen_by_a_confirming_read_reaches_the_members(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str], mirrored: Callable[..., None]
 ) -> None:
-    """Also where another read of the deleted one is owed by then, which finds nothing new any more."""
+    """The members are rechecked even if another read of the deleted connection is pending by then."""
     mirrored("a", "abc")
-    group_of(reader, "b", "bc")
+    script_group(reader, "b", "bc")
 
     def gone() -> ReadOutcome:
         store(database, body("a", DELETED))
@@ -509,7 +509,7 @@ def test_a_deletion_seen_by_a_read_that_settles_reaches_the_others(
         jobs.request_reads(database, session, ["a"], "recheck", depth=MAX_DEPTH)
     refetcher.refetch("a")
     reader.answers["a"] = Absent()
-    settle(database, refetcher, calls)
+    complete_reads(database, refetcher, calls)
 
     shown = {row.id: row.primary_duplicate_id for row in all_rows(database, ConnectionRow)}
     assert shown == {"a": None, "b": "b", "c": "b"}

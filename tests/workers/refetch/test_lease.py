@@ -38,7 +38,7 @@ def lease_of(database: Database, token: str = "t", connection_id: str = "c1") ->
         return acquire_lease(database, session, connection_id, token=token, lease_seconds=LEASE_SECONDS)
 
 
-def wish(database: Database, trigger: Trigger = "operator", connection_id: str = "c1") -> None:
+def request_read(database: Database, trigger: Trigger = "operator", connection_id: str = "c1") -> None:
     with database.write() as session:
         reads.request_reads(database, session, [connection_id], trigger)
 
@@ -48,11 +48,11 @@ def job_of(database: Database, connection_id: str = "c1") -> ReadRequestRow:
         return session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == connection_id)).one()
 
 
-def test_one_of_many_claimers_gets_the_claim(database: Database) -> None:
-    """Of sixteen workers that are called for one connection in one moment one reads it: ten times of ten."""
+def test_one_of_many_workers_gets_the_lease(database: Database) -> None:
+    """Of sixteen workers that want the lease at once, one gets it: ten times of ten."""
     winners = []
     for number in range(10):
-        wish(database, connection_id=f"c{number}")
+        request_read(database, connection_id=f"c{number}")
         ready = threading.Barrier(16)
         leases: list[ReadLease | None] = []
 
@@ -75,39 +75,42 @@ def test_one_of_many_claimers_gets_the_claim(database: Database) -> None:
     assert winners == [1] * 10
 
 
-def ask_again(database: Database, connection_id: str = "c1") -> None:
-    """Ask for a read as a replay does."""
+def request_by_replay(database: Database, connection_id: str = "c1") -> None:
+    """Request a read as a replay does."""
     with database.write() as session:
         reads.request_reads(database, session, [connection_id], "replay", replay_id="r1")
 
 
 def fail_webhooks(database: Database) -> None:
-    """Give webhooks up, as the last attempt does."""
+    """Mark webhooks as failed, as the last attempt does."""
     with database.write() as session:
         session.exec(update(WebhookRow).values(failed_at=database.now(), error="Meld answered 500"))
 
 
-def hear(database: Database) -> None:
+def receive_webhook(database: Database) -> None:
     """Store a webhook."""
     store(database, body("c1"))
 
 
 REASONS: dict[str, tuple[list[Any], Any]] = {
-    "nobody else": ([ask_again], ("replay", "r1")),
-    "a webhook that waits": ([hear, ask_again], ("webhook", None)),
-    "a webhook that was given up": ([hear, fail_webhooks, ask_again], ("replay", "r1")),
-    "a webhook that comes later": ([ask_again, hear], ("webhook", None)),
-    "given up, and one that comes later": ([hear, fail_webhooks, ask_again, hear], ("webhook", None)),
-    "an operator later": ([ask_again, wish], ("operator", None)),
-    "an operator before": ([wish, ask_again], ("replay", "r1")),
+    "nobody else": ([request_by_replay], ("replay", "r1")),
+    "a webhook that waits": ([receive_webhook, request_by_replay], ("webhook", None)),
+    "a webhook that was given up": ([receive_webhook, fail_webhooks, request_by_replay], ("replay", "r1")),
+    "a webhook that comes later": ([request_by_replay, receive_webhook], ("webhook", None)),
+    "given up, and one that comes later": (
+        [receive_webhook, fail_webhooks, request_by_replay, receive_webhook],
+        ("webhook", None),
+    ),
+    "an operator later": ([request_by_replay, request_read], ("operator", None)),
+    "an operator before": ([request_read, request_by_replay], ("replay", "r1")),
 }
 
 
 @pytest.mark.parametrize("who", REASONS)
-def test_a_replay_is_the_cause_where_nobody_else_waits(database: Database, who: str) -> None:
-    """A replay is named where the read is owed to it: not where a webhook waits, or anybody has asked since."""
-    wishes, expected = REASONS[who]
-    for each in wishes:
+def test_a_replay_is_the_cause_if_nothing_else_requested_the_read(database: Database, who: str) -> None:
+    """The lease names the replay unless a webhook waits for the read or another request came later."""
+    requests, expected = REASONS[who]
+    for each in requests:
         each(database)
 
     lease = lease_of(database)
@@ -118,10 +121,10 @@ def test_a_replay_is_the_cause_where_nobody_else_waits(database: Database, who: 
         assert lease.event_ids == list(session.exec(select(WebhookRow.event_id).order_by(WebhookRow.id)).all())
 
 
-def test_a_claim_says_what_is_owed(timed: Database) -> None:
-    """It bears the number that the read will complete, and why it is owed."""
-    wish(timed, "reconcile")
-    wish(timed, "operator")
+def test_a_lease_names_the_request(timed: Database) -> None:
+    """It has the number that the commit completes, and the trigger of the request."""
+    request_read(timed, "reconcile")
+    request_read(timed, "operator")
 
     lease = lease_of(timed, "token")
 
@@ -139,9 +142,9 @@ def test_a_claim_says_what_is_owed(timed: Database) -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param(None, id="never heard of"),
-        pytest.param({"requested": 3, "completed": 3}, id="nothing owed"),
-        pytest.param({"requested": 3, "completed": 3, "due_at": -60.0}, id="nothing owed, though due"),
+        pytest.param(None, id="never seen"),
+        pytest.param({"requested": 3, "completed": 3}, id="nothing pending"),
+        pytest.param({"requested": 3, "completed": 3, "due_at": -60.0}, id="nothing pending, though due"),
         pytest.param({"requested": 1, "due_at": 0.5}, id="not due yet"),
         pytest.param({"requested": 1, "due_at": None}, id="given up"),
         pytest.param({"requested": 1, "due_at": -60.0, "lease_token": "x", "leased_until": 0.5}, id="somebody at it"),
@@ -150,8 +153,8 @@ def test_a_claim_says_what_is_owed(timed: Database) -> None:
         ),
     ],
 )
-def test_there_is_nothing_to_claim(timed: Database, hand: HandClock, row: dict[str, object] | None) -> None:
-    """What is not owed, not due or not free is left as it is."""
+def test_there_is_nothing_to_lease(timed: Database, hand: HandClock, row: dict[str, object] | None) -> None:
+    """A read that is not pending, not due or not free is left unchanged."""
     if row is not None:
         times = {name: hand.now + timedelta(seconds=value) for name, value in row.items() if isinstance(value, float)}
         row_factory.store(timed, row_factory.read_request("c1", **{**row, **times}))
@@ -162,8 +165,8 @@ def test_there_is_nothing_to_claim(timed: Database, hand: HandClock, row: dict[s
 
 
 def test_a_lease_ends(timed: Database, hand: HandClock) -> None:
-    """Whoever died while reading is replaced when its lease is over, and not before; each try counts."""
-    wish(timed)
+    """The lease of a dead worker can be acquired when it has ended, and not before; each attempt counts."""
+    request_read(timed)
     first = lease_of(timed, "first")
     hand.move(LEASE_SECONDS - 0.1)
     early = lease_of(timed, "early")
@@ -176,9 +179,9 @@ def test_a_lease_ends(timed: Database, hand: HandClock) -> None:
     assert (second.generation, second.attempts, job_of(timed).lease_token) == (first.generation, 2, "second")
 
 
-def test_a_claim_takes_the_call_off_the_row(timed: Database) -> None:
-    """The message has arrived: should the worker die, the clock need not wait for it any longer than for the lease."""
-    wish(timed)
+def test_a_lease_clears_the_notification(timed: Database) -> None:
+    """The message has arrived: if the worker dies, the scheduler waits for the end of the lease only."""
+    request_read(timed)
     before = job_of(timed).woken_at
     lease_of(timed)
 
@@ -186,8 +189,8 @@ def test_a_claim_takes_the_call_off_the_row(timed: Database) -> None:
     assert job_of(timed).woken_at is None
 
 
-def test_a_claim_covers_the_webhooks_before_it(database: Database) -> None:
-    """All that were stored before the lease are owed its read, in the order in which they came; nobody else's are."""
+def test_a_lease_covers_the_webhooks_before_it(database: Database) -> None:
+    """It covers all pending webhooks of the connection that were stored before it, in order, and no others."""
     store(database, body("c1", event_id="e1"), body("c2", event_id="e2"), body(None, event_id="e3"))
     store(database, body("c1", event_id="e4"))
     with database.write() as session:
@@ -202,7 +205,7 @@ def test_a_claim_covers_the_webhooks_before_it(database: Database) -> None:
 
 
 def test_a_failed_webhook_is_covered_again(database: Database) -> None:
-    """What was given up is not processed: the next read is owed to it as well."""
+    """A failed webhook is not processed: the next read covers it too."""
     store(database, body("c1", event_id="e1"))
     with database.write() as session:
         session.exec(update(WebhookRow).values(failed_at=database.now(), error="x"))
@@ -213,10 +216,10 @@ def test_a_failed_webhook_is_covered_again(database: Database) -> None:
     assert lease.event_ids == ["e1"]
 
 
-def test_nothing_is_claimed_during_a_pause(timed: Database, hand: HandClock) -> None:
-    """While reads rest a lease is given back at once and costs no attempt; afterwards one may probe."""
+def test_nothing_is_leased_while_the_circuit_breaker_is_open(timed: Database, hand: HandClock) -> None:
+    """The lease is released at once and costs no attempt; half-open, one worker may probe."""
     for number in range(3):
-        wish(timed, connection_id=f"c{number}")
+        request_read(timed, connection_id=f"c{number}")
     with timed.write() as session:
         circuit_breaker.open_circuit(timed, session, reason="throttled", detail="x", seconds=10)
 
@@ -231,10 +234,10 @@ def test_nothing_is_claimed_during_a_pause(timed: Database, hand: HandClock) -> 
     assert [job_of(timed, f"c{number}").attempts for number in range(3)] == [1, 0, 0]
 
 
-def test_claims_are_given_back_together(timed: Database) -> None:
-    """A process that ends frees what it has claimed, and nothing else; it cost no attempt."""
+def test_leases_are_released_together(timed: Database) -> None:
+    """A process that ends releases its own leases and no others; they cost no attempt."""
     for number in range(5):
-        wish(timed, connection_id=f"c{number}")
+        request_read(timed, connection_id=f"c{number}")
         lease_of(timed, f"t{number}", f"c{number}")
     with timed.write() as session:
         release_leases(session, ["t1", "t3", "never given"])
@@ -247,8 +250,8 @@ def test_claims_are_given_back_together(timed: Database) -> None:
     assert again.generation == 1
 
 
-def test_attempts_never_fall_below_none(database: Database) -> None:
-    """A webhook that comes during a read gives it all attempts anew; giving the lease back takes nothing off that."""
+def test_attempts_never_fall_below_zero(database: Database) -> None:
+    """A webhook during a read resets the attempts; releasing the lease then subtracts none."""
     store(database, body("c1"))
     lease_of(database)
     store(database, body("c1"))
@@ -259,7 +262,7 @@ def test_attempts_never_fall_below_none(database: Database) -> None:
 
 
 def test_any_number_of_webhooks_is_marked(database: Database) -> None:
-    """More webhooks than one statement takes are marked, each."""
+    """More webhooks than one statement takes are all marked."""
     store(database, *(body("c1") for _ in range(400)))
     store(database, *(body("c1") for _ in range(400)))
     lease = lease_of(database)

@@ -30,7 +30,7 @@ from workers.refetch.retry_policy import MIN_OUTAGE_FAILURES
 EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def foresee_on(
+def preview_on(
     database: Database,
     reader: ScriptedReader,
     rate: float = 1000,
@@ -39,12 +39,12 @@ def foresee_on(
     return RefetchPreview(database=database, reader=reader, clock=utcnow, rate=rate, wait=wait)
 
 
-def foreseen(database: Database, outcome: ReadOutcome, id_: str = "c1") -> ReadPreview:
-    """Look ahead at one read with this outcome; nothing may be written by that."""
+def previewed(database: Database, outcome: ReadOutcome, id_: str = "c1") -> ReadPreview:
+    """Preview one read with this outcome, and check that it writes nothing."""
     reader = ScriptedReader()
     reader.answers[id_] = outcome
     with assert_unchanged(database):
-        (one,) = foresee_on(database, reader).preview([id_])
+        (one,) = preview_on(database, reader).preview([id_])
     return one
 
 
@@ -61,8 +61,8 @@ def mirror_of(database: Database, id_: str) -> ConnectionRow | None:
 
 @EXAMPLES
 @given(made=random_reads(), read=reads())
-def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read: Read) -> None:
-    """Whatever was read before and is read now: what is foreseen is what the read itself changes and emits."""
+def test_the_preview_equals_the_read(database: Database, made: list[Read], read: Read) -> None:
+    """Whatever was read before and is read now, the preview shows what the read itself changes and emits."""
     past = Past(database)
     past.clear()
     past.make_reads(*made)
@@ -70,7 +70,7 @@ def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read:
     outcome: ReadOutcome = Found(snapshot) if snapshot is not None else Absent()
     told, before = events_of(database), mirror_of(database, read.id)
 
-    one = foreseen(database, outcome, read.id)
+    one = previewed(database, outcome, read.id)
 
     with database.write() as session:
         jobs.request_reads(database, session, [read.id], "replay", replay_id="r1")
@@ -90,14 +90,14 @@ def test_what_is_foreseen_comes_true(database: Database, made: list[Read], read:
     assert {event.data["cause"]["trigger"] for event in new} <= {"webhook", "replay"}
 
 
-def test_a_change_is_told_field_by_field(database: Database) -> None:
-    """With what would be emitted, and who of its group would be read as well."""
+def test_a_change_is_listed_field_by_field(database: Database) -> None:
+    """The preview also lists the events and the siblings that would be read."""
     store(database, body("c1"))
     make_refetcher(database, ScriptedReader()).refetch("c1")
 
-    one = foreseen(
+    one = previewed(
         database,
-        found("c1", "DEGRADED", duplicateConnectionIds=["c2"], activeDuplicateConnectionId="c2", unheardOf=1),
+        found("c1", "DEGRADED", duplicateConnectionIds=["c2"], activeDuplicateConnectionId="c2", unknownField=1),
     )
 
     assert {each.field: (each.before, each.after) for each in one.changes} == {
@@ -105,7 +105,7 @@ def test_a_change_is_told_field_by_field(database: Database) -> None:
         "primary_duplicate_id": (None, "c2"),
         "duplicate_ids": ([], ["c2"]),
     }
-    assert one.unshown_changes == ["unheardOf"]
+    assert one.unshown_changes == ["unknownField"]
     assert [(each.type, each.role) for each in one.events] == [
         ("connection.status_changed", None),
         ("connection.primary_duplicate_moved", "lost_primary"),
@@ -114,32 +114,32 @@ def test_a_change_is_told_field_by_field(database: Database) -> None:
     assert not one.is_clean
 
 
-def test_what_is_the_same_would_change_nothing(database: Database) -> None:
-    """A connection that Meld says of what the mirror says is clean."""
+def test_an_equal_answer_would_change_nothing(database: Database) -> None:
+    """An answer that equals the mirror has an empty preview."""
     store(database, body("c1"))
     make_refetcher(database, ScriptedReader()).refetch("c1")
 
-    assert foreseen(database, found("c1")).is_clean
+    assert previewed(database, found("c1")).is_clean
 
 
 def test_a_connection_never_seen_would_be_new(database: Database) -> None:
-    """It would be told with its first status."""
+    """A connection at first sight would emit its first status."""
     store(database, body("c1"))
 
-    one = foreseen(database, found("c1"))
+    one = previewed(database, found("c1"))
 
     assert [(each.previous, each.type) for each in one.events] == [(None, "connection.status_changed")]
     assert ("status", None, "ACTIVE") in [(each.field, each.before, each.after) for each in one.changes]
 
 
-def test_a_deletion_that_was_told_is_believed(database: Database) -> None:
-    """Where a webhook said DELETED a 404 means that; where none did the mirror would stay, and the read would fail."""
+def test_an_announced_deletion_is_a_tombstone(database: Database) -> None:
+    """After a DELETED webhook a 404 means a deletion; without one the read would fail."""
     store(database, body("c1"), body("c2"))
     for id_ in ("c1", "c2"):
         make_refetcher(database, ScriptedReader()).refetch(id_)
     store(database, body("c1", DELETED))
 
-    gone, doubted = foreseen(database, Absent(), "c1"), foreseen(database, Absent(), "c2")
+    gone, doubted = previewed(database, Absent(), "c1"), previewed(database, Absent(), "c2")
 
     assert [(each.type, str(each.current)) for each in gone.events] == [
         ("connection.status_changed", "status='DELETED' status_reason=None")
@@ -156,17 +156,17 @@ def test_a_deletion_that_was_told_is_believed(database: Database) -> None:
         (Unreadable("the response is no JSON", "<html>"), "the response is no JSON: <html>"),
     ],
 )
-def test_a_read_that_would_fail_is_told(database: Database, outcome: ReadOutcome, words: str) -> None:
-    """With the words that the webhook would bear; it does not end the dry run."""
-    assert foreseen(database, outcome).failure == words
+def test_a_read_that_would_fail_is_listed(database: Database, outcome: ReadOutcome, words: str) -> None:
+    """The preview has the error that the webhook would have; the dry run goes on."""
+    assert previewed(database, outcome).failure == words
 
 
 def out_of_reach(database: Database, reader: ScriptedReader, ids: list[str]) -> tuple[int, str, float]:
-    """Look ahead until it gives up; return how many it looked at, what it said, and how long it would have waited."""
+    """Preview until it fails; return how many reads it previewed, the error, and how long it would have waited."""
     waits: list[float] = []
     looked = []
     with assert_unchanged(database), pytest.raises(OutOfReachError) as error:
-        looked.extend(foresee_on(database, reader, wait=lambda seconds: bool(waits.append(seconds))).preview(ids))
+        looked.extend(preview_on(database, reader, wait=lambda seconds: bool(waits.append(seconds))).preview(ids))
     return len(looked), str(error.value), sum(waits)
 
 
@@ -176,21 +176,21 @@ def scripted(**answers: Any) -> ScriptedReader:
     return reader
 
 
-def test_refused_credentials_end_it(database: Database) -> None:
-    """At once, where nothing was let in before; one connection that is refused alone is only told."""
+def test_refused_credentials_end_the_dry_run(database: Database) -> None:
+    """At once if no read succeeded before; a refusal of one connection alone is only listed."""
     refused = Refused("Meld answered 401")
     _none, words, _waited = out_of_reach(database, scripted(a=refused), ["a", "b"])
-    told = list(foresee_on(database, scripted(b=refused)).preview(["a", "b", "c"]))
+    told = list(preview_on(database, scripted(b=refused)).preview(["a", "b", "c"]))
 
     assert words == "Meld answered 401: it refuses our credentials. Check MELDWATCH_MELD_API_KEY."
     assert [each.failure for each in told] == [None, "Meld answered 401", None]
 
 
 @pytest.mark.parametrize("retry_after", [None, 3.0, 3600.0])
-def test_a_meld_that_throttles_is_waited_for_within_bounds(database: Database, retry_after: float | None) -> None:
-    """A 429 is tried again after its time; one that stays ends the dry run, and pauses nobody else."""
+def test_a_429_is_retried_within_bounds(database: Database, retry_after: float | None) -> None:
+    """A 429 is retried after its time; if it stays, the dry run ends, and the circuit breaker is unchanged."""
     answers = iter([Throttled(retry_after and min(retry_after, 3)), found("a")])
-    (one,) = foresee_on(database, scripted(a=lambda: next(answers))).preview(["a"])
+    (one,) = preview_on(database, scripted(a=lambda: next(answers))).preview(["a"])
     looked, words, waited = out_of_reach(database, scripted(a=Throttled(retry_after)), ["a"])
 
     assert one.failure is None
@@ -198,8 +198,8 @@ def test_a_meld_that_throttles_is_waited_for_within_bounds(database: Database, r
     assert waited <= MAX_WAIT_SECONDS
 
 
-def test_a_meld_that_is_away_ends_it(database: Database) -> None:
-    """Failures of one connection after another speak of Meld; what was told until then stays true."""
+def test_an_outage_ends_the_dry_run(database: Database) -> None:
+    """Failures of several connections in a row are an outage of Meld; earlier previews stay valid."""
     away = Unavailable("Meld answered 502")
     ids = [f"c{number}" for number in range(20)]
     looked, words, _waited = out_of_reach(database, scripted(**dict.fromkeys(ids[3:], away)), ids)
@@ -220,8 +220,8 @@ def pause(database: Database, reason: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(("reason", "most"), [("throttled", 2 * MAX_WAIT_SECONDS), ("refused", 0)])
-def test_the_pause_of_others_is_heeded(database: Database, reason: str, most: float) -> None:
-    """It begins no read meanwhile, and does not wait for ever; for refused credentials it does not wait at all."""
+def test_an_open_circuit_breaker_is_respected(database: Database, reason: str, most: float) -> None:
+    """No read begins while it is open; the wait has a bound, and is zero for refused credentials."""
     pause(database, reason, 600)
     reader = ScriptedReader()
 
@@ -232,24 +232,24 @@ def test_the_pause_of_others_is_heeded(database: Database, reason: str, most: fl
     assert waited <= most
 
 
-def test_a_pause_that_is_over_is_found_out_quietly(database: Database) -> None:
-    """When its time is up the dry run reads; that it is over is left for the workers to find."""
+def test_a_half_open_circuit_breaker_is_left_unchanged(database: Database) -> None:
+    """The dry run reads when it is half-open, and leaves it to the workers to close it."""
     pause(database, "throttled", -1)
 
-    assert foreseen(database, found("c1")).failure is None
+    assert previewed(database, found("c1")).failure is None
     with database.read() as session:
         assert circuit_breaker.get_open_circuit(session) is not None
 
 
 def test_it_reads_at_its_rate(database: Database) -> None:
-    """It rests behind each read for as long as is left of its time, and ends when it is told to."""
+    """It waits after each read for the rest of its interval, and stops when told to."""
     waits: list[float] = []
 
     def wait(seconds: float) -> bool:
         waits.append(seconds)
         return len(waits) == 3
 
-    looked = list(foresee_on(database, ScriptedReader(), rate=0.1, wait=wait).preview("abcdef"))
+    looked = list(preview_on(database, ScriptedReader(), rate=0.1, wait=wait).preview("abcdef"))
 
     assert len(looked) == 3
     assert all(0 < seconds <= 10 for seconds in waits)

@@ -19,8 +19,8 @@ from workers.refetch.refetch import Refetcher
 from workers.refetch.retry_policy import MAX_ATTEMPTS
 
 
-def test_a_webhook_leads_to_a_mirror_and_an_event(database: Database, refetcher: Refetcher) -> None:
-    """One webhook of a new connection gives one row of the mirror and one event, with nothing before it."""
+def test_a_webhook_leads_to_a_mirror_row_and_an_event(database: Database, refetcher: Refetcher) -> None:
+    """One webhook of a new connection leads to one mirror row and one event without a previous state."""
     store(database, body("c1", event_id="e1", newStatus="ACTIVE"))
 
     refetcher.refetch("c1")
@@ -37,8 +37,8 @@ def test_a_webhook_leads_to_a_mirror_and_an_event(database: Database, refetcher:
     assert (connection.status, connection.sequence) == ("ACTIVE", 1)
 
 
-def test_what_a_replay_changes_bears_its_id(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
-    """An event of a read that a replay asked for tells so; of every other read nothing is said of replays."""
+def test_events_of_a_replay_name_it(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
+    """An event of a read that a replay requested names the replay; other events do not."""
     store(database, body("c1"))
     refetcher.refetch("c1")
     reader.answers["c1"] = found("c1", "DEGRADED")
@@ -53,10 +53,10 @@ def test_what_a_replay_changes_bears_its_id(database: Database, refetcher: Refet
     assert observed == [("webhook", None), ("replay", "r1")]
 
 
-def test_a_read_that_saw_nothing_new_only_notes_the_time(
+def test_a_read_without_changes_only_updates_the_time(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """A second read with the same answer writes no observation and no event, and moves ``checked_at``."""
+    """A second read with the same answer writes no observation and no event, and updates ``checked_at``."""
     store(database, body("c1"))
     refetcher.refetch("c1")
     (first,) = all_rows(database, ConnectionRow)
@@ -72,10 +72,10 @@ def test_a_read_that_saw_nothing_new_only_notes_the_time(
     assert len(events_of(database)) == 1
 
 
-def test_status_and_reason_changes_are_told_apart(
+def test_status_and_reason_changes_have_different_types(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """Another status is one event; the same status with another reason is the other."""
+    """Another status is one type of event; the same status with another reason is the other."""
     for answer in (
         found("c1", "ACTIVE"),
         found("c1", "RECONNECT_REQUIRED", statusReason="LOGIN_REQUIRED"),
@@ -96,10 +96,10 @@ def test_status_and_reason_changes_are_told_apart(
     ]
 
 
-def test_nothing_is_read_where_nothing_is_owed(
+def test_nothing_is_read_without_a_pending_request(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """A message for a connection that owes nothing costs no read of Meld."""
+    """A message for a connection without a pending request costs no read of Meld."""
     refetcher.refetch("c1")
 
     assert reader.reads["c1"] == 0
@@ -125,10 +125,10 @@ def test_a_burst_costs_two_reads(database: Database, refetcher: Refetcher, reade
     assert webhook_states(database) == ["processed"] * 100
 
 
-def test_a_webhook_stored_during_a_read_calls_the_worker_again(
+def test_a_webhook_stored_during_a_read_notifies_a_worker_again(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, calls: list[str]
 ) -> None:
-    """A hint that comes while a read is under way is not covered by it, and is not left to the clock."""
+    """A webhook that arrives during a read is not covered by it, and does not wait for the scheduler."""
 
     def late() -> ReadOutcome:
         assert store(database, body("c1")) == []
@@ -146,7 +146,7 @@ def test_a_webhook_stored_during_a_read_calls_the_worker_again(
 def test_an_older_read_never_overwrites_a_newer_one(
     database: Database, new_refetcher: Callable[[], Refetcher], reader: ScriptedReader
 ) -> None:
-    """A slow read whose lease ended is thrown away when a newer one was written: 50 of 50 times."""
+    """A slow read whose lease ended is discarded after a newer one was committed: 50 of 50 times (fencing token)."""
     stale = 0
     for number in range(50):
         connection_id = f"c{number}"
@@ -176,7 +176,7 @@ def test_an_older_read_never_overwrites_a_newer_one(
 
 
 def test_one_read_at_a_time(database: Database, new_refetcher: Callable[[], Refetcher], reader: ScriptedReader) -> None:
-    """Sixteen workers called at once for one connection read it once."""
+    """Sixteen workers that are notified at once for one connection read it once."""
     store(database, body("c1"))
     workers = [threading.Thread(target=new_refetcher().refetch, args=("c1",)) for _ in range(16)]
 
@@ -194,7 +194,7 @@ def test_one_read_at_a_time(database: Database, new_refetcher: Callable[[], Refe
 def test_a_connection_is_given_up_after_twelve_attempts(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, failure: ReadOutcome
 ) -> None:
-    """What fails for one connection is tried twelve times; then its webhook is failed and the mirror is untouched."""
+    """After twelve failed attempts the webhook is failed and the mirror is unchanged."""
     store(database, body("c1", newStatus="ACTIVE"))
     reader.answers["c1"] = failure
 
@@ -213,7 +213,7 @@ def test_a_connection_is_given_up_after_twelve_attempts(
 def test_a_new_webhook_revives_a_connection_that_was_given_up(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """After the twelfth attempt the next webhook starts anew, and its read settles the failed webhooks as well."""
+    """The next webhook resets the attempts, and its read processes the failed webhooks too."""
     store(database, body("c1"))
     reader.answers["c1"] = Absent()
     for _ in range(MAX_ATTEMPTS):
@@ -230,10 +230,10 @@ def test_a_new_webhook_revives_a_connection_that_was_given_up(
 
 
 @pytest.mark.parametrize("failure", [Throttled(None), Throttled(7), Refused("Meld answered 401")], ids=repr)
-def test_what_speaks_of_meld_pauses_all_reads_and_costs_no_attempt(
+def test_a_failure_of_meld_opens_the_circuit_breaker_and_costs_no_attempt(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, failure: ReadOutcome
 ) -> None:
-    """During a pause nobody reads; afterwards one probes, and its good answer opens the gate for all."""
+    """While it is open nobody reads; half-open, one worker probes, and its success closes it."""
     store(database, body("c1"), body("c2"))
     reader.answers["c1"] = failure
     for _ in range(MAX_ATTEMPTS + 2):
@@ -253,8 +253,8 @@ def test_what_speaks_of_meld_pauses_all_reads_and_costs_no_attempt(
     assert webhook_states(database) == ["processed", "processed"]
 
 
-def test_an_outage_kills_no_connection(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
-    """When one connection after another fails, that is Meld: reads pause, and nobody runs out of attempts."""
+def test_an_outage_gives_up_no_connection(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
+    """Failures of several connections in a row open the circuit breaker, and no connection runs out of attempts."""
     ids = [f"c{number}" for number in range(10)]
     store(database, *(body(id_) for id_ in ids))
     for id_ in ids:
@@ -276,7 +276,7 @@ def test_an_outage_kills_no_connection(database: Database, refetcher: Refetcher,
 def test_a_deleted_connection_that_is_gone_becomes_a_tombstone(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """DELETED announced, then 404: one DELETED status event, and the row stays readable."""
+    """A DELETED webhook, then 404: one DELETED status event, and the row stays readable."""
     store(database, body("c1"))
     refetcher.refetch("c1")
     reader.answers["c1"] = Absent()
@@ -291,8 +291,8 @@ def test_a_deleted_connection_that_is_gone_becomes_a_tombstone(
     assert webhook_states(database) == ["processed"] * 3
 
 
-def test_an_end_is_not_taken_back_by_an_answer_that_is_older(database: Database, reader: ScriptedReader) -> None:
-    """Close behind its deletion Meld may still show it: that is asked for again, and believed when it stays so."""
+def test_an_end_is_not_taken_back_by_an_older_answer(database: Database, reader: ScriptedReader) -> None:
+    """Soon after its deletion Meld may still show a connection: it is rechecked, and accepted if it stays so."""
     now = datetime.now(UTC)
     refetcher = make_refetcher(database, reader, clock=lambda: now)
     statuses = []
@@ -313,7 +313,7 @@ def test_an_end_is_not_taken_back_by_an_answer_that_is_older(database: Database,
 def test_a_deleted_connection_never_seen_becomes_a_tombstone(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """A DELETED webhook of a connection that was never read, then 404: a tombstone with the account that it named."""
+    """A DELETED webhook of a connection that was never read, then 404: a tombstone with the account of the webhook."""
     reader.answers["c1"] = Absent()
     store(database, body("c1", DELETED))
 
@@ -325,10 +325,10 @@ def test_a_deleted_connection_never_seen_becomes_a_tombstone(
     assert event.source == "urn:meld:account:acct"
 
 
-def test_claims_are_given_back_when_a_process_ends(
+def test_leases_are_released_when_a_process_ends(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """A read that will not be waited for leaves its job free, and its late answer is thrown away."""
+    """The read of a process that ends is free for others at once, and its late result is discarded."""
 
     def interrupted() -> ReadOutcome:
         refetcher.release_leases()
@@ -344,10 +344,10 @@ def test_claims_are_given_back_when_a_process_ends(
     assert all_rows(database, ConnectionRow) == []
 
 
-def test_a_job_whose_reader_dies_each_time_is_given_up(
+def test_a_connection_that_crashes_its_workers_is_given_up(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """Attempts are counted before the read, so a connection that kills its process stops doing so."""
+    """Attempts are counted before the read, so a connection that crashes its process is given up too."""
     store(database, body("c1"))
     with database.write() as session:
         session.exec(update(ReadRequestRow).values(attempts=MAX_ATTEMPTS))
@@ -358,8 +358,10 @@ def test_a_job_whose_reader_dies_each_time_is_given_up(
     assert webhook_states(database) == ["failed"]
 
 
-def test_raising_during_a_lease_is_never_lost(database: Database, refetcher: Refetcher, reader: ScriptedReader) -> None:
-    """An operator's wish that comes during a read leads to another read."""
+def test_a_request_during_a_lease_is_never_lost(
+    database: Database, refetcher: Refetcher, reader: ScriptedReader
+) -> None:
+    """An operator's request during a read leads to another read."""
 
     def asked() -> ReadOutcome:
         reader.answers["c1"] = found("c1")
@@ -377,10 +379,10 @@ def test_raising_during_a_lease_is_never_lost(database: Database, refetcher: Ref
 
 
 @pytest.mark.parametrize("answer", [Absent(), Unreadable("the response is not JSON")], ids=repr)
-def test_a_probe_that_meld_answers_ends_the_pause(
+def test_a_probe_that_meld_answers_closes_the_circuit_breaker(
     database: Database, refetcher: Refetcher, reader: ScriptedReader, answer: ReadOutcome
 ) -> None:
-    """The probe's connection may be gone or unreadable: Meld takes reads again, and the others must not wait."""
+    """Even a 404 or an unreadable answer to the probe shows that Meld works again."""
     store(database, body("c1"), body("c2"))
     reader.answers["c1"] = Throttled(7)
     refetcher.refetch("c1")
@@ -393,10 +395,10 @@ def test_a_probe_that_meld_answers_ends_the_pause(
     assert reader.reads["c2"] == 1
 
 
-def test_an_outage_that_only_one_connection_meets_is_caught_up_with(
+def test_a_fresh_connection_is_retried_during_an_outage(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """Given up or not, a connection with a fresh webhook is tried again within half a minute until Meld answers."""
+    """Given up or not, a connection with a fresh webhook is retried within half a minute until Meld answers."""
     store(database, body("c1"))
     reader.answers["c1"] = Unavailable("Meld answered 500")
     for _ in range(MAX_ATTEMPTS + 5):
@@ -412,10 +414,10 @@ def test_an_outage_that_only_one_connection_meets_is_caught_up_with(
     assert webhook_states(database) == ["processed"]
 
 
-def test_one_connection_that_is_refused_alone_holds_up_nobody(
+def test_a_refusal_of_one_connection_delays_no_other(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """A 403 of one connection while others are read well becomes that connection's failure, with an end."""
+    """A 403 of one connection while others succeed becomes that connection's failure, with a last attempt."""
     reader.answers["bad"] = Refused("Meld answered 403")
     store(database, body("bad"))
     paused = 0
@@ -433,10 +435,10 @@ def test_one_connection_that_is_refused_alone_holds_up_nobody(
     assert webhook_states(database).count("processed") == MAX_ATTEMPTS + 2
 
 
-def test_an_answer_that_cannot_be_stored_is_that_connections_failure(
+def test_an_answer_that_cannot_be_stored_is_a_failure_of_its_connection(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """Whatever an answer breaks on its way into the database, the lease is given back with the reason on the row."""
+    """If an answer cannot be written, the lease is released and the row names the reason."""
     strange = found("c1")
     object.__setattr__(strange.snapshot, "service_provider_details", {"object": object()})
     reader.answers["c1"] = strange

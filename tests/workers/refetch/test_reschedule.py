@@ -29,7 +29,7 @@ def lease_of(database: Database, connection_id: str = "c1", token: str = "t") ->
     return lease
 
 
-def put_off(database: Database, lease: ReadLease, failure: Failure, jitter: float = 0) -> RetryDecision:
+def fail_read(database: Database, lease: ReadLease, failure: Failure, jitter: float = 0) -> RetryDecision:
     with database.write() as session:
         return reschedule(database, session, lease, failure, jitter=jitter)
 
@@ -53,28 +53,28 @@ def webhook_states(database: Database) -> list[str]:
         return [get_webhook_state(row) for row in session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all()]
 
 
-def gate_of(session: Session) -> CircuitBreakerRow:
+def circuit_of(session: Session) -> CircuitBreakerRow:
     return session.exec(select(CircuitBreakerRow)).one()
 
 
 @pytest.fixture
 def look(database: Database) -> Iterator[Callable[[], CircuitBreakerRow]]:
-    """Look at the gate's row."""
+    """Read the row of the circuit breaker."""
 
     def look() -> CircuitBreakerRow:
         with database.read() as session:
-            return gate_of(session)
+            return circuit_of(session)
 
     return look
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=repr)
-def test_a_failure_gives_the_claim_back_and_leaves_the_rest(database: Database, failure: Failure) -> None:
-    """The job is free, still owed and due later; neither mirror nor observations nor feed know of it."""
+def test_a_failure_releases_the_lease_and_changes_nothing_else(database: Database, failure: Failure) -> None:
+    """The read is free, pending and due later; mirror, observations and feed are unchanged."""
     store(database, body("c1"))
     lease = lease_of(database)
 
-    verdict = put_off(database, lease, failure)
+    verdict = fail_read(database, lease, failure)
 
     job = job_of(database)
     assert (job.lease_token, job.leased_until, job.completed, job.requested) == (None, None, 0, 1)
@@ -90,26 +90,26 @@ def test_a_failure_gives_the_claim_back_and_leaves_the_rest(database: Database, 
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=repr)
-def test_an_outrun_failure_writes_nothing(
+def test_a_failure_without_the_newest_lease_writes_nothing(
     database: Database, failure: Failure, look: Callable[[], CircuitBreakerRow]
 ) -> None:
-    """Whose lease is not the newest any more has nothing to say, not even about Meld."""
+    """The fencing token refuses it; the circuit breaker is unchanged too."""
     store(database, body("c1"))
     lease = lease_of(database)
     change(database, lease_token="newer")
     before = job_of(database)
 
     with pytest.raises(LeaseLostError):
-        put_off(database, lease, failure)
+        fail_read(database, lease, failure)
 
     assert job_of(database).model_dump() == before.model_dump()
     assert (look().failures, look().paused_until) == (0, None)
 
 
-def test_a_pause_names_its_reason(database: Database, look: Callable[[], CircuitBreakerRow]) -> None:
-    """An operator can see why reads rest, since when and until when."""
+def test_an_open_circuit_breaker_names_its_reason(database: Database, look: Callable[[], CircuitBreakerRow]) -> None:
+    """An operator can see why it is open, since when and until when."""
     store(database, body("c1"))
-    put_off(database, lease_of(database), Throttled(100))
+    fail_read(database, lease_of(database), Throttled(100))
 
     row = look()
     assert (row.reason, row.detail) == ("throttled", "Meld answered 429")
@@ -117,30 +117,30 @@ def test_a_pause_names_its_reason(database: Database, look: Callable[[], Circuit
     assert seconds_until(row.paused_until) == pytest.approx(100, abs=3)
 
 
-def test_what_was_under_way_when_a_pause_began_does_not_lengthen_it(
+def test_reads_in_progress_do_not_keep_the_circuit_breaker_open(
     database: Database, look: Callable[[], CircuitBreakerRow]
 ) -> None:
-    """A hundred reads that are refused together are one refusal."""
+    """A hundred reads that are refused together count as one refusal."""
     store(database, *(body(f"c{number}") for number in range(10)))
     leases = [lease_of(database, f"c{number}", f"t{number}") for number in range(10)]
 
-    put_off(database, leases[0], Throttled(5))
+    fail_read(database, leases[0], Throttled(5))
     for lease in leases[1:]:
-        put_off(database, lease, Throttled(300))
+        fail_read(database, lease, Throttled(300))
 
     assert look().failures == 1
     assert seconds_until(look().paused_until) == pytest.approx(5, abs=3)
     assert [job_of(database, lease.connection_id).attempts for lease in leases] == [0] * 10
 
 
-def test_one_connection_that_fails_again_and_again_is_no_outage(
+def test_repeated_failures_of_one_connection_are_no_outage(
     database: Database, look: Callable[[], CircuitBreakerRow]
 ) -> None:
-    """Failures of one connection count once, however many there are."""
+    """Failures of one connection in a row count once."""
     store(database, body("c1"))
     for _ in range(MIN_OUTAGE_FAILURES + 3):
         change(database, due_at=datetime.now(UTC) - timedelta(seconds=1))
-        put_off(database, lease_of(database), DOWN)
+        fail_read(database, lease_of(database), DOWN)
 
     assert (look().failures, look().paused_until) == (1, None)
 
@@ -148,9 +148,9 @@ def test_one_connection_that_fails_again_and_again_is_no_outage(
 def test_several_connections_that_fail_in_a_row_are_an_outage(
     database: Database, look: Callable[[], CircuitBreakerRow]
 ) -> None:
-    """The fifth of five that are unavailable pauses all reads."""
+    """The fifth of five failures of different connections opens the circuit breaker."""
     store(database, *(body(f"c{number}") for number in range(MIN_OUTAGE_FAILURES)))
-    verdicts = [put_off(database, lease_of(database, f"c{number}"), DOWN) for number in range(MIN_OUTAGE_FAILURES)]
+    verdicts = [fail_read(database, lease_of(database, f"c{number}"), DOWN) for number in range(MIN_OUTAGE_FAILURES)]
 
     assert [verdict.pause is not None for verdict in verdicts] == [False] * (MIN_OUTAGE_FAILURES - 1) + [True]
     assert look().reason == "unavailable"
@@ -159,24 +159,24 @@ def test_several_connections_that_fail_in_a_row_are_an_outage(
 def test_an_answer_in_between_is_no_outage(
     database: Database, refetcher: Refetcher, look: Callable[[], CircuitBreakerRow]
 ) -> None:
-    """A good answer forgets the failures before it."""
+    """A success resets the count of failures."""
     store(database, body("good"), *(body(f"c{number}") for number in range(MIN_OUTAGE_FAILURES)))
     for number in range(MIN_OUTAGE_FAILURES - 1):
-        put_off(database, lease_of(database, f"c{number}"), DOWN)
+        fail_read(database, lease_of(database, f"c{number}"), DOWN)
     refetcher.refetch("good")
-    put_off(database, lease_of(database, f"c{MIN_OUTAGE_FAILURES - 1}"), DOWN)
+    fail_read(database, lease_of(database, f"c{MIN_OUTAGE_FAILURES - 1}"), DOWN)
 
     assert (look().failures, look().paused_until) == (1, None)
 
 
 @pytest.mark.parametrize("failure", [Absent(), Unreadable("the response is not JSON")], ids=repr)
 def test_the_last_attempt_fails_the_webhooks_that_it_covers(database: Database, failure: Failure) -> None:
-    """They are failed visibly, with the reason; those that came later are not."""
+    """They are marked as failed with the reason; later ones are not."""
     store(database, body("c1"), body("c1"), body("c2"))
     change(database, attempts=MAX_ATTEMPTS - 1)
     lease = lease_of(database)
 
-    verdict = put_off(database, lease, failure)
+    verdict = fail_read(database, lease, failure)
 
     with database.read() as session:
         errors = session.exec(select(WebhookRow.error).order_by(col(WebhookRow.id))).all()
@@ -188,14 +188,14 @@ def test_the_last_attempt_fails_the_webhooks_that_it_covers(database: Database, 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=repr)
 @pytest.mark.parametrize("attempts", [0, MAX_ATTEMPTS - 1], ids=["first attempt", "last attempt"])
-def test_a_webhook_that_comes_during_a_read_that_fails_is_followed_by_a_read(
+def test_a_webhook_during_a_failed_read_leads_to_another_read(
     database: Database,
     new_refetcher: Callable[[], Refetcher],
     reader: ScriptedReader,
     failure: Failure,
     attempts: int,
 ) -> None:
-    """Its read has to begin after it was stored, so the failure of one that began before says nothing about it."""
+    """Its read has to begin after it was stored; the failure of an earlier read does not count."""
 
     def fails() -> ReadOutcome:
         store(database, body("c1", event_id="later"))
@@ -218,10 +218,10 @@ def test_a_webhook_that_comes_during_a_read_that_fails_is_followed_by_a_read(
     assert webhook_states(database) == ["processed", "processed"]
 
 
-def test_a_wish_that_comes_during_the_last_attempt_is_followed_by_a_read(
+def test_a_request_during_the_last_attempt_leads_to_another_read(
     database: Database, refetcher: Refetcher, reader: ScriptedReader
 ) -> None:
-    """So has an operator's: it was answered with the promise of a read."""
+    """The same holds for an operator's request: the API has promised a read."""
 
     def fails() -> ReadOutcome:
         with database.write() as session:
@@ -240,14 +240,14 @@ def test_a_wish_that_comes_during_the_last_attempt_is_followed_by_a_read(
     assert webhook_states(database) == ["processed"]
 
 
-def test_back_off_is_short_while_the_newest_webhook_is_fresh(database: Database) -> None:
-    """Thirty seconds at most within the first hour, a quarter of an hour later."""
+def test_the_backoff_is_short_while_the_newest_webhook_is_fresh(database: Database) -> None:
+    """At most thirty seconds within the first hour, and a quarter of an hour later."""
     store(database, body("c1"))
     change(database, attempts=MAX_ATTEMPTS - 2)
-    fresh = put_off(database, lease_of(database), DOWN, jitter=1).delay
+    fresh = fail_read(database, lease_of(database), DOWN, jitter=1).delay
     with database.write() as session:
         session.exec(update(WebhookRow).values(received_at=database.now(-3700)))
     change(database, attempts=MAX_ATTEMPTS - 2, due_at=datetime.now(UTC) - timedelta(seconds=1))
-    stale = put_off(database, lease_of(database), DOWN, jitter=1).delay
+    stale = fail_read(database, lease_of(database), DOWN, jitter=1).delay
 
     assert (fresh, stale) == (30, 900)

@@ -32,7 +32,7 @@ jitters = st.floats(0, 1)
 HOPELESS = [Absent(), Unreadable("the response is not JSON")]
 
 
-def verdict(
+def retry_of(
     failure: Failure, attempts: int = 1, failures: int = 1, jitter: float = 0, *, is_fresh: bool = True
 ) -> RetryDecision:
     return decide_retry(failure, attempts=attempts, failures=failures, is_fresh=is_fresh, jitter=jitter)
@@ -40,19 +40,19 @@ def verdict(
 
 @given(failure=of_one | of_meld, attempts=attempts, failures=failures, jitter=jitters, is_fresh=st.booleans())
 def test_delays_have_bounds(*, failure: Failure, attempts: int, failures: int, jitter: float, is_fresh: bool) -> None:
-    """Nothing comes again at once, or later than an hour and a little, whatever was counted before."""
-    judged = verdict(failure, attempts, failures, jitter, is_fresh=is_fresh)
+    """No retry happens at once, or later than an hour and a little, whatever was counted before."""
+    judged = retry_of(failure, attempts, failures, jitter, is_fresh=is_fresh)
 
     assert judged.delay is None or FIRST_BACKOFF_SECONDS / 2 <= judged.delay <= 3600 + 1
     assert judged.pause is None or FIRST_BACKOFF_SECONDS / 2 <= judged.pause <= 3600
 
 
 @given(failure=of_one, attempts=st.integers(0, MAX_ATTEMPTS - 1), failures=few, jitter=jitters)
-def test_a_fresh_connection_is_back_within_thirty_seconds(
+def test_a_fresh_connection_is_retried_within_thirty_seconds(
     *, failure: Failure, attempts: int, failures: int, jitter: float
 ) -> None:
-    """While somebody may be looking, the back-off is capped; only Meld's own wish counts for more."""
-    judged = verdict(failure, attempts, failures, jitter)
+    """While a user may be waiting the backoff is capped; only a Retry-After may exceed the cap."""
+    judged = retry_of(failure, attempts, failures, jitter)
 
     asked = failure.retry_after or 0 if isinstance(failure, Unavailable) else 0
     assert judged.delay is not None
@@ -61,11 +61,11 @@ def test_a_fresh_connection_is_back_within_thirty_seconds(
 
 
 @given(failure=of_one, attempts=st.integers(1, MAX_ATTEMPTS - 1), failures=few, jitter=jitters, is_fresh=st.booleans())
-def test_what_speaks_of_one_costs_it_an_attempt_and_nobody_else_anything(
+def test_a_failure_of_one_connection_costs_it_an_attempt(
     *, failure: Failure, attempts: int, failures: int, jitter: float, is_fresh: bool
 ) -> None:
-    """A failure of one connection pauses nobody."""
-    judged = verdict(failure, attempts, failures, jitter, is_fresh=is_fresh)
+    """It does not open the circuit breaker."""
+    judged = retry_of(failure, attempts, failures, jitter, is_fresh=is_fresh)
 
     assert (judged.costs_attempt, judged.is_dead, judged.pause) == (True, False, None)
 
@@ -74,8 +74,8 @@ def test_what_speaks_of_one_costs_it_an_attempt_and_nobody_else_anything(
 def test_there_are_twelve_attempts(
     *, failure: Failure, attempts: int, failures: int, jitter: float, is_fresh: bool
 ) -> None:
-    """The twelfth failure in a row is the last that counts; what may heal by itself is tried on all the same."""
-    judged = verdict(failure, attempts, failures, jitter, is_fresh=is_fresh)
+    """The twelfth failure in a row gives the connection up; failures that may heal are retried nevertheless."""
+    judged = retry_of(failure, attempts, failures, jitter, is_fresh=is_fresh)
 
     assert MAX_ATTEMPTS == 12
     asked = failure.retry_after or 0 if isinstance(failure, Unavailable) else 0
@@ -85,11 +85,11 @@ def test_there_are_twelve_attempts(
 
 
 @given(failure=of_meld, attempts=attempts, failures=failures, jitter=jitters, is_fresh=st.booleans())
-def test_what_speaks_of_meld_pauses_all_and_costs_nobody_anything(
+def test_a_failure_of_meld_opens_the_circuit_breaker(
     *, failure: Failure, attempts: int, failures: int, jitter: float, is_fresh: bool
 ) -> None:
-    """Neither 429 nor refused credentials ever kill a connection, however long they last."""
-    judged = verdict(failure, attempts, failures, jitter, is_fresh=is_fresh)
+    """Neither 429 nor refused credentials ever cost an attempt, however long they last."""
+    judged = retry_of(failure, attempts, failures, jitter, is_fresh=is_fresh)
 
     assert (judged.costs_attempt, judged.is_dead) == (False, False)
     assert judged.pause is not None
@@ -104,11 +104,11 @@ def test_what_speaks_of_meld_pauses_all_and_costs_nobody_anything(
     jitter=jitters,
     is_fresh=st.booleans(),
 )
-def test_an_outage_never_kills(
+def test_an_outage_never_gives_up(
     *, attempts: int, failures: int, asked: float | None, jitter: float, is_fresh: bool
 ) -> None:
-    """When one connection after another is unavailable, all reads rest and nobody runs out of attempts."""
-    judged = verdict(Unavailable("Meld answered 503", asked), attempts, failures, jitter, is_fresh=is_fresh)
+    """If one connection after another is unavailable, the circuit breaker opens and nobody runs out of attempts."""
+    judged = retry_of(Unavailable("Meld answered 503", asked), attempts, failures, jitter, is_fresh=is_fresh)
 
     assert (judged.costs_attempt, judged.is_dead, judged.reason) == (False, False, "unavailable")
     assert judged.pause is not None
@@ -116,11 +116,11 @@ def test_an_outage_never_kills(
 
 
 @given(asked=st.floats(FIRST_BACKOFF_SECONDS, 3600), attempts=attempts, failures=failures, jitter=jitters)
-def test_a_retry_after_is_obeyed(*, asked: float, attempts: int, failures: int, jitter: float) -> None:
-    """Meld's own wish is neither cut short nor stretched by more than the jitter."""
-    throttled = verdict(Throttled(asked), attempts, failures, jitter)
-    outage = verdict(Unavailable("x", asked), attempts, failures + MIN_OUTAGE_FAILURES, jitter)
-    alone = verdict(Unavailable("x", asked), min(attempts, MAX_ATTEMPTS - 1), 1, jitter)
+def test_a_retry_after_is_respected(*, asked: float, attempts: int, failures: int, jitter: float) -> None:
+    """The delay is at least the Retry-After, and exceeds it by the jitter at most."""
+    throttled = retry_of(Throttled(asked), attempts, failures, jitter)
+    outage = retry_of(Unavailable("x", asked), attempts, failures + MIN_OUTAGE_FAILURES, jitter)
+    alone = retry_of(Unavailable("x", asked), min(attempts, MAX_ATTEMPTS - 1), 1, jitter)
 
     assert (throttled.pause, outage.pause) == (asked, asked)
     assert alone.delay is not None
@@ -128,9 +128,9 @@ def test_a_retry_after_is_obeyed(*, asked: float, attempts: int, failures: int, 
 
 
 @given(failures=failures, jitter=jitters)
-def test_a_throttled_read_without_a_time_waits_ever_longer(*, failures: int, jitter: float) -> None:
-    """Without a ``Retry-After`` the pause doubles with each 429, up to its bound."""
-    pauses = [verdict(Throttled(None), 1, number, jitter).pause for number in (failures, failures + 1)]
+def test_a_429_without_a_retry_after_doubles_the_delay(*, failures: int, jitter: float) -> None:
+    """The time that the circuit breaker stays open doubles with each 429, up to its bound."""
+    pauses = [retry_of(Throttled(None), 1, number, jitter).pause for number in (failures, failures + 1)]
 
     assert pauses[0] is not None
     assert pauses[1] is not None
@@ -139,8 +139,8 @@ def test_a_throttled_read_without_a_time_waits_ever_longer(*, failures: int, jit
 
 @given(failures=failures, jitter=jitters)
 def test_refused_credentials_are_probed_at_least_every_thirty_seconds(*, failures: int, jitter: float) -> None:
-    """Whoever mends the credentials sees reads within half a minute."""
-    judged = verdict(Refused("Meld answered 401"), 1, failures, jitter)
+    """An operator who corrects the credentials sees reads within half a minute."""
+    judged = retry_of(Refused("Meld answered 401"), 1, failures, jitter)
 
     assert judged.pause is not None
     assert judged.pause <= MAX_REFUSED_PAUSE_SECONDS < 30
@@ -148,10 +148,10 @@ def test_refused_credentials_are_probed_at_least_every_thirty_seconds(*, failure
 
 
 @given(attempts=attempts, failures=failures, jitter=jitters, is_fresh=st.booleans())
-def test_a_refusal_of_one_connection_pauses_nobody(
+def test_a_refusal_of_one_connection_does_not_open_the_circuit_breaker(
     *, attempts: int, failures: int, jitter: float, is_fresh: bool
 ) -> None:
-    """Where others are let in, a connection that is refused again speaks of itself: it is tried on, and seen."""
+    """If others succeed, a connection that is refused again has a failure of its own, and is retried."""
     judged = decide_retry(
         Refused("Meld answered 403"),
         attempts=attempts,
@@ -170,7 +170,7 @@ def test_a_refusal_of_one_connection_pauses_nobody(
 @pytest.mark.parametrize("failure", [*HOPELESS, Unavailable("x")], ids=repr)
 def test_delays_grow(*, failure: Failure, is_fresh: bool) -> None:
     """Each attempt waits at least as long as the one before, from a second to the bound."""
-    delays = [verdict(failure, number, jitter=1, is_fresh=is_fresh).delay or 0 for number in range(1, MAX_ATTEMPTS)]
+    delays = [retry_of(failure, number, jitter=1, is_fresh=is_fresh).delay or 0 for number in range(1, MAX_ATTEMPTS)]
 
     assert all(before <= after for before, after in pairwise(delays))
     assert (delays[0], delays[-1]) == (
@@ -181,8 +181,8 @@ def test_delays_grow(*, failure: Failure, is_fresh: bool) -> None:
 
 @given(failure=of_one, attempts=st.integers(1, MAX_ATTEMPTS - 1), failures=few, is_fresh=st.booleans())
 def test_jitter_spreads_over_half_a_delay(*, failure: Failure, attempts: int, failures: int, is_fresh: bool) -> None:
-    """Many that failed together do not come back together."""
-    low, high = (verdict(failure, attempts, failures, jitter, is_fresh=is_fresh).delay or 0 for jitter in (0, 1))
+    """Reads that failed together are not retried together."""
+    low, high = (retry_of(failure, attempts, failures, jitter, is_fresh=is_fresh).delay or 0 for jitter in (0, 1))
 
     asked = failure.retry_after or 0 if isinstance(failure, Unavailable) else 0
     assert low == pytest.approx(max(high / 2, asked)) or high == asked
@@ -198,11 +198,11 @@ def test_jitter_spreads_over_half_a_delay(*, failure: Failure, attempts: int, fa
         (Unreadable("the response is not JSON", "<html>"), "the response is not JSON: <html>"),
     ],
 )
-def test_an_operator_is_told_what_went_wrong(failure: Failure, detail: str) -> None:
-    """The detail is the outcome's own."""
-    assert verdict(failure).detail == detail
+def test_the_detail_names_the_failure(failure: Failure, detail: str) -> None:
+    """The detail is the text of the outcome."""
+    assert retry_of(failure).detail == detail
 
 
 def test_a_404_suggests_the_wrong_environment() -> None:
-    """The likeliest reason of a 404 that nobody announced."""
-    assert "wrong environment" in verdict(Absent()).detail
+    """The most likely reason of a 404 without a DELETED webhook."""
+    assert "wrong environment" in retry_of(Absent()).detail
