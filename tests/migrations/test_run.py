@@ -1,5 +1,4 @@
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,7 +73,7 @@ def catalog(engine: Engine) -> list[tuple[object, ...]]:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
-def in_processes(engine: Engine, count: int, directory: Path, path: Path = ROOT) -> list[str]:
+def in_processes(engine: Engine, count: int, directory: Path) -> list[str]:
     """Upgrade from several processes at once, outside of the project's folder; return their output."""
     code = "import sys; from runtime.database import Database; from migrations import run; d = Database(sys.argv[1]);"
     code += "run.upgrade(d.engine); d.close(); print(run.__file__)"
@@ -83,7 +82,7 @@ def in_processes(engine: Engine, count: int, directory: Path, path: Path = ROOT)
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code, url],
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(path)},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -199,23 +198,6 @@ def test_an_unavailable_database_is_out_of_reach(tmp_path: Path) -> None:
             with pytest.raises(OutOfReachError):
                 call(database.engine)
         database.close()
-
-
-def test_a_wheel_contains_its_migrations(tmp_path: Path) -> None:
-    """The installed distribution migrates without the repository."""
-    source, target = tmp_path / "source", tmp_path / "100% target"
-    skipped = shutil.ignore_patterns(".*", "*.egg-info", "build", "tests", "__pycache__", "*.db")
-    shutil.copytree(ROOT, source, ignore=skipped)
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*install, "--no-compile", "--target", target, source], check=True)
-    shutil.rmtree(source)
-    database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
-
-    answers = in_processes(database.engine, 1, tmp_path, target)
-
-    assert [str(target / "migrations" / "run.py")] == answers
-    assert revisions.is_current(database.engine)
-    database.close()
 
 
 def test_every_table_is_in_the_metadata() -> None:
