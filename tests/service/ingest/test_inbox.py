@@ -309,7 +309,9 @@ def test_a_bad_webhook_does_not_fail_its_batch(background: Background, places: l
     """Only the bad webhook fails, wherever it is in the batch; bisection needs few attempts."""
     picky = Picky()
     picky.gate.clear()
-    batch = [received_webhook(body("c1", event_id=f"{'bad' if place in places else 'good'}-{place}")) for place in range(100)]
+    batch = [
+        received_webhook(body("c1", event_id=f"{'bad' if place in places else 'good'}-{place}")) for place in range(100)
+    ]
     with running_inbox(picky) as store:
         first = background.start(put(store, *deliveries(1)))
         eventually(lambda: picky.sizes)

@@ -215,7 +215,9 @@ def test_concurrent_writers_request_one_read_for_each_event(database_url: str, w
         with closing(make_webhook_table(databases[number], ENCRYPTION)) as table:
             for start in range(0, len(mine), 10):
                 chunk = mine[start : start + 10]
-                table.insert([received_webhook(body(connection_id, event_id=event_id)) for event_id, connection_id in chunk])
+                table.insert(
+                    [received_webhook(body(connection_id, event_id=event_id)) for event_id, connection_id in chunk]
+                )
 
     errors = together(*[lambda number=number: write(number) for number in range(writers)])
 
