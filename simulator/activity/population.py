@@ -47,11 +47,11 @@ def create_group(world: World, size: int, state: MeldState, details: NewConnecti
     _require_linked(state)
     members: list[str] = []
     for _ in range(size):
-        newcomer = world.add(HEALTHY, details)
+        connection = world.add(HEALTHY, details)
         if members:
-            world.join(newcomer.id, members[0])
-        members.append(newcomer.id)
-        details = replace(details, external_customer_id=newcomer.external_customer_id)
+            world.join(connection.id, members[0])
+        members.append(connection.id)
+        details = replace(details, external_customer_id=connection.external_customer_id)
     if state != HEALTHY:
         world.set_state(members[-1], state)
     return members
@@ -66,11 +66,11 @@ def connect_group(
     members: list[str] = []
     events: list[WebhookEvent] = []
     for _ in range(size):
-        newcomer = world.start(details)
+        connection = world.start(details)
         if state != IN_PROGRESS:
-            events += world.complete(newcomer.id, duplicate_of=members[0] if members else None)
-        members.append(newcomer.id)
-        details = replace(details, external_customer_id=newcomer.external_customer_id)
+            events += world.complete(connection.id, duplicate_of=members[0] if members else None)
+        members.append(connection.id)
+        details = replace(details, external_customer_id=connection.external_customer_id)
     if state not in (HEALTHY, IN_PROGRESS):
         events += world.set_state(members[-1], state)
     return members, events

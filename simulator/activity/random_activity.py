@@ -84,8 +84,8 @@ class RandomActivity:
     def _complete(self, connection: SimulatedConnection) -> list[WebhookEvent]:
         siblings = self._world.of_customer(connection.customer_id)
         linked = [one for one in siblings if one.is_alive and one.state != IN_PROGRESS]
-        twin = self._random.choice(linked).id if linked and self._random.random() < RELINK_PROBABILITY else None
-        return self._world.complete(connection.id, duplicate_of=twin)
+        duplicate = self._random.choice(linked).id if linked and self._random.random() < RELINK_PROBABILITY else None
+        return self._world.complete(connection.id, duplicate_of=duplicate)
 
 
 def draw_action_count(rate: float, seconds: float, random: Random) -> int:
