@@ -1,4 +1,4 @@
-# Everything is set up by make itself: it needs Python >= 3.11, and nothing else.
+# make sets everything up itself. It needs Python >= 3.11 and nothing else.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
-# Tests wait more than they count: a worker for each core, up to four.
+# Tests wait more than they compute: one worker process for each core, up to four.
 WORKERS ?= auto
 # How many times as many random rounds `make soak` does as `make test`.
 SOAK ?= 20
@@ -36,16 +36,16 @@ check: $(VENV)/.dev ## Check format, lint, types and imports
 bench: $(VENV)/.dev ## Measure (ARGS="--help" for what)
 	@$(PY) -m bench $(ARGS)
 
-migrate: $(VENV)/.base ## Bring the database to the newest revision
+migrate: $(VENV)/.base ## Upgrade the database to the newest revision
 	@$(BIN)/meldwatch migrate
 
-lock: $(VENV)/.lock ## Choose the newest versions of all dependencies, and pin them with their hashes
+lock: $(VENV)/.lock ## Pin the newest versions of all dependencies, with their hashes
 	$(VENV)/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -q \
 		--upgrade pyproject.toml requirements/build.in -o requirements/base.txt
 	$(VENV)/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -q \
 		--upgrade --extra dev -c requirements/base.txt pyproject.toml requirements/build.in -o requirements/dev.txt
 
-clean: ## Remove the environment and all caches, no data
+clean: ## Delete the environment and all caches, but no data
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -13,7 +13,7 @@ PLENTY = 4 * 1024 * 1024
 
 
 class Hasty(BoundedHttpProtocol):
-    """The protocol, with less patience."""
+    """The protocol with a short timeout."""
 
     head_seconds = HASTE_SECONDS
 
@@ -28,7 +28,7 @@ def echo() -> Iterator[Echo]:
 
 @pytest.fixture
 def url(echo: Echo) -> Iterator[str]:
-    """A server with all patience."""
+    """A server with the usual timeout."""
     with serving(echo.app) as url:
         yield url
         echo.gate.set()
@@ -36,7 +36,7 @@ def url(echo: Echo) -> Iterator[str]:
 
 @pytest.fixture
 def hasty_url(echo: Echo) -> Iterator[str]:
-    """A server with little patience."""
+    """A server with a short timeout."""
     with serving(echo.app, protocol=Hasty) as url:
         yield url
         echo.gate.set()
@@ -81,7 +81,7 @@ def test_a_head_just_within_its_bound_is_read(url: str, pieces: int) -> None:
     ],
 )
 def test_a_head_that_is_too_long_is_431_in_one_piece(url: str, echo: Echo, head: bytes) -> None:
-    """A whole head of over 32 KiB is answered with 431, the connection ends, and the application never hears of it."""
+    """A complete head of over 32 KiB is answered with 431, the connection closes, and the application gets nothing."""
     with Wire(url) as wire:
         wire.send(head)
         answer = wire.answer()
@@ -105,7 +105,7 @@ def test_a_head_that_is_too_long_is_431_in_pieces(url: str, echo: Echo, piece: i
 
 @pytest.mark.parametrize("beginning", [b"", b"P", b"POST /echo HTTP/1.1\r\n", request(b"", path="/echo")[:-2]])
 def test_a_head_that_is_too_slow_is_408(hasty_url: str, echo: Echo, beginning: bytes) -> None:
-    """Whoever connects and does not come to the end of a head is answered with 408, however far it came."""
+    """A client that does not finish a head gets 408, however much of it has arrived."""
     with Wire(hasty_url) as wire:
         wire.send(beginning)
         answer = wire.answer()
@@ -114,8 +114,8 @@ def test_a_head_that_is_too_slow_is_408(hasty_url: str, echo: Echo, beginning: b
         assert echo.seen == []
 
 
-def test_trickling_does_not_put_the_end_off(hasty_url: str) -> None:
-    """The clock of a head starts with its first byte, and each further byte leaves it as it is."""
+def test_slow_bytes_do_not_extend_the_timeout(hasty_url: str) -> None:
+    """The timer of a head starts with its first byte; further bytes do not restart it (slowloris)."""
     with Wire(hasty_url) as wire:
         wire.send(b"GET /echo HTTP/1.1\r\nX: ")
         sent = 0
@@ -138,8 +138,8 @@ def test_a_second_head_that_is_too_slow_is_408(hasty_url: str) -> None:
         assert (statuses(first, second), wire.is_closed()) == ([200, 408], True)
 
 
-def test_a_connection_may_rest_between_requests(hasty_url: str) -> None:
-    """The clock of the next head starts with its first byte: an idle connection is kept."""
+def test_a_connection_may_be_idle_between_requests(hasty_url: str) -> None:
+    """The timer of the next head starts with its first byte: an idle connection stays open."""
     with Wire(hasty_url) as wire:
         wire.send(request(b"one", path="/echo"))
         first = wire.answer()
@@ -161,7 +161,7 @@ def test_requests_in_one_piece_are_answered_in_order(url: str) -> None:
     assert answered == bodies
 
 
-def test_the_count_begins_anew_with_each_request(url: str) -> None:
+def test_the_size_is_counted_for_each_request(url: str) -> None:
     """Long but allowed heads, one after the other, do not add up; nor do bodies."""
     with Wire(url) as wire:
         answers = []
@@ -175,7 +175,7 @@ def test_the_count_begins_anew_with_each_request(url: str) -> None:
 
 
 def test_a_body_in_tiny_chunks_is_no_head(url: str) -> None:
-    """The frames of chunks are not held against a body, although they are longer than it."""
+    """The frames of chunks do not count, although they are longer than the body."""
     chunked = request(b"", "Transfer-Encoding: chunked", path="/echo") + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
 
     with Wire(url) as wire:
@@ -186,7 +186,7 @@ def test_a_body_in_tiny_chunks_is_no_head(url: str) -> None:
 
 
 def test_nothing_behind_a_refused_head_is_handled(url: str, echo: Echo) -> None:
-    """A request in the same piece as a head that is too long is not begun: nobody would see its answer."""
+    """A request right after a head that is too long is not handled: its client could not get a response."""
     with Wire(url) as wire:
         wire.send(head_of(MAX_HEAD_BYTES + 300) + request(b"", path="/ignore"))
         answer = wire.answer()
@@ -214,8 +214,8 @@ def test_a_refusal_is_never_the_response_of_an_earlier_request(hasty_url: str, e
 
 
 @pytest.mark.parametrize("rest", [pytest.param(b"", id="nothing"), pytest.param(b"x", id="one byte")])
-def test_a_body_that_nobody_reads_must_come_soon(hasty_url: str, echo: Echo, rest: bytes) -> None:
-    """Who was answered without its body being read, and does not send it, is not kept for ever."""
+def test_a_body_that_is_not_read_must_arrive_soon(hasty_url: str, echo: Echo, rest: bytes) -> None:
+    """If a client gets its response before it has sent the body, and never sends it, the connection closes."""
     with Wire(hasty_url) as wire:
         wire.send(request(b"", "Content-Length: 10", path="/ignore"))
         answer = wire.answer()
@@ -224,7 +224,7 @@ def test_a_body_that_nobody_reads_must_come_soon(hasty_url: str, echo: Echo, res
         assert (answer.body, wire.is_closed()) == (b"ignored", True)
 
 
-def test_a_body_that_comes_behind_its_answer_does_no_harm(url: str) -> None:
+def test_a_body_may_arrive_after_the_response(url: str) -> None:
     """A client that sends its body late, as urllib3 may, keeps its connection."""
     with Wire(url) as wire:
         wire.send(request(b"", "Content-Length: 10", path="/ignore"))
@@ -236,8 +236,8 @@ def test_a_body_that_comes_behind_its_answer_does_no_harm(url: str) -> None:
     assert [answer.body for answer in answers] == [b"ignored", b"two"]
 
 
-def test_a_connection_is_not_kept_behind_a_late_body(hasty_url: str) -> None:
-    """A body that came behind its answer is followed by the next head soon, or the connection ends."""
+def test_a_connection_closes_after_a_late_body(hasty_url: str) -> None:
+    """After a body that arrived after the response, the next head must come soon, or the connection closes."""
     with Wire(hasty_url) as wire:
         wire.send(request(b"", "Content-Length: 1", path="/ignore"))
         wire.answer()
@@ -248,7 +248,7 @@ def test_a_connection_is_not_kept_behind_a_late_body(hasty_url: str) -> None:
 
 
 def test_trailers_are_dropped(url: str) -> None:
-    """What follows a body adds no header to a request whose headers were read, bounded and perhaps checked before."""
+    """Trailers add no header to a request whose headers were limited and checked before (smuggling)."""
     chunked = request(b"", "Transfer-Encoding: chunked", path="/headers") + b"1\r\nx\r\n0\r\nMeld-Signature: y\r\n\r\n"
 
     with Wire(url) as wire:
@@ -261,7 +261,7 @@ def test_trailers_are_dropped(url: str) -> None:
 @pytest.mark.parametrize("line", [b"a: b\r\n", b"y"], ids=["many", "one endless"])
 @pytest.mark.parametrize("path", ["/echo", "/ignore"])
 def test_endless_trailers_end_the_connection(url: str, path: str, line: bytes) -> None:
-    """Trailers are bounded as a head is, whether or not somebody waits for them."""
+    """Trailers have the size limit of a head, whether or not the application reads the body."""
     with Wire(url) as wire:
         wire.send(request(b"", "Transfer-Encoding: chunked", path=path) + b"1\r\nx\r\n0\r\nX: ")
         wire.send_what_is_taken(line * (PLENTY // len(line)))
@@ -270,7 +270,7 @@ def test_endless_trailers_end_the_connection(url: str, path: str, line: bytes) -
 
 
 def test_an_endless_chunk_extension_ends_the_connection(url: str) -> None:
-    """So is what a chunk may say beside its size."""
+    """Chunk extensions have the same limit."""
     with Wire(url) as wire:
         wire.send(request(b"", "Transfer-Encoding: chunked", path="/echo") + b"1;")
         wire.send_what_is_taken(b"y" * PLENTY)
@@ -279,8 +279,8 @@ def test_an_endless_chunk_extension_ends_the_connection(url: str) -> None:
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 33", "Transfer-Encoding: chunked"])
-def test_a_body_behind_an_offered_upgrade_is_no_request(url: str, echo: Echo, framing: str) -> None:
-    """The parser takes no body of a request that offers an upgrade, so that would be read as the next request."""
+def test_a_body_after_an_offered_upgrade_is_no_request(url: str, echo: Echo, framing: str) -> None:
+    """The parser reads no body of a request that offers an upgrade: it would be the next request (smuggling)."""
     smuggled = b"GET /ignore HTTP/1.1\r\nHost: x\r\n\r\n"
 
     with Wire(url) as wire:
@@ -323,8 +323,8 @@ def test_an_offered_upgrade_without_a_body_is_declined(url: str) -> None:
         pytest.param(["Content-Length: 5", "X: a\x00b"], id="NUL"),
     ],
 )
-def test_doubtful_framing_is_refused(url: str, echo: Echo, lines: list[str]) -> None:
-    """Where two readers could disagree on a body's end, there is no body: 400, and the connection ends."""
+def test_ambiguous_framing_is_refused(url: str, echo: Echo, lines: list[str]) -> None:
+    """If two parsers could disagree on where a body ends, the response is 400, and the connection closes."""
     with Wire(url) as wire:
         wire.send(request(b"0\r\n\r\n", *lines, path="/echo") + request(b"", path="/ignore"))
         answer = wire.answer()
@@ -337,7 +337,7 @@ def test_doubtful_framing_is_refused(url: str, echo: Echo, lines: list[str]) -> 
     "frames",
     [b"5\nhello\r\n0\r\n\r\n", b"5 \r\nhello\r\n0\r\n\r\n", b"-5\r\nhello", b"1" * 20 + b"\r\nhello", b"5\r\nhelloX"],
 )
-def test_doubtful_chunks_end_the_connection(url: str, frames: bytes) -> None:
+def test_invalid_chunks_close_the_connection(url: str, frames: bytes) -> None:
     """Chunks that are not framed exactly are 400, and what follows is not read."""
     with Wire(url) as wire:
         wire.send(request(b"", "Transfer-Encoding: chunked", path="/echo") + frames + request(b"", path="/ignore"))
@@ -346,7 +346,7 @@ def test_doubtful_chunks_end_the_connection(url: str, frames: bytes) -> None:
         assert (answer.status, wire.is_closed()) == (400, True)
 
 
-def test_a_body_is_asked_for_where_the_client_waits(url: str) -> None:
+def test_expect_100_continue_is_answered(url: str) -> None:
     """``Expect: 100-continue`` is answered before the body is read."""
     with Wire(url) as wire:
         wire.send(request(b"", "Expect: 100-continue", "Content-Length: 5", path="/echo"))
@@ -357,7 +357,7 @@ def test_a_body_is_asked_for_where_the_client_waits(url: str) -> None:
     assert (first.status, second.body) == (100, b"hello")
 
 
-def test_many_slow_senders_delay_nobody(hasty_url: str) -> None:
+def test_many_slow_clients_delay_no_other_client(hasty_url: str) -> None:
     """While many connections are held open with half a head, a whole request is answered at once."""
     wires = [Wire(hasty_url) for _ in range(200)]
     for wire in wires:

@@ -9,15 +9,15 @@ from tests.support.polling import eventually
 
 @contextmanager
 def started(is_due: Callable[[float], bool], run: Callable[[], dict[str, int]]) -> Iterator[PeriodicTask]:
-    """Run a chore that is looked at again and again."""
-    chore = PeriodicTask("reconcile", is_due=is_due, run=run, every_seconds=0.01, is_stopping=threading.Event())
-    chore.start()
-    yield chore
-    chore.stop()
+    """Run a task that is checked again and again."""
+    task = PeriodicTask("reconcile", is_due=is_due, run=run, every_seconds=0.01, is_stopping=threading.Event())
+    task.start()
+    yield task
+    task.stop()
 
 
-def test_it_is_done_when_it_is_due() -> None:
-    """And not before; it is asked with the time that it should be done in."""
+def test_a_task_runs_when_it_is_due() -> None:
+    """It does not run before, and ``is_due`` gets the interval."""
     answers = iter([False, True, False])
     asked: list[float] = []
     done: list[int] = []
@@ -26,17 +26,17 @@ def test_it_is_done_when_it_is_due() -> None:
         asked.append(every_seconds)
         return next(answers, False)
 
-    with started(is_due, lambda: done.append(len(asked)) or {}) as chore:
+    with started(is_due, lambda: done.append(len(asked)) or {}) as task:
         eventually(lambda: len(asked) > 4)
-        assert chore.is_alive()
+        assert task.is_alive()
 
-    assert not chore.is_alive()
+    assert not task.is_alive()
     assert done == [2]
     assert set(asked) == {0.01}
 
 
-def test_what_goes_wrong_is_tried_again() -> None:
-    """A database that is away, or anything else: the next look may do better."""
+def test_a_failed_task_is_tried_again() -> None:
+    """A database that is away, or any other error: the next attempt may succeed."""
     errors = iter([OutOfReachError("away"), ValueError("strange")])
     tried: list[int] = []
 
@@ -46,6 +46,6 @@ def test_what_goes_wrong_is_tried_again() -> None:
             raise error
         return {"rows": 1}
 
-    with started(lambda _seconds: True, run) as chore:
+    with started(lambda _seconds: True, run) as task:
         eventually(lambda: len(tried) > 3)
-        assert chore.is_alive()
+        assert task.is_alive()

@@ -14,11 +14,11 @@ Start = Callable[..., "Run"]
 
 
 class Run:
-    """A running process, and what it said."""
+    """A running process and its output."""
 
     def __init__(self, stop_seconds: float, *kinds: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.meldwatch.process.misbehaving_parts", str(stop_seconds), *kinds],
+            [sys.executable, "-m", "tests.meldwatch.process.misbehaving_components", str(stop_seconds), *kinds],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -26,7 +26,7 @@ class Run:
         )
 
     def until(self, line: str) -> None:
-        """Wait until it has said this."""
+        """Wait until it has printed this line."""
         assert self._process.stdout is not None
         while (said := self._process.stdout.readline()) and said.strip() != line:
             pass
@@ -37,14 +37,14 @@ class Run:
         self._process.send_signal(number)
 
     def end(self) -> tuple[int, list[str], float]:
-        """Wait for its end; return the exit code, what it said in the meantime, and how many seconds that took."""
+        """Wait for its end; return the exit code, the lines that it printed meanwhile, and the seconds that it took."""
         began = time.monotonic()
         said, _ = self._process.communicate(timeout=20)
         lines = [line for line in said.split() if line != "ready"]
         return self._process.returncode, lines, time.monotonic() - began
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         self._process.kill()
         self._process.communicate()
 
@@ -63,14 +63,14 @@ def start() -> Iterator[Start]:
         run.kill()
 
 
-def test_there_is_time_left_of_ten_seconds() -> None:
-    """The contract gives ten; what is left is for the interpreter."""
+def test_the_stop_timeout_is_below_ten_seconds() -> None:
+    """A process must end within 10 s; the rest is for the interpreter."""
     assert 5 <= STOP_SECONDS <= 9.5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_zero(start: Start, number: int) -> None:
-    """Parts stop in the reverse of their order, and the process was told to end: exit code 0, soon."""
+def test_a_signal_ends_the_process_with_exit_code_0(start: Start, number: int) -> None:
+    """Components stop in reverse order, and the exit code is 0."""
     run = start("plain", "other", "third")
     run.until("started:third")
     run.signal(number)
@@ -81,8 +81,8 @@ def test_a_signal_ends_it_with_zero(start: Start, number: int) -> None:
     assert seconds < 2
 
 
-def test_nothing_to_run_waits_for_a_signal(start: Start) -> None:
-    """A process without parts lives until it is told to end."""
+def test_a_process_without_components_waits_for_a_signal(start: Start) -> None:
+    """It runs until it gets one."""
     run = start()
     run.until("ready")
     run.signal(signal.SIGTERM)
@@ -91,8 +91,8 @@ def test_nothing_to_run_waits_for_a_signal(start: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_part_that_hangs_does_not_keep_it(start: Start, number: int) -> None:
-    """When the time is up the process ends without it, and still with exit code 0."""
+def test_a_hanging_component_does_not_block_the_shutdown(start: Start, number: int) -> None:
+    """After the timeout, the process ends without it, still with exit code 0."""
     run = start("plain", "hanging", "other", stop_seconds=0.5)
     run.until("started:other")
     run.signal(number)
@@ -102,8 +102,8 @@ def test_a_part_that_hangs_does_not_keep_it(start: Start, number: int) -> None:
     assert 0.3 < seconds < 2.5
 
 
-def test_a_thread_that_clings_does_not_keep_it(start: Start) -> None:
-    """So does a thread that is left behind."""
+def test_a_leftover_thread_does_not_block_the_shutdown(start: Start) -> None:
+    """A thread that a component leaves running does not keep the process alive."""
     run = start("clinging", stop_seconds=0.5)
     run.until("started:clinging")
     run.signal(signal.SIGTERM)
@@ -111,8 +111,8 @@ def test_a_thread_that_clings_does_not_keep_it(start: Start) -> None:
     assert run.end()[:2] == (0, ["stopping:clinging", "stopped:clinging"])
 
 
-def test_impatience_changes_nothing(start: Start) -> None:
-    """More signals while it is stopping neither hurry nor break it."""
+def test_further_signals_change_nothing(start: Start) -> None:
+    """Signals during the shutdown neither speed it up nor break it."""
     run = start("hanging", "plain", stop_seconds=0.7)
     run.until("started:plain")
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
@@ -121,8 +121,8 @@ def test_impatience_changes_nothing(start: Start) -> None:
     assert run.end()[:2] == (0, ["stopping:plain", "stopped:plain", "stopping:hanging"])
 
 
-def test_a_signal_during_the_start_is_obeyed(start: Start) -> None:
-    """What was started by then is stopped."""
+def test_a_signal_during_the_start_is_handled(start: Start) -> None:
+    """The components that were started by then are stopped."""
     run = start("plain", "slow")
     run.until("starting:slow")
     run.signal(signal.SIGTERM)
@@ -131,8 +131,8 @@ def test_a_signal_during_the_start_is_obeyed(start: Start) -> None:
     assert (code, said[-2:]) == (0, ["stopping:plain", "stopped:plain"])
 
 
-def test_a_dead_part_ends_it_with_one(start: Start) -> None:
-    """A process with a part that does its work no more is started anew by whoever watches it."""
+def test_a_dead_component_ends_the_process_with_exit_code_1(start: Start) -> None:
+    """The process ends, so that its manager restarts it."""
     run = start("plain", "dead", "other")
     code, said, seconds = run.end()
 
@@ -140,22 +140,22 @@ def test_a_dead_part_ends_it_with_one(start: Start) -> None:
     assert seconds < 4
 
 
-def test_a_dead_part_beside_one_that_hangs_ends_it_with_one(start: Start) -> None:
-    """Nobody may take a failure for a wish because something hung on the way out."""
+def test_a_dead_component_beside_a_hanging_one_ends_with_exit_code_1(start: Start) -> None:
+    """The exit code is that of the failure, although another component hangs during the shutdown."""
     run = start("hanging", "dead", stop_seconds=0.3)
 
     assert run.end()[0] == 1
 
 
-def test_a_part_that_cannot_start_ends_it(start: Start) -> None:
-    """What was started before is stopped, what comes after is never started."""
+def test_a_component_that_cannot_start_ends_the_process(start: Start) -> None:
+    """Components before it are stopped; components after it are never started."""
     code, said, _ = start("plain", "failing", "other").end()
 
     assert (code, said) == (1, ["started:plain", "stopping:plain", "stopped:plain"])
 
 
-def test_a_part_that_cannot_stop_keeps_no_other_from_it(start: Start) -> None:
-    """An error while stopping is one part's; the signal was obeyed."""
+def test_a_component_that_cannot_stop_does_not_affect_others(start: Start) -> None:
+    """The others stop, and the exit code is 0."""
     run = start("plain", "clumsy", "other")
     run.until("started:other")
     run.signal(signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""A process made of parts that misbehave: ``python -m tests.meldwatch.process.misbehaving_parts STOP_SECONDS KIND...``.
+"""Misbehaving components: ``python -m tests.meldwatch.process.misbehaving_components STOP_SECONDS KIND...``.
 
-It says on its output what happens, one word a line: ``ready`` once it obeys signals, ``started:plain``,
+It prints what happens, one word on each line: ``ready`` once it handles signals, ``started:plain``,
 ``stopped:plain`` and so on.
 """
 
@@ -13,8 +13,8 @@ from meldwatch.process import supervisor
 from runtime import logs
 
 
-class Part:
-    """A part of some kind.
+class ScriptedComponent:
+    """A component of some kind.
 
     ``plain`` works, ``dead`` is not alive, ``hanging`` never stops, ``failing`` cannot start, ``clumsy`` raises when
     it is stopped, ``clinging`` leaves a thread behind, ``slow`` is still starting when the signal comes.
@@ -24,44 +24,44 @@ class Part:
         self._kind = kind
 
     def start(self) -> None:
-        """Say so."""
+        """Print that it starts."""
         if self._kind == "failing":
             raise RuntimeError("cannot start")
         if self._kind == "clinging":
             threading.Thread(target=threading.Event().wait).start()
         if self._kind == "slow":
-            say("starting:slow")
+            print_line("starting:slow")
             time.sleep(0.3)
-        say(f"started:{self._kind}")
+        print_line(f"started:{self._kind}")
 
     def stop(self) -> None:
-        """Say so, unless it hangs."""
-        say(f"stopping:{self._kind}")
+        """Print that it stops, unless it hangs."""
+        print_line(f"stopping:{self._kind}")
         if self._kind == "hanging":
             time.sleep(60)
         if self._kind == "clumsy":
             raise RuntimeError("cannot stop")
-        say(f"stopped:{self._kind}")
+        print_line(f"stopped:{self._kind}")
 
     def is_alive(self) -> bool:
-        """Tell."""
+        """Return whether it is not dead."""
         return self._kind != "dead"
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def watch() -> None:
-    """Say when signals are obeyed."""
+    """Print when signals are handled."""
     while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         time.sleep(0.01)
-    say("ready")
+    print_line("ready")
 
 
 if __name__ == "__main__":
     logs.configure("json")
     threading.Thread(target=watch, daemon=True).start()
-    sys.exit(supervisor.run([Part(kind) for kind in sys.argv[2:]], stop_seconds=float(sys.argv[1])))
+    sys.exit(supervisor.run([ScriptedComponent(kind) for kind in sys.argv[2:]], stop_seconds=float(sys.argv[1])))
