@@ -1,6 +1,6 @@
-"""Histories: random ones, with everything that can go wrong, and whether the mirror is right at their end.
+"""Random histories with every fault on: how many mirrors are wrong at the end, and how many reads they cost.
 
-Nothing is timed here: it is the count of exceptions that matters, and that there are many histories.
+Nothing is timed here. The number of wrong mirrors matters, over many histories.
 """
 
 import logging
@@ -18,11 +18,11 @@ from tests.end_to_end.manual_time import timeless
 from tests.end_to_end.random_history import History
 
 HISTORIES = 1_000
-"""On each database, half of them with at least one webhook of each change, half with a reconcile."""
+"""On each database; half of them with at least one webhook of each change, half with a reconcile."""
 
 
 def measure(stack: Stack) -> Figure:
-    """Live through them on SQLite and on PostgreSQL, at once."""
+    """Run them on SQLite and on PostgreSQL, at the same time."""
     count = 20 if stack.is_quick else HISTORIES
     figure = Figure(
         "histories",
@@ -40,29 +40,29 @@ def measure(stack: Stack) -> Figure:
         figure.rows.append([name, str(count), acts, reads, seconds, wrong])
         figure.check(f"exceptions, {name}", target="0", measured=wrong, is_met=wrong == "0" and child.returncode == 0)
     figure.notes.append(
-        "Half of them hear at least one webhook of each change and get no reconcile; the others may hear nothing and"
-        " get one. Then every state is compared with the simulator's truth. See tests/end_to_end/random_history.py."
+        "Half of them receive at least one webhook of each change and no reconcile; the others may receive none and"
+        " have one. Then every state is compared with the simulator's truth. See tests/end_to_end/random_history.py."
     )
     return figure
 
 
 def main(count: int, url: str) -> None:
-    """Live through histories; print what happened, and how many mirrors were wrong."""
+    """Run histories; print their acts and reads, and how many mirrors were wrong."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     began, acts, reads, wrong = time.monotonic(), 0, 0, 0
     with timeless(url) as (database, clock):
         for number in range(count):
-            with closing(History(database, clock, seed=number // 2, is_heard=number % 2 == 0)) as history:
-                found = _live(history)
+            with closing(History(database, clock, seed=number // 2, is_notified=number % 2 == 0)) as history:
+                found = _run(history)
                 acts, reads, wrong = acts + history.acts, reads + history.reads, wrong + bool(found)
                 for difference in found:
-                    print(f"history {history.seed}, heard {history.is_heard}: {difference}", file=sys.stderr)
+                    print(f"history {history.seed}, notified {history.is_notified}: {difference}", file=sys.stderr)
     print(acts, reads, wrong, f"{time.monotonic() - began:.0f}")
 
 
-def _live(history: History) -> Sequence[str]:
+def _run(history: History) -> Sequence[str]:
     history.run()
-    if not history.is_heard:
+    if not history.is_notified:
         history.reconcile()
     return history.differences()
 

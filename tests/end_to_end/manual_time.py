@@ -1,4 +1,4 @@
-"""Databases without a time of their own: theirs is a clock's, which is moved by hand."""
+"""Manual time: databases whose present is a clock that is moved by hand."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,16 +20,16 @@ class Clock:
         self._database: Database | None = None
 
     def __call__(self) -> datetime:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
     def move_with(self, database: Database) -> None:
-        """Have the database's time move with this clock."""
+        """Let the time of the database follow this clock."""
         self._database = database
         self.move(self.now)
 
     def move(self, to: datetime) -> None:
-        """Go to a time."""
+        """Move to a time, unless it has passed."""
         self.now = max(self.now, to)
         if self._database is not None:
             with self._database.engine.begin() as connection:
@@ -48,7 +48,7 @@ CREATE FUNCTION history.statement_timestamp() RETURNS timestamptz LANGUAGE sql S
 
 @contextmanager
 def timeless(url: str) -> Iterator[tuple[Database, Clock]]:
-    """Open a database whose time is a clock's. On PostgreSQL our statements run as they are: ``now()`` is shadowed."""
+    """Open a database whose time is a manual clock. On PostgreSQL ``now()`` is shadowed by a function of ours."""
     clock = Clock()
     if url.startswith("sqlite"):
         database = Database(url, clock=clock)
@@ -66,7 +66,7 @@ def timeless(url: str) -> Iterator[tuple[Database, Clock]]:
 
 
 def empty(database: Database) -> None:
-    """Empty every table, open the gate, and put the feed back to its beginning."""
+    """Empty every table, close the circuit breaker, and reset the feed position."""
     kept = {FeedCounterRow.__tablename__, CircuitBreakerRow.__tablename__}
     with database.write() as session:
         for table in SQLModel.metadata.sorted_tables:

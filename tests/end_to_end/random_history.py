@@ -1,7 +1,8 @@
-"""A history: the real steps on a real database, in a time that is moved by hand, beside a Meld at its worst.
+"""A random history: the real refetch, inbox, scheduler and reconcile on a real database, beside a faulty Meld.
 
-Everything runs in one thread, and still at once: while a read of Meld is under way, webhooks arrive, other reads begin
-and end, and the clock calls. A seed decides all of it, so whatever goes wrong can be looked at again.
+Everything runs in one thread and in a time that is moved by hand, and yet concurrently: while a read of Meld is in
+progress, webhooks arrive, other reads begin and end, and the scheduler runs. A seed decides all of it, so a failure
+can be repeated.
 """
 
 import itertools
@@ -50,23 +51,23 @@ from workers.retention.rules import KINDS
 FAULTS = Faults(
     slow="0.1:40", stale="0.25:20", throttled="0.05:3", failing=0.05, hanging=0.03, cut=0.03, refused=0.01, shifted=0.2
 )
-"""How reads go wrong. Some take longer than a lease; what is stale is so by less than the last recheck makes up for."""
+"""How reads fail. Some take longer than a lease; stale answers are less old than ``MAX_API_LAG_SECONDS``."""
 
 DEATHS = 0.03
-"""Workers that are killed while they read."""
+"""The share of reads during which the worker is killed."""
 
 ARRIVING = 0.6
-CALLS_LOST = 0.2
+LOST_MESSAGES = 0.2
 LEASE_SECONDS = 30.0
 HANGS = timedelta(seconds=15)
-NESTED = 3
-"""Reads that are under way at once."""
+MAX_CONCURRENT_READS = 3
+"""The most reads in progress at once."""
 
 QUIET_SECONDS = 6 * 3600.0
-"""How long it goes on after the last act: time for what expires in silence to be asked for."""
+"""How long it goes on after the last act, so that connections that expire without a webhook are read."""
 
 LOOK_SECONDS = 1800.0
-MOST_STEPS = 20_000
+MAX_STEPS = 20_000
 
 
 class KilledError(BaseException):
@@ -75,23 +76,23 @@ class KilledError(BaseException):
 
 @dataclass
 class History:
-    """One history.
+    """One random history.
 
     Attributes:
         database: Emptied when it begins.
-        clock: The time of everybody in it.
-        seed: Decides everything.
-        is_heard: Whether at least one webhook of each act arrives, sooner or later.
-        is_pruned: Whether weeks go by in between, and everything is removed that may be.
-        reads: How many reads of Meld there were.
-        acts: How many things happened at Meld.
-        faults: What goes wrong at present.
+        clock: The time of all parts of it.
+        seed: The seed of everything that is random.
+        is_notified: Whether at least one webhook of each act arrives, sooner or later.
+        is_pruned: Whether weeks pass between acts, and prunes remove all rows that they may.
+        reads: The number of reads of Meld.
+        acts: The number of changes at Meld.
+        faults: The present faults.
     """
 
     database: Database
     clock: Clock
     seed: int
-    is_heard: bool
+    is_notified: bool
     is_pruned: bool = False
     reads: int = 0
     acts: int = 0
@@ -101,12 +102,12 @@ class History:
         self.random = Random(self.seed)
         empty(self.database)
         self.world = World(clock=self.clock, random=self.random, quirks=self._habits())
-        self.life = RandomActivity(self.world, self.random)
+        self.activity = RandomActivity(self.world, self.random)
         self.table = make_webhook_table(self.database, ENCRYPTION)
         self.refetcher = Refetcher(
             database=self.database,
             reader=self,
-            notify_workers=self._call,
+            notify_workers=self._notify,
             notify_dispatchers=lambda _ids: None,
             clock=self.clock,
             lease_seconds=LEASE_SECONDS,
@@ -115,52 +116,52 @@ class History:
             metrics=Metrics(),
             notify_feed=lambda: None,
         )
-        self.watch = Scheduler(
-            database=self.database, notify_readers=self._call, notify_dispatchers=lambda _ids: None, holder="history"
+        self.scheduler = Scheduler(
+            database=self.database, notify_readers=self._notify, notify_dispatchers=lambda _ids: None, holder="history"
         )
         self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._under_way = 0
 
     def run(self) -> None:
-        """Live through it, until nothing is owed any more."""
+        """Run the history until no read is pending."""
         for _ in range(self.random.randint(1, 3)):
-            self._soon(self.random.uniform(0, 60), self._link)
+            self._schedule(self.random.uniform(0, 60), self._link)
         for _ in range(self.random.randint(5, 25)):
-            self._soon(self._pause(), self._act)
+            self._schedule(self._pause(), self._act)
             if self.is_pruned:
-                self._soon(self._pause(), self._prune)
-        self._settle()
+                self._schedule(self._pause(), self._prune)
+        self._run_to_the_end()
         self.faults = NO_FAULTS
         for hours in range(int(QUIET_SECONDS / LOOK_SECONDS)):
-            self._soon((hours + 1) * LOOK_SECONDS, self._look)
-        self._settle()
+            self._schedule((hours + 1) * LOOK_SECONDS, self._look)
+        self._run_to_the_end()
 
     def reconcile(self) -> None:
-        """Reconcile, and wait until nothing is owed."""
+        """Reconcile, and run until no read is pending."""
         Reconciler(
             database=self.database,
             lister=self,
             import_connections=BulkImport(database=self.database),
-            notify_workers=self._call,
+            notify_workers=self._notify,
             clock=self.clock,
             holder="history",
             lease_seconds=LEASE_SECONDS,
             wait=self._wait,
             notify_feed=lambda: None,
         ).run()
-        self._settle()
+        self._run_to_the_end()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the statements of the inbox."""
         self.table.close()
 
     def differences(self) -> list[str]:
-        """Return where the mirror is not the truth."""
-        return differences(self.database, self.world, is_heard=self.is_heard)
+        """Return the differences between the mirror and the truth."""
+        return differences(self.database, self.world, is_notified=self.is_notified)
 
     def read(self, connection_id: str) -> ReadOutcome:
-        """Answer a read with the state of its beginning, or of some time before; meanwhile others go on."""
+        """Answer a read with the state at its beginning, or some time before; meanwhile the history goes on."""
         self.reads += 1
         step = self.faults.draw_read(self.random)
         if self.faults is not NO_FAULTS and self.random.random() < DEATHS:
@@ -211,34 +212,34 @@ class History:
         customer = f"customer {self.acts}"
         members, events = connect_group(self.world, size, HEALTHY, NewConnection(external_customer_id=customer))
         self.acts += size
-        # Each came through the widget by itself, so each is a change of its own.
+        # Each member was linked through the widget by itself, so each is a change of its own.
         for member in members:
             self._announce([one for one in events if one.connection_id == member])
 
     def _act(self) -> None:
-        events = self.life.step()
+        events = self.activity.step()
         self.acts += 1
         self._announce(events)
 
     def _announce(self, events: Sequence[WebhookEvent]) -> None:
         arriving = [one for one in events if self._arrives(one)]
-        if not arriving and events and self.is_heard:
+        if not arriving and events and self.is_notified:
             arriving = [self.random.choice(events)]
         for event in arriving:
             for _ in range(self.random.choice((1, 1, 1, 2))):
-                self._soon(self._delay(), lambda event=event: self._deliver(event))
+                self._schedule(self._delay(), lambda event=event: self._deliver(event))
 
     def _arrives(self, event: WebhookEvent) -> bool:
-        # Where Meld answers 404 for a deleted connection, its DELETED alone can tell that it was.
+        # If Meld answers 404 for a deleted connection, only its DELETED webhook shows that it was deleted.
         is_vital = self.world.quirks.deleted_gone and event.event_type == CONNECTION_DELETED
-        return (self.is_heard and is_vital) or self.random.random() < ARRIVING
+        return (self.is_notified and is_vital) or self.random.random() < ARRIVING
 
     def _deliver(self, event: WebhookEvent) -> None:
         delivery = ReceivedWebhook(
             body=event.body, headers={}, url="https://receiver.example", signed_at=self.clock.now,
             hint=parse_hint(event.body),
         )  # fmt: skip
-        self._call(self.table.insert([delivery]))
+        self._notify(self.table.insert([delivery]))
 
     def _prune(self) -> None:
         Prune(
@@ -252,33 +253,33 @@ class History:
     def _look(self) -> None:
         self.world.expire_due()
         for _ in range(10):
-            self.watch.run_once()
+            self.scheduler.run_once()
 
-    def _call(self, connection_ids: Collection[str]) -> None:
+    def _notify(self, connection_ids: Collection[str]) -> None:
         for connection_id in connection_ids:
-            if self.faults is NO_FAULTS or self.random.random() >= CALLS_LOST:
+            if self.faults is NO_FAULTS or self.random.random() >= LOST_MESSAGES:
                 delay = self.random.uniform(0, 0.1)
-                self._soon(delay, lambda connection_id=connection_id: self._work(connection_id))
+                self._schedule(delay, lambda connection_id=connection_id: self._work(connection_id))
 
     def _work(self, connection_id: str) -> None:
         with suppress(KilledError):
             self.refetcher.refetch(connection_id)
 
     def _pause(self) -> float:
-        """Return when an act happens: acts come in flurries, and long after one another."""
+        """Return when an act happens: some follow each other at once, others after a long time."""
         weeks = (20 * 86400.0, 40 * 86400.0) if self.is_pruned else ()
         return self.random.choice((0.0, 30.0, 3600.0, 20_000.0, *weeks)) + self.random.uniform(0, 5)
 
     def _delay(self) -> float:
         return self.random.choice((0.0, 0.0, self.random.uniform(0, 5), self.random.uniform(0, 90), 3000.0))
 
-    def _soon(self, seconds: float, action: Callable[[], None]) -> None:
+    def _schedule(self, seconds: float, action: Callable[[], None]) -> None:
         heappush(self._queue, (self.clock.now + timedelta(seconds=seconds), next(self._numbers), action))
 
     def _wait(self, seconds: float) -> bool:
-        """Let time pass, and what happens in it happen."""
+        """Let time pass, with everything that happens in it."""
         end = self.clock.now + timedelta(seconds=seconds)
-        if seconds and self._under_way < NESTED:
+        if seconds and self._under_way < MAX_CONCURRENT_READS:
             self._under_way += 1
             while self._queue and self._queue[0][0] <= end:
                 self._next()
@@ -293,34 +294,34 @@ class History:
             self.clock.move(at)
         action()
 
-    def _settle(self) -> None:
-        """Go on until nothing more happens and nothing is owed."""
-        for _ in range(MOST_STEPS):
-            due = self._next_call()
+    def _run_to_the_end(self) -> None:
+        """Go on until nothing more happens and no read is pending."""
+        for _ in range(MAX_STEPS):
+            due = self._next_notification()
             if not self._queue and due is None:
                 return
             if due is None or (self._queue and self._queue[0][0] <= due):
                 self._next()
             else:
                 self.clock.move(due)
-                self.watch.run_once()
+                self.scheduler.run_once()
         raise AssertionError(f"history {self.seed} does not end")
 
-    def _next_call(self) -> datetime | None:
-        """Return when the clock has to call next; None where nothing is owed."""
+    def _next_notification(self) -> datetime | None:
+        """Return when the scheduler has to notify a worker next; None if no read is pending."""
         with self.database.read() as session:
-            is_owed = (
+            is_pending = (
                 col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
                 col(ReadRequestRow.due_at).is_not(None),
             )
-            owed = session.exec(select(ReadRequestRow).where(*is_owed)).all()
+            pending = session.exec(select(ReadRequestRow).where(*is_pending)).all()
             pause = circuit_breaker.get_open_circuit(session)
-        if not owed:
+        if not pending:
             return None
         called = timedelta(seconds=jobs.RENOTIFY_AFTER_SECONDS)
         paused = [pause.until] if pause is not None else []
         times = []
-        for job in owed:
+        for job in pending:
             called_again = [job.woken_at + called] if job.woken_at else []
             leased = [job.leased_until] if job.leased_until else []
             times.append(max([self.clock.now, job.due_at or self.clock.now, *called_again, *leased, *paused]))

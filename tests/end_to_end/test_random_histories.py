@@ -13,22 +13,22 @@ from tests.support.soak import rounds
 from workers.history.rebuild import Rebuild
 
 SEEDS = {"sqlite": rounds(8), "postgres": rounds(4)}
-"""How many histories of each kind; ``make soak`` and ``python -m bench histories`` live through many more."""
+"""The number of histories of each kind; ``make soak`` and ``python -m bench histories`` run many more."""
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def world(request: pytest.FixtureRequest) -> Iterator[tuple[str, Database, Clock]]:
-    """A fresh database whose time is moved by hand, of each kind."""
+    """A fresh database of each kind, whose time is moved by hand."""
     with timeless(request.getfixturevalue(f"{request.param}_url")) as (database, clock):
         yield request.param, database, clock
 
 
 def test_the_mirror_is_right_where_one_webhook_of_each_change_arrives(world: tuple[str, Database, Clock]) -> None:
-    """Whatever is lost, late, doubled, stale, slow, refused or killed: without a reconcile every state is the truth."""
+    """Whatever is lost, late, repeated, stale, slow, refused or killed: every state is true without a reconcile."""
     kind, database, clock = world
     wrong = {}
     for seed in range(SEEDS[kind]):
-        with closing(History(database, clock, seed, is_heard=True)) as history:
+        with closing(History(database, clock, seed, is_notified=True)) as history:
             history.run()
             wrong[seed] = history.differences()
 
@@ -36,11 +36,11 @@ def test_the_mirror_is_right_where_one_webhook_of_each_change_arrives(world: tup
 
 
 def test_the_mirror_is_right_after_one_reconcile(world: tuple[str, Database, Clock]) -> None:
-    """Where all webhooks of a change may be lost, a reconcile makes the mirror the truth in every detail."""
+    """If all webhooks of a change may be lost, a reconcile makes every detail of the mirror true."""
     kind, database, clock = world
     wrong = {}
     for seed in range(SEEDS[kind]):
-        with closing(History(database, clock, seed, is_heard=False)) as history:
+        with closing(History(database, clock, seed, is_notified=False)) as history:
             history.run()
             history.reconcile()
             wrong[seed] = history.differences()
@@ -48,16 +48,16 @@ def test_the_mirror_is_right_after_one_reconcile(world: tuple[str, Database, Clo
     assert not any(wrong.values()), wrong
 
 
-@pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "reconciled"])
-def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clock], *, is_heard: bool) -> None:
-    """Weeks go by and all goes that may, also while reads are under way: no decision differs, and the fold is exact."""
+@pytest.mark.parametrize("is_notified", [True, False], ids=["notified", "reconciled"])
+def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clock], *, is_notified: bool) -> None:
+    """Prunes between and during reads change no decision, and the projection still equals the mirror."""
     kind, database, clock = world
     wrong: dict[int, list[Any]] = {}
     gone = 0
     for seed in range(SEEDS[kind] // 4):
-        with closing(History(database, clock, seed, is_heard=is_heard, is_pruned=True)) as history:
+        with closing(History(database, clock, seed, is_notified=is_notified, is_pruned=True)) as history:
             history.run()
-            if not is_heard:
+            if not is_notified:
                 history.reconcile()
             rebuild = Rebuild(database=database, clock=clock)
             wrong[seed] = [*history.differences(), *rebuild.check(lambda _count: None)]
@@ -68,6 +68,6 @@ def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clo
 
 
 def removed(database: Database) -> int:
-    """Return how many rows the prunes of a history have removed."""
+    """Return the number of rows that the prunes of a history have removed."""
     with database.read() as session:
         return sum(sum(act.details.values()) for act in session.exec(select(AuditRow)).all())

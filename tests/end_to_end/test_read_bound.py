@@ -27,17 +27,17 @@ from workers.refetch.refetch import Refetcher
 IDS = "abcde"
 TYPES = st.sampled_from([STATUS_CHANGE, "BANK_LINKING_ACCOUNTS_UPDATED", DELETED])
 STATUSES = ("ACTIVE", "PARTIALLY_ACTIVE", "RECONNECT_REQUIRED", "DELETED")
-LONGEST_WAITS = 400
+MAX_WAITS = 400
 
 
 def bound(size: int) -> int:
-    """Return how many reads a wish in a group of that size may cost, as docs/architecture.md has it."""
+    """Return the bound of docs/architecture.md: how many reads one request may cost in a group of that size."""
     reads = 2 + len(RECHECK_SECONDS)
     return reads * sum((reads * (size - 1)) ** depth for depth in range(MAX_DEPTH + 1))
 
 
 class Reads(RuleBasedStateMachine):
-    """Webhooks come, in any order or not at all; Meld's answers are stale, contradict each other, or are chance."""
+    """Webhooks arrive in any order or not at all; Meld's answers are stale, contradictory or random."""
 
     def __init__(self, template: Path) -> None:
         super().__init__()
@@ -47,19 +47,19 @@ class Reads(RuleBasedStateMachine):
         shutil.copy(template, self.path)
         self.clock = Clock()
         self.database = Database(f"sqlite:///{self.path}", clock=self.clock)
-        self.reads = self.wishes = 0
+        self.reads = self.requests = 0
         self.calls: list[str] = []
 
     @initialize(size=st.integers(1, len(IDS)), seed=st.integers(0, 2**32), truth=st.floats(0, 1))
     def begin(self, size: int, seed: int, truth: float) -> None:
-        """A group, and how often Meld says of it what is true."""
+        """Make a group; ``truth`` is the share of true answers."""
         self.ids, self.random, self.truth = IDS[:size], Random(seed), truth
         self.primary = self.ids[0]
         tokens = (str(number) for number in range(10**9))
         self.refetcher = Refetcher(
             database=self.database,
             reader=self,
-            notify_workers=self._call,
+            notify_workers=self._notify,
             notify_dispatchers=lambda _ids: None,
             clock=self.clock,
             lease_seconds=30,
@@ -68,10 +68,12 @@ class Reads(RuleBasedStateMachine):
             metrics=Metrics(),
             notify_feed=lambda: None,
         )
-        self.watch = Scheduler(database=self.database, notify_readers=self._call, notify_dispatchers=lambda _ids: None, holder="test")
+        self.scheduler = Scheduler(
+            database=self.database, notify_readers=self._notify, notify_dispatchers=lambda _ids: None, holder="test"
+        )
 
     def read(self, connection_id: str) -> ReadOutcome:
-        """Answer with the truth, or with anything."""
+        """Answer with the truth, or at random."""
         self.reads += 1
         others = [other for other in self.ids if other != connection_id]
         if self.random.random() < self.truth or not others:
@@ -83,13 +85,13 @@ class Reads(RuleBasedStateMachine):
         return found(connection_id, status, activeDuplicateConnectionId=primary, duplicateConnectionIds=others)
 
     @rule(number=st.integers(0, len(IDS) - 1), type_=TYPES, status=st.none() | st.sampled_from(STATUSES))
-    def hear(self, number: int, type_: str, status: str | None) -> None:
-        """A webhook arrives: a wish."""
+    def receive_webhook(self, number: int, type_: str, status: str | None) -> None:
+        """A webhook arrives: one request."""
         said = {} if status is None else {"newStatus": status}
         raw = body(self.ids[number % len(self.ids)], type_, **said)
         with closing(make_webhook_table(self.database, ENCRYPTION)) as table:
-            self._call(table.insert([received_webhook(raw)]))
-        self.wishes += 1
+            self._notify(table.insert([received_webhook(raw)]))
+        self.requests += 1
 
     @rule(number=st.integers(0, len(IDS) - 1))
     def move(self, number: int) -> None:
@@ -98,42 +100,42 @@ class Reads(RuleBasedStateMachine):
 
     @rule(most=st.integers(1, 20))
     def work(self, most: int) -> None:
-        """Workers come to some of their calls."""
+        """Workers process some of their messages."""
         for _ in range(min(most, len(self.calls))):
             self.refetcher.refetch(self.calls.pop(0))
 
     @rule(seconds=st.sampled_from([1.0, 6.0, 40.0, 700.0]))
     def wait(self, seconds: float) -> None:
-        """Time passes, and the clock calls."""
+        """Time passes, and the scheduler notifies workers."""
         self.clock.move(self.clock.now + timedelta(seconds=seconds))
-        self.watch.run_once()
+        self.scheduler.run_once()
 
     @rule()
     def settle(self) -> None:
-        """Let it come to its end: it has one."""
-        for _ in range(LONGEST_WAITS):
+        """Run until no read is pending."""
+        for _ in range(MAX_WAITS):
             while self.calls:
                 self.work(100)
-                self.no_wish_costs_more_than_the_bound()
-            if not self._owed():
+                self.no_request_costs_more_than_the_bound()
+            if not self._count_pending():
                 return
             self.wait(700.0)
         raise AssertionError("the reads do not end")
 
     @invariant()
-    def no_wish_costs_more_than_the_bound(self) -> None:
+    def no_request_costs_more_than_the_bound(self) -> None:
         """Every webhook costs a bounded number of reads, whatever Meld answers."""
-        assert self.reads <= self.wishes * bound(len(self.ids))
+        assert self.reads <= self.requests * bound(len(self.ids))
 
     def teardown(self) -> None:
-        """See that the end comes, and let go of the database."""
+        """Check that the reads end, and close the database."""
         self.settle()
         self.database.close()
 
-    def _call(self, connection_ids: Collection[str]) -> None:
+    def _notify(self, connection_ids: Collection[str]) -> None:
         self.calls += connection_ids
 
-    def _owed(self) -> int:
+    def _count_pending(self) -> int:
         with self.database.read() as session:
             return len(
                 session.exec(

@@ -24,7 +24,7 @@ from tests.end_to_end.manual_time import Clock, timeless
 from tests.end_to_end.random_history import History, KilledError
 from tests.support.polling import eventually
 from tests.support.soak import rounds
-from tests.support.table_snapshot import untouched
+from tests.support.table_snapshot import assert_unchanged
 from workers.history.rebuild import Rebuild
 from workers.refetch.preview import RefetchPreview
 
@@ -55,7 +55,7 @@ class Replayed(History):
         super().run()
         for replay_id in self._left:
             self._runner(self._wait_on).run(replay_id)
-        self._settle()
+        self._run_to_the_end()
         self.look_back()
 
     def look_back(self) -> None:
@@ -76,7 +76,7 @@ class Replayed(History):
     def _act(self) -> None:
         super()._act()
         if self.random.random() < 0.5:
-            self._soon(self._pause(), self._replay)
+            self._schedule(self._pause(), self._replay)
 
     def _replay(self) -> None:
         before = self._mirror()
@@ -108,12 +108,12 @@ class Replayed(History):
                 self._left.remove(row.id)
 
     def _runner(self, wait: Callable[[float], bool]) -> ReplayRunner:
-        return ReplayRunner(database=self.database, notify_workers=self._call, holder="history", wait=wait)
+        return ReplayRunner(database=self.database, notify_workers=self._notify, holder="history", wait=wait)
 
     def _wait_on(self, seconds: float) -> bool:
         if seconds:
             self._wait(seconds)
-            self.watch.run_once()
+            self.scheduler.run_once()
         return False
 
     def _foresee(self, ids: list[str]) -> None:
@@ -122,8 +122,8 @@ class Replayed(History):
             database=self.database, reader=Still(self), clock=self.clock, rate=1000, wait=lambda _s: False
         )
         # While reads are paused it looks at nothing.
-        with untouched(self.database), suppress(OutOfReachError):
-            self.foreseen += len(list(ahead.look(self.random.sample(ids, min(2, len(ids))))))
+        with assert_unchanged(self.database), suppress(OutOfReachError):
+            self.foreseen += len(list(ahead.preview(self.random.sample(ids, min(2, len(ids))))))
 
     def _mirror(self) -> dict[str, tuple[Any, int]]:
         """Return how young each row is, and how much it has told: neither may ever be less."""
@@ -152,7 +152,7 @@ def test_replays_regress_nothing_and_tell_only_what_changed(world: tuple[str, Da
     wrong = {}
     foreseen = 0
     for seed in range(SEEDS[kind]):
-        with closing(Replayed(database, clock, seed, is_heard=True)) as history:
+        with closing(Replayed(database, clock, seed, is_notified=True)) as history:
             history.run()
             wrong[seed] = history.differences()
             foreseen += history.foreseen

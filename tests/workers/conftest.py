@@ -15,17 +15,17 @@ def reader() -> ScriptedReader:
 
 @pytest.fixture
 def calls() -> list[str]:
-    """The connections whose workers were called."""
+    """The connections whose workers were notified."""
     return []
 
 
 @pytest.fixture
 def new_refetcher(database: Database, reader: ScriptedReader, calls: list[str]) -> Callable[[], Refetcher]:
-    """Make a refresher as a process would, on the test's database and Meld."""
+    """Make a refetcher as a process would, on the test's database and Meld."""
     return lambda: make_refetcher(database, reader, calls)
 
 
 @pytest.fixture
 def refetcher(new_refetcher: Callable[[], Refetcher]) -> Refetcher:
-    """A refresher on the test's database and Meld."""
+    """A refetcher on the test's database and Meld."""
     return new_refetcher()

@@ -29,7 +29,7 @@ def broker(memory_url: str) -> Iterator[dramatiq.Broker]:
 
 @pytest.fixture
 def worker(broker: dramatiq.Broker, database: Database, refetcher: Refetcher) -> Iterator[dramatiq.Worker]:
-    """A worker with the product's actors."""
+    """A dramatiq worker with the actors of the program."""
     declare_actors(broker, refetcher, make_dispatcher(database))
     worker = dramatiq.Worker(broker, worker_threads=2, worker_timeout=10)
     worker.start()
@@ -38,7 +38,7 @@ def worker(broker: dramatiq.Broker, database: Database, refetcher: Refetcher) ->
 
 
 def test_every_name_has_its_actor(broker: dramatiq.Broker, database: Database, refetcher: Refetcher) -> None:
-    """The web side calls actors by the names in ``schemas/message_names.py``, and finds each under its own queue."""
+    """Each message name of ``schemas/message_names.py`` has an actor with a queue of that name."""
     declare_actors(broker, refetcher, make_dispatcher(database))
 
     actors = {name: broker.get_actor(name).queue_name for name in broker.get_declared_actors()}
@@ -48,7 +48,7 @@ def test_every_name_has_its_actor(broker: dramatiq.Broker, database: Database, r
 def test_a_call_is_a_read(
     broker: dramatiq.Broker, worker: dramatiq.Worker, database: Database, reader: ScriptedReader
 ) -> None:
-    """A message that bears an id leads to one read of that connection; more of them lead to no more."""
+    """A message with an id leads to one read of that connection; repeated messages lead to no more."""
     store(database, body("c1"))
 
     brokers.enqueue(broker, ["c1", "c1", "unknown"])
@@ -61,7 +61,7 @@ def test_a_call_is_a_read(
 def test_an_error_of_the_infrastructure_is_tried_again(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader
 ) -> None:
-    """A worker that meets a database that is away comes again by itself, before the clock has to."""
+    """A worker that cannot reach the database retries by itself, before the scheduler notifies it."""
 
     class Flaky(Refetcher):
         """Fails the first time."""
@@ -69,7 +69,7 @@ def test_an_error_of_the_infrastructure_is_tried_again(
         failures = 1
 
         def refetch(self, connection_id: str) -> None:
-            """Fail as a database that is away does, then work."""
+            """Fail as if the database were out of reach, then work."""
             if self.failures:
                 self.failures -= 1
                 raise OutOfReachError("The database does not answer.")
@@ -100,7 +100,7 @@ def test_an_error_of_the_infrastructure_is_tried_again(
 
 
 def test_nothing_is_kept_of_a_message_that_was_given_up(broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-    """The rows remember the work; dead letters would pile up in memory for ever."""
+    """The work is in the database, so failed messages need no dead letter queue."""
     failed = threading.Event()
 
     def fail() -> None:

@@ -12,7 +12,7 @@ from tests.support.webhook_factory import body, store
 
 @pytest.fixture
 def database(postgres_url: str) -> Iterator[Database]:
-    """A database that can tell."""
+    """A PostgreSQL database: SQLite has no LISTEN and NOTIFY."""
     database = Database(postgres_url)
     yield database
     database.close()
@@ -20,14 +20,14 @@ def database(postgres_url: str) -> Iterator[Database]:
 
 @contextmanager
 def listener(database: Database) -> Iterator[psycopg.Connection[object]]:
-    """Listen as a process with readers of the feed does."""
+    """Listen as a process does that has readers of the feed."""
     with closing(database.connect_unpooled()) as connection:
         connection.execute(f"LISTEN {FEED_CHANNEL}")
         yield connection
 
 
-def test_an_event_is_told_across_processes(database: Database) -> None:
-    """Whoever listens hears of it once it is committed."""
+def test_an_event_notifies_other_processes(database: Database) -> None:
+    """A process that listens is notified once, with the commit."""
     store(database, body("c1"))
     with listener(database) as connection:
         make_refetcher(database, ScriptedReader()).refetch("c1")
@@ -35,8 +35,8 @@ def test_an_event_is_told_across_processes(database: Database) -> None:
         assert len(list(connection.notifies(timeout=5, stop_after=1))) == 1
 
 
-def test_a_read_without_news_tells_nobody(database: Database) -> None:
-    """Readers of the feed are not woken for nothing."""
+def test_a_read_without_events_notifies_nobody(database: Database) -> None:
+    """A commit without events does not wake the readers of the feed."""
     refetcher = make_refetcher(database, ScriptedReader())
     store(database, body("c1"))
     refetcher.refetch("c1")
