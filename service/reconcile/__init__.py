@@ -1,1 +1,1 @@
-"""Reconcile: Meld's whole list compared with the mirror; the difference is the drift."""
+"""Reconcile: compare Meld's whole list of connections with the mirror, and repair the drift."""

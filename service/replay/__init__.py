@@ -1,1 +1,1 @@
-"""Replay: stored webhooks have their connections read again, stored events are delivered again."""
+"""Replay: read the connections of stored webhooks again, or push stored events to a subscription again."""

@@ -1,1 +1,1 @@
-"""Resources of the API: one module for each, with its queries and operations."""
+"""Resources of the API: each module has the list, the queries and the operations of its routes."""
