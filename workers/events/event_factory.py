@@ -9,7 +9,7 @@ from schemas.connection_changes import Change
 from schemas.tables import ConnectionRow, EventRow
 
 EVENT_NAMESPACE = uuid.UUID("6d656c64-7761-5463-8000-636f6e6e6563")
-"""The UUID namespace of event ids. It must never change: the same change must always get the same id."""
+"""The UUID namespace of event ids. It must never change: ids are deterministic, so the same change has one event."""
 
 
 def create_events(

@@ -1,4 +1,4 @@
-"""Decision: what a read means for the mirror, the events and the group. Pure: no clock, no database, no network.
+"""Decision: what a read means for the events and the duplicate group. Pure: no clock, no database, no network.
 
 The event rules are those of docs/events.md: a connection without duplicates is its own primary; at first sight only a
 status event is emitted; a DELETED or EXPIRED connection emits no primary event.

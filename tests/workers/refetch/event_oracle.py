@@ -1,4 +1,4 @@
-"""All that can happen to small duplicate groups, and what the contract says is told of it: written from its text."""
+"""All changes of small duplicate groups, and the events that docs/events.md demands for them; written from its text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ LONE = View("ACTIVE", None, None, frozenset())
 
 @dataclass(frozen=True)
 class World:
-    """Who lives in which group, and what Meld says of the dead."""
+    """The groups, and Meld's answers for connections that have ended."""
 
     groups: frozenset[Group]
     dead: frozenset[tuple[str, View]] = frozenset()
@@ -55,7 +55,7 @@ class World:
 
 @dataclass(frozen=True)
 class Act:
-    """What happened: its kind, to whom, and who is the primary of the group that it was in or came to."""
+    """A change: its kind, its connection, and the primary of the group that the connection left or joined."""
 
     kind: str
     id: str
@@ -63,7 +63,7 @@ class Act:
 
 
 def worlds(ids: str) -> Iterator[World]:
-    """Yield every way to part connections into groups, with every primary."""
+    """Yield every partition of connections into groups, with every primary."""
     for parts in _partitions(list(ids)):
         for primaries in product(*parts):
             yield World(frozenset(map(Group, primaries, map(frozenset, parts))))
@@ -80,7 +80,7 @@ def _partitions(ids: list[str]) -> Iterator[list[list[str]]]:
 
 
 def acts(world: World) -> Iterator[tuple[Act, World]]:
-    """Yield everything that can happen next, and the world that it leads to."""
+    """Yield every possible next change, and the world after it."""
     for group in world.groups:
         rest = world.groups - {group}
         for id_ in group.members:
@@ -117,14 +117,14 @@ def _joins(world: World, rest: frozenset[Group], id_: str) -> Iterator[tuple[Act
 
 
 def _left(group: Group, id_: str) -> Iterator[tuple[str, frozenset[str]]]:
-    """Yield whom a group may have as primary without one of its members, and who is left."""
+    """Yield every possible primary of a group without one of its members, and the remaining members."""
     left = group.members - {id_}
     for heir in left if id_ == group.primary else {group.primary} & left:
         yield heir, left
 
 
 def histories(world: World, depth: int) -> Iterator[tuple[list[Act], list[World]]]:
-    """Yield everything that can happen in up to ``depth`` acts, with the worlds before, between and after."""
+    """Yield every sequence of up to ``depth`` changes, with the worlds before, between and after them."""
     yield [], [world]
     if depth:
         for act, after in acts(world):
@@ -132,8 +132,8 @@ def histories(world: World, depth: int) -> Iterator[tuple[list[Act], list[World]
                 yield [act, *rest], [world, *worlds_]
 
 
-def told(id_: str, known: View | None, seen: View) -> list[tuple[object, ...]]:
-    """Return what the contract says is told where a connection was known, or not, and is seen now."""
+def expected_events(id_: str, known: View | None, seen: View) -> list[tuple[object, ...]]:
+    """Return the events that must be emitted for a connection that was known as this, or unknown, and is seen now."""
     status, before = (seen.status, seen.reason), (known.status, known.reason) if known else None
     said: list[tuple[object, ...]] = []
     if before is None or before[0] != status[0]:

@@ -1,4 +1,4 @@
-"""A world of duplicate groups without a database: who is in which group, what is stored, and what reads lead to."""
+"""A model of duplicate groups without a database: the groups, the stored views, and the reads that reads request."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ def view(id_: str, groups: Iterable[Group], status: str = "ACTIVE") -> MirrorSta
 
 @dataclass
 class Mirror:
-    """What is stored, and what happened while it was brought up to date.
+    """The stored views, and the changes that reads of them emitted.
 
     Attributes:
         truth: What Meld says of each connection.
@@ -37,7 +37,7 @@ class Mirror:
     changes: list[tuple[str, Change]] = field(default_factory=list)
 
     def read(self, id_: str) -> frozenset[str]:
-        """Read one connection and store what was seen; return whom to read as well."""
+        """Read one connection and store the result; return the connections to read as well."""
         before, after = self.stored.get(id_), self.truth[id_]
         group = {other: self.stored[other] for other in group_members(before, after) if other in self.stored}
         decision = decide(before, after, group, None)
@@ -47,7 +47,7 @@ class Mirror:
         return decision.siblings
 
     def settle(self, first: Sequence[str], chance: random.Random, *, most: int) -> None:
-        """Read connections and whomever they lead to, in random order, until nobody is left or ``most`` are read."""
+        """Read connections and those that their reads request, in random order, at most ``most`` of them."""
         waiting = set(first)
         while waiting and self.reads < most:
             id_ = chance.choice(sorted(waiting))
@@ -56,5 +56,5 @@ class Mirror:
         assert not waiting
 
     def moves(self) -> list[tuple[str, PrimaryDuplicateMoved]]:
-        """Return the primary moves that were told."""
+        """Return the primary moves that were emitted."""
         return [(id_, change) for id_, change in self.changes if isinstance(change, PrimaryDuplicateMoved)]

@@ -388,7 +388,7 @@ def test_whatever_happens_the_contract_is_kept(ids: str, depth: int) -> None:
                         key = (id_, known, seen)
                         if key not in agreed:
                             agreed[key] = changes_between(*key)
-                            assert agreed[key] == event_oracle.told(*key), key
+                            assert agreed[key] == event_oracle.expected_events(*key), key
                         primary = _followed(primary, agreed[key])
                         known = seen
                     if all(view.status not in event_oracle.DEAD for view in views):
