@@ -5,14 +5,21 @@ never sent out. States are nullable timestamps, so that no status column can con
 because retention deletes old rows of one table while other tables keep their ids.
 """
 
-from schemas.tables.admin import AuditRow, RejectionRow, ReplayRow
+from schemas.tables.audit import AuditRow
+from schemas.tables.baselines import BaselineRow, EventBaselineRow
+from schemas.tables.circuit_breaker import CircuitBreakerRow
 from schemas.tables.column_types import METADATA
-from schemas.tables.coordination import CircuitBreakerRow, ReconcileRunRow, TaskLeaseRow
+from schemas.tables.connections import ConnectionRow
+from schemas.tables.deliveries import DeliveryQueueRow, DeliveryRow
 from schemas.tables.feed import EventRow, FeedCounterRow
-from schemas.tables.inbox import ReadRequestRow, WebhookRow
-from schemas.tables.mirror import ConnectionRow, ObservationRow
-from schemas.tables.outbox import DeliveryQueueRow, DeliveryRow, SubscriptionRow
-from schemas.tables.retention import BaselineRow, EventBaselineRow
+from schemas.tables.observations import ObservationRow
+from schemas.tables.read_requests import ReadRequestRow
+from schemas.tables.reconcile_runs import ReconcileRunRow
+from schemas.tables.rejections import RejectionRow
+from schemas.tables.replays import ReplayRow
+from schemas.tables.subscriptions import SubscriptionRow
+from schemas.tables.task_leases import TaskLeaseRow
+from schemas.tables.webhooks import WebhookRow
 
 __all__ = [
     "METADATA",

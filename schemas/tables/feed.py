@@ -1,4 +1,4 @@
-"""Tables of the feed: events in commit order, and the counter of their positions."""
+"""Tables ``event`` and ``feed_counter``: the feed of internal events, and the counter of its positions."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tables of retention: baselines that replace the deleted past of a connection."""
+"""Tables ``baseline`` and ``event_baseline``: what stands for the observations and events that retention removed."""
 
 from datetime import datetime
 from typing import Any
