@@ -1,6 +1,6 @@
 """Output of commands: a table for people, JSON Lines for scripts, progress on a terminal.
 
-Rich is imported when it is needed: it is slow to import, and ``--json`` does not use it.
+Rich is imported for a terminal only: it is slow to import.
 """
 
 import json
@@ -46,18 +46,20 @@ def print_counts(title: str, counts: Mapping[str, int], *, as_json: bool) -> Non
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table. On a terminal its columns are wrapped to the terminal's width."""
+    """Print a table: wrapped to the width of a terminal, or else one line for each row."""
+    if not sys.stdout.isatty():
+        lines = [headers, *rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*headers, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        # A pipe has no width: each row stays on one line.
-        console = Console(highlight=False, markup=False, width=1_000)
-    console.print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
 @contextmanager
