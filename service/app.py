@@ -75,9 +75,7 @@ def create_app(
         views: Projects observations to mirror rows, with the code that wrote the mirror.
     """
     threads = ThreadPool()
-    streams = EventStreams(
-        database=database, threads=ThreadPool(MAX_STREAM_THREADS), notifier=feed, metrics=metrics
-    )
+    streams = EventStreams(database=database, threads=ThreadPool(MAX_STREAM_THREADS), notifier=feed, metrics=metrics)
     operations = (
         _webhook_operation(webhook_endpoint),
         *connections.operations(database, threads, notify_workers),

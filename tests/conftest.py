@@ -21,7 +21,7 @@ RUN = pytest.StashKey[servers.Run]()
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # Where pytest puts the folders of tests: SQLite waits for the disk at each commit, which no test is about.
-if (memory := servers.memory_folder()) is not None:
+if (memory := servers.find_memory_folder()) is not None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 # How long an example takes says more of the machine than of the program.

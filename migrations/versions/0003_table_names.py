@@ -36,8 +36,8 @@ ENCRYPTED = ("webhook", "rejection")
 
 ALIASES = {
     "job": """
-        SELECT connection_id, requested, completed, trigger, requested_at AS raised_at, due_at, woken_at, attempts, depth,
-            rechecks, lease_token, leased_until, failed_at, error, replay_id
+        SELECT connection_id, requested, completed, trigger, requested_at AS raised_at, due_at, woken_at, attempts,
+            depth, rechecks, lease_token, leased_until, failed_at, error, replay_id
         FROM read_request
     """,
     "lane": "SELECT subscription_id, connection_id, due_at, lease_token, leased_until FROM delivery_queue",

@@ -15,7 +15,7 @@ import pytest
 from schemas.message_names import FEED_CHANNEL
 from tests.end_to_end.deployment import TOKEN, Deployment, end
 from tests.support.polling import eventually
-from tests.support.sse_reader import Reader
+from tests.support.sse_reader import SseReader
 
 SOON = 1.0
 """The bound that is promised from a commit to the readers of another process. The usual delay is held against it:
@@ -42,7 +42,7 @@ def test_a_stream_has_each_event_within_a_second(deployment: Deployment) -> None
     deployment.start_all()
     id_ = linked(deployment)
     before = len(deployment.events())
-    with closing(Reader(deployment.url, TOKEN)) as reader:
+    with closing(SseReader(deployment.url, TOKEN)) as reader:
         reader.wait_for_begin()
         delays = [delay(deployment, id_, lambda count=count: reader.wait_for(count)) for count in range(1, 6)]  # type: ignore[misc]
 
@@ -76,7 +76,7 @@ def test_readers_outlive_a_lost_connection_to_the_database(many: Deployment, pos
     """PostgreSQL ends the connection that listens, again and again: every event comes, and soon."""
     many.start_all()
     id_ = linked(many)
-    with closing(Reader(many.url, TOKEN)) as reader:
+    with closing(SseReader(many.url, TOKEN)) as reader:
         reader.wait_for_begin()
         delays = []
         for count in range(1, 4):
@@ -100,7 +100,7 @@ def test_a_restart_costs_a_reader_nothing(deployment: Deployment, signum: signal
     """On every set-up: who comes back with the last id misses nothing and sees nothing twice."""
     server, *_others = deployment.start_all()
     id_ = linked(deployment)
-    with closing(Reader(deployment.url, TOKEN, after=0)) as before:
+    with closing(SseReader(deployment.url, TOKEN, after=0)) as before:
         before.wait_for(len(deployment.events()))
         server.send_signal(signum)
         server.wait(10)
@@ -109,7 +109,7 @@ def test_a_restart_costs_a_reader_nothing(deployment: Deployment, signum: signal
     deployment.start("up" if deployment.is_embedded else "web")
     deployment.wait_until_ready()
     eventually(deployment.is_true, 20, message="the true mirror")
-    with closing(Reader(deployment.url, TOKEN, last_event_id=before.last_id)) as after:
+    with closing(SseReader(deployment.url, TOKEN, last_event_id=before.last_id)) as after:
         change(deployment, id_)
         eventually(lambda: len(deployment.events()) >= len(before.events) + 2, 20, message="both events")
         events = deployment.events()
@@ -122,7 +122,7 @@ def test_a_restart_costs_a_reader_nothing(deployment: Deployment, signum: signal
 def test_open_streams_do_not_keep_a_process(deployment: Deployment) -> None:
     """On every set-up it ends in time and with success, and its readers' answers end as answers should."""
     server, *_others = deployment.start_all()
-    readers = [Reader(deployment.url, TOKEN) for _ in range(10)]
+    readers = [SseReader(deployment.url, TOKEN) for _ in range(10)]
     for reader in readers:
         reader.wait_for_begin()
 

@@ -19,9 +19,9 @@ from tests.end_to_end.test_pushes import allow, got, subscribe
 from tests.support.encryption_keys import KEY, OLD
 from tests.support.polling import eventually
 from tests.support.preloaded_program import PreloadedProcess
-from tests.support.push_acceptance import accept
+from tests.support.push_acceptance import assert_acceptable
 from tests.support.scripted_consumer import HttpConsumer
-from tests.support.webhook_factory import body, delivery
+from tests.support.webhook_factory import body, received_webhook
 
 NEW_NAME = Encryption([KEY]).key_name
 
@@ -44,7 +44,7 @@ def change(deployment: Deployment, consumer: HttpConsumer) -> None:
     world = deployment.meld.world
     deployment.meld.send_webhooks(world.complete(world.start().id))
     eventually(lambda: len(got(consumer)) == before + 1, 20, message=f"the push; {deployment.logs()}")
-    accept(consumer.pushes[-1].headers, consumer.pushes[-1].body, consumer.secrets[-1:])
+    assert_acceptable(consumer.pushes[-1].headers, consumer.pushes[-1].body, consumer.secrets[-1:])
 
 
 class Fleet:
@@ -130,7 +130,7 @@ def test_a_killed_rotation_is_gone_on_with(request: pytest.FixtureRequest, tmp_p
     raws = [body(f"c{number}", event_id=f"e{number}") for number in range(3_000)]
     with closing(Database(url)) as database, closing(make_webhook_table(database, Encryption([OLD]))) as table:
         for start in range(0, len(raws), 500):
-            table.insert([delivery(raw) for raw in raws[start : start + 500]])
+            table.insert([received_webhook(raw) for raw in raws[start : start + 500]])
 
         def sealed_anew() -> int:
             with database.read() as session:
@@ -142,7 +142,7 @@ def test_a_killed_rotation_is_gone_on_with(request: pytest.FixtureRequest, tmp_p
             rotation.kill()
             rotation.wait()
             done = sealed_anew()
-            table.insert([delivery(body("c", event_id="late"))])
+            table.insert([received_webhook(body("c", event_id="late"))])
 
             ended = deployment.run("keys", "rotate", "--json")
 

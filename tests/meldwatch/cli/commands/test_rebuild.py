@@ -169,7 +169,7 @@ def test_a_prune_removes_what_is_old_beside_a_service(served: Deployment, url: s
     assert removed["observations"] >= 1
     assert (dry.returncode, ran.returncode, again.returncode) == (0, 0, 0)
     assert json.loads(ran.stdout) == removed
-    assert again.stdout.splitlines()[0].split() == ["kind", "rows", "removed"]
+    assert again.stdout.splitlines()[0].split() == ["kind", "rows", "deleted"]
     assert all(line.split()[1] == "0" for line in again.stdout.splitlines()[1:])
     (act, _) = look(url, "SELECT who, act FROM audit ORDER BY id")
     assert (act[0].split(":")[0], act[1]) == ("cli", "rows.pruned")
