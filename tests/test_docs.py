@@ -25,7 +25,7 @@ from schemas.events import DATA_MODELS, Event
 from schemas.message_names import Trigger
 from service.monitoring.database_gauges import GAUGE_DESCRIPTIONS
 from service.monitoring.readiness_checks import DATABASE_CHECKS
-from workers.refetch import follow_up_reads
+from workers.refetch import follow_up_reads, recheck_delays
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -366,7 +366,7 @@ def test_the_bound_on_reads_in_a_group_is_as_written() -> None:
     """The examples below the table of bounds follow from the constants of the code."""
     text = " ".join(section(read("docs/architecture.md"), "Bounds").split())
     written = re.findall(r"([\d,]+) (?:reads in a group )?of (\d)", text)
-    reads = 2 + len(follow_up_reads.RECHECK_SECONDS)
+    reads = 2 + len(recheck_delays.RECHECK_SECONDS)
 
     assert [(int(most.replace(",", "")), int(size)) for most, size in written] == [
         (reads * sum((reads * (size - 1)) ** depth for depth in range(follow_up_reads.MAX_DEPTH + 1)), size)

@@ -1,7 +1,4 @@
-"""Problem details: error responses as ``application/problem+json`` (RFC 9457).
-
-This module alone maps errors to HTTP statuses.
-"""
+"""Problem details: error responses as ``application/problem+json`` (RFC 9457)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -11,43 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime import logs
-from runtime.errors import EncryptionError, MeldwatchError, OutOfReachError, UnsafeUrlError, UsageError
+from runtime.errors import MeldwatchError
 from schemas.api_responses import Problem
-from service.errors import (
-    BodyTimeoutError,
-    BodyTooLargeError,
-    ConflictError,
-    ForbiddenError,
-    InvalidBodyError,
-    InvalidQueryError,
-    InvalidTokenError,
-    NotFoundError,
-    TooManyStreamsError,
-)
+from service.http.error_statuses import http_status_of
 from service.http.responses import make_response
 
 log = logs.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
-
-STATUSES: dict[type[MeldwatchError], int] = {
-    InvalidTokenError: 401,
-    ForbiddenError: 403,
-    NotFoundError: 404,
-    BodyTimeoutError: 408,
-    ConflictError: 409,
-    EncryptionError: 409,
-    BodyTooLargeError: 413,
-    InvalidQueryError: 422,
-    InvalidBodyError: 422,
-    UnsafeUrlError: 422,
-    UsageError: 422,
-    TooManyStreamsError: 503,
-    OutOfReachError: 503,
-    MeldwatchError: 500,
-}
-"""HTTP status by error class; a class that is not listed has the status of its nearest listed base class."""
 
 HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "Bearer"},
@@ -73,11 +42,6 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
 def make_problem(status: int, detail: str) -> Problem:
     """Return the problem for a status, with the status' standard title."""
     return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
-
-
-def http_status_of(error: MeldwatchError) -> int:
-    """Return the HTTP status of an error."""
-    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 async def handle_meldwatch_error(request: Request, error: Exception) -> Response:

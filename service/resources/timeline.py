@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapped
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from runtime import connection_diff
+from runtime import field_diff
 from runtime.database import Database
 from schemas.api_queries import TimelineQuery
 from schemas.api_resources import AuditEntry, Webhook
@@ -201,8 +201,8 @@ def _read_entry(row: ObservationRow, views: tuple[ConnectionRow | None, Connecti
         {
             **row.model_dump(include={"trigger", "webhook_event_ids", "replay_id", "began_at", "ended_at", "found"}),
             "observation_id": row.id,
-            "changes": connection_diff.diff_connections(before, after),
-            "unshown_changes": connection_diff.list_hidden_changes(before, after),
+            "changes": field_diff.diff_connections(before, after),
+            "unshown_changes": field_diff.list_hidden_changes(before, after),
         }
     )
     return _Entry(ReadItem(at=row.ended_at, read=read), 2, {"observation": row.id})

@@ -17,7 +17,7 @@ from runtime.queues import circuit_breaker, reads
 from runtime.queues.task_lease import TaskLease
 from schemas.tables import ReadRequestRow
 from service.scheduler.due_deliveries import mark_due_subscriptions
-from service.scheduler.stale_connections import request_stale_reads
+from service.scheduler.overdue_connections import request_stale_reads
 
 log = logs.get_logger(__name__)
 

@@ -21,7 +21,8 @@ from tests.support.encryption_keys import ENCRYPTION
 from tests.support.scripted_meld import found
 from tests.support.soak import rounds
 from tests.support.webhook_factory import DELETED, STATUS_CHANGE, body, received_webhook
-from workers.refetch.follow_up_reads import MAX_DEPTH, RECHECK_SECONDS
+from workers.refetch.follow_up_reads import MAX_DEPTH
+from workers.refetch.recheck_delays import RECHECK_SECONDS
 from workers.refetch.refetch import Refetcher
 
 IDS = "abcde"

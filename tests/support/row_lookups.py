@@ -12,7 +12,7 @@ from schemas import tables
 from schemas.api_resources import get_webhook_state
 from schemas.events import Event
 from schemas.tables import CircuitBreakerRow, ConnectionRow, ReadRequestRow, WebhookRow
-from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS
+from workers.refetch.recheck_delays import MAX_API_LAG_SECONDS
 
 
 def all_rows(database: Database, table: type[Any]) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError as InvalidError
 
-from runtime.document_diff import diff_documents
+from runtime.field_diff import diff_documents
 from schemas.rebuild_report import FindingKind, RebuildFinding
 from schemas.tables import BaselineRow, ConnectionRow, EventBaselineRow, EventRow, ObservationRow
 from workers.history import projection

@@ -17,11 +17,12 @@ from schemas.meld.connection import TERMINAL_STATUSES
 from schemas.meld.webhook import DELETED
 from schemas.tables import ConnectionRow, ReadRequestRow, WebhookRow
 from workers.refetch.decision import decide, group_members
-from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS, request_follow_up_reads
+from workers.refetch.follow_up_reads import request_follow_up_reads
 from workers.refetch.lease import ReadLease, mark_processed
 from workers.refetch.mirror_row import Reading, build_mirror_row, mirror_state
 from workers.refetch.observe import AppendedEvents, Observed, record_observations
 from workers.refetch.recent_webhooks import get_recent_webhooks
+from workers.refetch.recheck_delays import MAX_API_LAG_SECONDS
 
 
 class LeaseLostError(Exception):

@@ -19,19 +19,10 @@ from runtime.queues import reads
 from schemas.tables import ReadRequestRow
 from workers.refetch.decision import Decision
 from workers.refetch.lease import ReadLease
+from workers.refetch.recheck_delays import MAX_API_LAG_SECONDS, RECHECK_RESET_SECONDS, RECHECK_SECONDS
 
 MAX_DEPTH = 2
 """Depth 0 is the connection that a request from outside names, 1 the members that it names, 2 those they name."""
-
-RECHECK_SECONDS = (5.0, 30.0, 120.0, 600.0)
-"""When connections that disagree are read again: Meld's API may lag behind webhooks, and one member behind another."""
-
-RECHECK_RESET_SECONDS = 2 * sum(RECHECK_SECONDS)
-"""A connection without a request for this long has all its rechecks again."""
-
-MAX_API_LAG_SECONDS = 30.0
-"""How long after a webhook Meld's API may still return the state before it. A read that begins sooner may need a
-confirming read that does not."""
 
 
 def request_follow_up_reads(

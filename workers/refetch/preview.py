@@ -12,7 +12,7 @@ from sqlalchemy import literal
 from sqlalchemy import select as select_values
 from sqlmodel import Session, col, select
 
-from runtime import connection_diff
+from runtime import field_diff
 from runtime.clock import Clock
 from runtime.database import Database
 from runtime.errors import OutOfReachError
@@ -136,8 +136,8 @@ def preview_read(
     decision = decide(before, after, _group(session, before, after), None)
     return ReadPreview(
         connection_id=connection_id,
-        changes=connection_diff.diff_connections(row, mirror),
-        unshown_changes=connection_diff.list_hidden_changes(row, mirror),
+        changes=field_diff.diff_connections(row, mirror),
+        unshown_changes=field_diff.list_hidden_changes(row, mirror),
         events=list(map(_event, decision.changes)),
         siblings=sorted(decision.siblings) if decision.is_group_changed else [],
     )

@@ -14,11 +14,8 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 from runtime.database import Database
 from schemas.tables import WebhookRow
 from workers.refetch.decision import MirrorState, StatusHint
-from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS, RECHECK_SECONDS
 from workers.refetch.lease import ReadLease
-
-HINT_SECONDS = sum(RECHECK_SECONDS) + 180
-"""How long reads are compared with a hint: as long as its rechecks take, with some room."""
+from workers.refetch.recheck_delays import HINT_SECONDS, MAX_API_LAG_SECONDS
 
 MAX_WEBHOOKS = 500
 """How many of the connection's newest webhooks are searched: many more than it receives between two reads."""

@@ -6,10 +6,10 @@ from starlette.testclient import TestClient
 from runtime.errors import MeldwatchError, OutOfReachError, UsageError
 from service import errors
 from service.app import assemble_app
-from service.http import problem_details
+from service.http import error_statuses
 from service.http.auth import TokenAuth
+from service.http.error_statuses import http_status_of
 from service.http.operation import Operation, ResponseSpec
-from service.http.problem_details import http_status_of
 
 
 def kinds(base: type[MeldwatchError] = errors.RequestError) -> Iterator[type[MeldwatchError]]:
@@ -42,7 +42,7 @@ def raising(error: Exception) -> TestClient:
 @pytest.mark.parametrize("kind", list(kinds()))
 def test_every_error_class_of_the_service_has_a_status(kind: type[MeldwatchError]) -> None:
     """An explicit one, not one of a base class."""
-    assert kind in problem_details.STATUSES
+    assert kind in error_statuses.STATUSES
 
 
 @pytest.mark.parametrize(

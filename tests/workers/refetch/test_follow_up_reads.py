@@ -14,7 +14,8 @@ from schemas.tables import ConnectionRow, ReadRequestRow, WebhookRow
 from tests.support.row_lookups import all_rows, events_of, make_due, mirror_of, read_request_of
 from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
 from tests.support.webhook_factory import DELETED, body, store
-from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS, MAX_DEPTH, RECHECK_SECONDS
+from workers.refetch.follow_up_reads import MAX_DEPTH
+from workers.refetch.recheck_delays import MAX_API_LAG_SECONDS, RECHECK_SECONDS
 from workers.refetch.refetch import Refetcher
 
 

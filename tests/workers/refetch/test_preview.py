@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from runtime import connection_diff
+from runtime import field_diff
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
@@ -84,8 +84,8 @@ def test_the_preview_equals_the_read(database: Database, made: list[Read], read:
         (event.type, *(event.data.get(name) for name in names)) for event in new
     ]
     after = mirror_of(database, read.id)
-    assert one.changes == connection_diff.diff_connections(before, after)
-    assert one.unshown_changes == connection_diff.list_hidden_changes(before, after)
+    assert one.changes == field_diff.diff_connections(before, after)
+    assert one.unshown_changes == field_diff.list_hidden_changes(before, after)
     assert (one.failure is None) or before == after
     assert {event.data["cause"]["trigger"] for event in new} <= {"webhook", "replay"}
 

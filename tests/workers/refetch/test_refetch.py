@@ -14,7 +14,7 @@ from schemas.tables import ConnectionRow, ObservationRow, ReadRequestRow
 from tests.support.row_lookups import all_rows, events_of, make_due, mirror_of, read_request_of, webhook_states
 from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
 from tests.support.webhook_factory import DELETED, body, store
-from workers.refetch.follow_up_reads import MAX_API_LAG_SECONDS
+from workers.refetch.recheck_delays import MAX_API_LAG_SECONDS
 from workers.refetch.refetch import Refetcher
 from workers.refetch.retry_policy import MAX_ATTEMPTS
 

@@ -1,8 +1,9 @@
-"""Diff of two states of a connection, in the field names of the API. Pure."""
+"""Field-by-field diff: of two JSON documents, and of two states of a connection in the field names of the API. Pure."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from runtime.document_diff import diff_documents
 from schemas import tables
 from schemas.api_resources import Connection
 from schemas.meld.connection import Snapshot
@@ -13,6 +14,32 @@ BOOKKEEPING_FIELDS = {"id", "observed_at", "checked_at", "sequence"}
 
 EXPOSED_MELD_FIELDS = {field.alias or name for name, field in Snapshot.model_fields.items()}
 """The fields of Meld's response that the API exposes, by Meld's names."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDifference:
+    """A field that differs between two documents.
+
+    Attributes:
+        field: Its name; for a nested field, the path with dots.
+        before: The value in the first document; None also if the field is missing.
+        after: The value in the second document.
+    """
+
+    field: str
+    before: Any
+    after: Any
+
+
+def diff_documents(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[FieldDifference]:
+    """Yield the differences in the order of the fields. A missing field equals a null field."""
+    for name in dict.fromkeys((*before, *after)):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            for inner in diff_documents(old, new):
+                yield FieldDifference(f"{name}.{inner.field}", inner.before, inner.after)
+        elif old != new:
+            yield FieldDifference(name, old, new)
 
 
 def diff_connections(before: tables.ConnectionRow | None, after: tables.ConnectionRow | None) -> list[FieldChange]:

@@ -8,7 +8,7 @@ from sqlmodel import col, select
 from runtime.database import Database
 from schemas.tables import ConnectionRow, ReadRequestRow
 from service.scheduler.loop import Scheduler
-from service.scheduler.stale_connections import request_stale_reads
+from service.scheduler.overdue_connections import request_stale_reads
 from tests.support.row_factory import connection
 
 WEEK = 7 * 86400.0

@@ -3,7 +3,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.document_diff import FieldDifference, diff_documents
+from runtime.field_diff import FieldDifference, diff_documents
 
 values = st.recursive(
     st.none() | st.integers() | st.text(max_size=3),
