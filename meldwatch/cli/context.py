@@ -1,7 +1,6 @@
-"""What every command starts with: settings, logging, an open database whose tables are current, the operator's name."""
+"""What every command starts with: settings, logging, an open database whose tables are current."""
 
 import os
-import pwd
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 
@@ -120,15 +119,6 @@ def make_worker_notifier(settings: Settings, database: Database) -> Callable[[Co
         broker.close()
 
     return notify
-
-
-def get_operator_name() -> str:
-    """Return the name of this command's user for the audit log. The environment cannot change it."""
-    uid = os.geteuid()
-    try:
-        return f"cli:{pwd.getpwuid(uid).pw_name}"
-    except KeyError:  # as in a container
-        return f"cli:uid {uid}"
 
 
 def get_service_url(settings: Settings) -> str:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sqlmodel import col, select
 
 from meldwatch.cli.context import load_command_settings
-from meldwatch.cli.formatting import format_event
+from meldwatch.cli.item_lines import format_event
 from meldwatch.process import supervisor
 from meldwatch.process.composition import ProcessComposition
 from migrations import run as migrations

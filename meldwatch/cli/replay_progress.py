@@ -7,7 +7,8 @@ from types import FrameType
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import get_operator_name, make_worker_notifier
+from meldwatch.cli.context import make_worker_notifier
+from meldwatch.cli.operator_name import get_operator_name
 from meldwatch.process.factories import make_lease_holder_name
 from runtime.database import Database
 from runtime.settings import Settings

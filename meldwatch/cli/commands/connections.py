@@ -3,7 +3,8 @@
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import get_operator_name, make_worker_notifier, open_settings_and_database
+from meldwatch.cli.context import make_worker_notifier, open_settings_and_database
+from meldwatch.cli.operator_name import get_operator_name
 from meldwatch.cli.options import json_option, make_query, print_next_page_hint, query_options
 from runtime.database import Database
 from schemas.api_queries import AsOfQuery, ConnectionQuery, FailureQuery, TimelineQuery
@@ -84,7 +85,7 @@ def _get_connection_as_of(database: Database, connection_id: str, moment: AsOfQu
 
 
 def _print_timeline(database: Database, connection_id: str, query: TimelineQuery, *, as_json: bool) -> None:
-    from meldwatch.cli.formatting import format_timeline_item
+    from meldwatch.cli.item_lines import format_timeline_item
     from service.resources.timeline import get_timeline
     from workers.history.projection import project_mirrors
 

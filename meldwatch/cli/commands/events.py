@@ -8,7 +8,7 @@ import click
 
 from meldwatch.cli import output
 from meldwatch.cli.context import get_service_url, load_command_settings, open_settings_and_database
-from meldwatch.cli.formatting import format_event
+from meldwatch.cli.item_lines import format_event
 from meldwatch.cli.options import json_option, query_options
 from meldwatch.process.generated_secrets import get_read_token
 from runtime.errors import UsageError

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import get_operator_name, load_command_settings, open_database
+from meldwatch.cli.context import load_command_settings, open_database
 from meldwatch.cli.exit_codes import ExitCode
+from meldwatch.cli.operator_name import get_operator_name
 from meldwatch.cli.options import json_option
 from meldwatch.process.generated_secrets import load_stored_encryption_key
 from runtime.security.encryption import Encryption

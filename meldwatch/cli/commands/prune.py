@@ -5,7 +5,8 @@ import threading
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import get_operator_name, open_settings_and_database
+from meldwatch.cli.context import open_settings_and_database
+from meldwatch.cli.operator_name import get_operator_name
 from meldwatch.cli.options import json_object_option
 from meldwatch.process.factories import make_lease_holder_name
 from runtime.metrics import Metrics

@@ -5,9 +5,10 @@ import sys
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import get_operator_name, open_settings_and_database
+from meldwatch.cli.context import open_settings_and_database
 from meldwatch.cli.exit_codes import ExitCode
-from meldwatch.cli.formatting import format_rebuild_finding
+from meldwatch.cli.item_lines import format_rebuild_finding
+from meldwatch.cli.operator_name import get_operator_name
 from runtime.clock import utcnow
 from runtime.errors import UsageError
 from workers.history.rebuild import Rebuild

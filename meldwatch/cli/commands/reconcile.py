@@ -7,8 +7,9 @@ import threading
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import get_operator_name, make_worker_notifier, open_settings_and_database
+from meldwatch.cli.context import make_worker_notifier, open_settings_and_database
 from meldwatch.cli.exit_codes import ExitCode
+from meldwatch.cli.operator_name import get_operator_name
 from meldwatch.cli.options import json_object_option
 from meldwatch.process.factories import make_lease_holder_name, make_reconcile
 from service.reconcile.report import ReconcileReport

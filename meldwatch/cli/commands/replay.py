@@ -13,8 +13,9 @@ import click
 from pydantic import ValidationError
 
 from meldwatch.cli import output, replay_progress
-from meldwatch.cli.context import get_operator_name, open_settings_and_database
-from meldwatch.cli.formatting import format_refetch_preview
+from meldwatch.cli.context import open_settings_and_database
+from meldwatch.cli.item_lines import format_refetch_preview
+from meldwatch.cli.operator_name import get_operator_name
 from meldwatch.cli.options import json_option, make_option, print_next_page_hint, query_options
 from meldwatch.process.factories import make_refetch_preview, make_replay_manager
 from runtime.errors import UsageError

@@ -11,7 +11,8 @@ import click
 from pydantic import ValidationError
 
 from meldwatch.cli import output
-from meldwatch.cli.context import get_operator_name, open_settings_and_database
+from meldwatch.cli.context import open_settings_and_database
+from meldwatch.cli.operator_name import get_operator_name
 from meldwatch.cli.options import json_option, print_next_page_hint, query_options
 from meldwatch.process.generated_secrets import load_stored_encryption_key
 from runtime.errors import UsageError

@@ -6,8 +6,9 @@ import sys
 import click
 
 from meldwatch.cli import output
-from meldwatch.cli.context import get_operator_name, make_worker_notifier, open_settings_and_database
+from meldwatch.cli.context import make_worker_notifier, open_settings_and_database
 from meldwatch.cli.exit_codes import ExitCode
+from meldwatch.cli.operator_name import get_operator_name
 from meldwatch.cli.options import json_object_option, json_option, print_next_page_hint, query_options
 from meldwatch.process.generated_secrets import load_stored_encryption_key
 from runtime.errors import UsageError

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meldwatch.cli.formatting import format_timeline_item
+from meldwatch.cli.item_lines import format_timeline_item
 from schemas.api_resources import AuditEntry
 from schemas.subscriptions import Delivery
 from schemas.timeline import AuditItem, DeliveryItem
