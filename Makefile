@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
-# Tests wait more than they compute: one worker process for each core, up to four.
-WORKERS ?= auto
+# Tests wait about as long as they compute: more worker processes than most machines have cores.
+WORKERS ?= 4
 # How many times as many random rounds `make soak` does as `make test`.
 SOAK ?= 20
 
@@ -22,10 +22,10 @@ demo: $(VENV)/.base ## Run the whole service beside a simulated Meld, on an embe
 	@$(BIN)/meldwatch up --demo
 
 test: $(VENV)/.dev ## Run all tests (ARGS="-k word" for some)
-	@$(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(ARGS)
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 soak: $(VENV)/.dev ## Run the random tests with 20 times as many rounds (SOAK=100 for more)
-	@MELDWATCH_SOAK=$(SOAK) $(PY) -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal --timeout 14400 -m random $(ARGS)
+	@MELDWATCH_SOAK=$(SOAK) $(PY) -m pytest -n $(WORKERS) --dist worksteal --timeout 14400 -m random $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint, types and imports
 	$(PY) -m ruff format --check .

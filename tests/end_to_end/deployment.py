@@ -15,6 +15,7 @@ import httpx2
 
 from simulator.server import Simulator
 from tests.support import preloaded_program
+from tests.support.http import CLIENT
 from tests.support.polling import eventually
 from tests.support.preloaded_program import PreloadedProcess
 
@@ -78,14 +79,14 @@ class Deployment:
     def status(self, path: str) -> int | None:
         """Return the status of a GET; None where nobody answers."""
         try:
-            return httpx2.get(self.url + path, timeout=5).status_code
+            return CLIENT.get(self.url + path, timeout=5).status_code
         except httpx2.HTTPError:
             return None
 
     def get(self, path: str, **query: Any) -> Any:
         """Return the JSON of a GET with the admin token."""
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        answer = httpx2.get(self.url + path, params=query, headers=headers, timeout=35)
+        answer = CLIENT.get(self.url + path, params=query, headers=headers, timeout=35)
         answer.raise_for_status()
         return answer.json()
 
@@ -127,7 +128,7 @@ class Deployment:
     def script(self, connection_id: str, *steps: dict[str, Any]) -> None:
         """Tell Meld what to do to the next reads of a connection."""
         wish = {"connectionId": connection_id, "steps": steps}
-        httpx2.post(self.meld.url + "/sim/reads", json=wish).raise_for_status()
+        CLIENT.post(self.meld.url + "/sim/reads", json=wish).raise_for_status()
 
     def reads(self, connection_id: str) -> int:
         """Return how often a connection was read from Meld."""

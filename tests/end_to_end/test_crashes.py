@@ -6,12 +6,12 @@ import threading
 import time
 from itertools import pairwise
 
-import httpx2
 import pytest
 import redis
 
 from simulator.server import Simulator
 from tests.end_to_end.deployment import Deployment, end
+from tests.support.http import CLIENT
 from tests.support.polling import eventually
 
 LEASE_SECONDS = 12.0
@@ -29,10 +29,10 @@ def answered(meld: Simulator) -> set[str]:
 
 def storm(meld: Simulator, seconds: float, rate: float) -> None:
     """Let Meld's world live for a while, at so many acts a second."""
-    httpx2.post(meld.url + "/sim/life", json={"rate": rate}).raise_for_status()
+    CLIENT.post(meld.url + "/sim/life", json={"rate": rate}).raise_for_status()
     deadline = time.monotonic() + seconds
     eventually(lambda: time.monotonic() > deadline, seconds + 5)
-    httpx2.post(meld.url + "/sim/life", json={"rate": 0}).raise_for_status()
+    CLIENT.post(meld.url + "/sim/life", json={"rate": 0}).raise_for_status()
 
 
 def is_all_there(deployment: Deployment) -> bool:
@@ -142,7 +142,7 @@ def test_a_broker_that_is_away_costs_no_webhook(many: Deployment) -> None:
     many.hint(connection.id)
 
     eventually(lambda: len(many.webhooks()) == 1, message="the webhook")
-    parts = httpx2.get(many.url + "/readyz", timeout=10).json()
+    parts = CLIENT.get(many.url + "/readyz", timeout=10).json()
     assert "broker" in parts["parts"]
     assert parts["parts"]["broker"] != "ok"
 
@@ -173,14 +173,14 @@ def test_a_meld_that_was_away_is_caught_up_with(embedded: Deployment) -> None:
     """Webhooks come in while every read fails; when Meld answers again, everything becomes true by itself."""
     embedded.start_all()
     meld = embedded.meld
-    httpx2.post(meld.url + "/sim/faults", json={"failing": 1.0}).raise_for_status()
+    CLIENT.post(meld.url + "/sim/faults", json={"failing": 1.0}).raise_for_status()
     connections = [meld.world.add() for _ in range(15)]
     for connection in connections:
         meld.send_webhooks(meld.world.break_connection(connection.id))
     eventually(lambda: len(embedded.webhooks()) == 15, message="the webhooks")
     eventually(lambda: "reads paused" in embedded.logs() or "pause" in embedded.logs())
 
-    httpx2.post(meld.url + "/sim/faults", json={}).raise_for_status()
+    CLIENT.post(meld.url + "/sim/faults", json={}).raise_for_status()
 
     eventually(lambda: len(embedded.mirror()) == 15 and embedded.is_true(), 60, message="the mirror")
 

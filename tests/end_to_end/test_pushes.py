@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.end_to_end.deployment import TOKEN, Deployment
 from tests.end_to_end.test_crashes import storm
 from tests.support.encryption_keys import KEY
+from tests.support.http import CLIENT
 from tests.support.polling import eventually
 from tests.support.scripted_consumer import HttpConsumer
 
@@ -42,7 +42,7 @@ def subscribe(deployment: Deployment, consumer: HttpConsumer, name: str = "crm")
 def subscribe_url(deployment: Deployment, url: str, name: str = "crm") -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     wish = {"name": name, "url": url}
-    answer = httpx2.post(deployment.url + "/api/subscriptions", json=wish, headers=headers, timeout=10)
+    answer = CLIENT.post(deployment.url + "/api/subscriptions", json=wish, headers=headers, timeout=10)
     answer.raise_for_status()
     made: dict[str, Any] = answer.json()
     return made

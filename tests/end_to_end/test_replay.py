@@ -6,7 +6,6 @@ from contextlib import closing, suppress
 from itertools import groupby
 from typing import Any
 
-import httpx2
 import pytest
 from sqlalchemy import update
 from sqlmodel import col, select
@@ -22,6 +21,7 @@ from simulator.faults.read_script import ScriptedRead
 from tests.end_to_end.deployment import TOKEN, Deployment, end
 from tests.end_to_end.manual_time import Clock, timeless
 from tests.end_to_end.random_history import History, KilledError
+from tests.support.http import CLIENT
 from tests.support.polling import eventually
 from tests.support.soak import rounds
 from tests.support.table_snapshot import assert_unchanged
@@ -225,7 +225,7 @@ def test_a_service_killed_midway_goes_on_with_its_replay(resting: Deployment) ->
     ids = sorted(connection.id for connection in resting.meld.world.connections())
     headers = {"Authorization": f"Bearer {TOKEN}"}
     wish = {"kind": "webhooks", "all": True, "rate": 2}
-    begun = httpx2.post(resting.url + "/api/replays", json=wish, headers=headers, timeout=10)
+    begun = CLIENT.post(resting.url + "/api/replays", json=wish, headers=headers, timeout=10)
     assert begun.status_code == 202
     eventually(lambda: is_begun(resting), 60, message="the middle")
     killed = resting.processes[-1]

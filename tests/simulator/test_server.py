@@ -11,6 +11,7 @@ from simulator.faults.read_script import ScriptedRead
 from simulator.faults.settings import Faults
 from simulator.server import Simulator
 from tests.simulator.fakes import SECRET
+from tests.support.http import CLIENT
 from tests.support.polling import eventually
 
 
@@ -124,7 +125,7 @@ def test_it_stops_at_once_during_reads_and_deliveries(hooks: HookServer) -> None
 
 def _read_without_answer(url: str) -> None:
     with pytest.raises(httpx2.TransportError):
-        httpx2.get(url, headers={"Authorization": "x"}, trust_env=False, timeout=30)
+        CLIENT.get(url, headers={"Authorization": "x"}, timeout=30)
 
 
 def test_a_port_in_use_is_an_oserror(simulator: Simulator) -> None:
@@ -140,7 +141,7 @@ def test_it_can_be_started_again(hooks: HookServer) -> None:
     simulator = Simulator(webhook_url=hooks.url, webhook_secret=SECRET, connections=1)
     for _ in range(2):
         with simulator:
-            answer = httpx2.get(f"{simulator.url}/sim", trust_env=False).json()
+            answer = CLIENT.get(f"{simulator.url}/sim").json()
 
             assert answer["connections"] == 1
 

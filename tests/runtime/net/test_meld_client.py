@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -25,6 +25,7 @@ from schemas.meld.read_outcome import (
 )
 from tests.runtime.net.raw_socket_server import Handler, Loopback, Peer, answer, repeating, serving
 from tests.support.servers import free_ports
+from tests.support.soak import rounds
 
 KEY = "sk-live+Zm9v/YmFy==hidden"
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -488,6 +489,7 @@ def test_a_page_that_is_absent_is_unreadable(status: int) -> None:
     assert page(answer(status)) == Unreadable(f"Meld answered {status}")
 
 
+@settings(max_examples=rounds(25))
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=12, max_size=80))
 def test_the_key_is_in_no_outcome(key: str) -> None:
     """If a server returns our credentials, they are neither stored nor logged."""

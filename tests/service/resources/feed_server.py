@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import httpx2
-
 from meldwatch.process.http_server import HttpServer
 from runtime.database import Database
 from runtime.metrics import Metrics
@@ -14,6 +12,7 @@ from service.http.threadpool import ThreadPool
 from service.resources.event_stream import EventStreams
 from service.resources.events import EventFeed
 from tests.service.conftest import READ, AppFactory
+from tests.support.http import CLIENT
 from tests.support.sse_reader import SseReader
 
 
@@ -48,7 +47,7 @@ class Service:
     def events(self, **query: Any) -> list[dict[str, Any]]:
         """Return what the list says."""
         headers = {"Authorization": f"Bearer {READ}"}
-        answer = httpx2.get(self.server.url + "/api/events", params={"limit": 1000, **query}, headers=headers)
+        answer = CLIENT.get(self.server.url + "/api/events", params={"limit": 1000, **query}, headers=headers)
         return list(answer.json()["events"])
 
     def open(self) -> int:

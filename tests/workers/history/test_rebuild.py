@@ -17,6 +17,9 @@ from tests.workers.history.random_past import BEGAN, Past, Read, random_reads
 from workers.refetch.commit import LeaseLostError, commit_read
 from workers.refetch.mirror_row import Reading
 
+READS_BESIDE = rounds(15)
+"""Reads that workers make while a check or a repair runs beside them."""
+
 EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -257,7 +260,7 @@ def test_a_check_beside_workers_finds_no_difference(past: Past) -> None:
     for thread in threads:
         thread.start()
     try:
-        for number in range(60):
+        for number in range(READS_BESIDE):
             past.make_reads(*(Read(id_, document(id_, f"STATUS_{number}")) for id_ in ("a", "b", "c")))
     finally:
         is_over.set()
@@ -266,7 +269,7 @@ def test_a_check_beside_workers_finds_no_difference(past: Past) -> None:
 
     assert found == []
     assert past.check() == []
-    assert len(past.rows(ObservationRow)) == 180
+    assert len(past.rows(ObservationRow)) == 3 * READS_BESIDE
 
 
 def test_repairs_beside_workers_lose_nothing(past: Past) -> None:
@@ -281,7 +284,7 @@ def test_repairs_beside_workers_lose_nothing(past: Past) -> None:
     thread = threading.Thread(target=harm)
     thread.start()
     try:
-        for number in range(40):
+        for number in range(READS_BESIDE):
             with suppress(LeaseLostError, AssertionError):  # the lease was revoked
                 past.make_reads(Read("a", document("a", f"STATUS_{number}")))
     finally:
