@@ -211,6 +211,7 @@ def test_workers_that_start_at_once_make_one_subscription(many: Deployment) -> N
         many.start(name)
     many.wait_until_ready()
     eventually(lambda: many.logs().count("mine.keep") >= 3, 30, message="three workers that have the handler")
+    many.hint(many.meld.world.add().id)
     storm(many.meld, 2, 10)
 
     eventually(lambda: many.is_settled() and many.events() and is_complete(many), 30, message=many.logs())
