@@ -25,7 +25,7 @@ test: $(VENV)/.dev ## Run all tests (ARGS="-k word" for some)
 	@$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 soak: $(VENV)/.dev ## Run the random tests with 20 times as many rounds (SOAK=100 for more)
-	@MELDWATCH_SOAK=$(SOAK) $(PY) -m pytest -n $(WORKERS) --dist worksteal --timeout 14400 -m random $(ARGS)
+	@MELDWATCH_SOAK=$(SOAK) $(PY) -m pytest -n $(WORKERS) --dist worksteal --timeout 14400 -m "random or hypothesis" $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint, types and imports
 	$(PY) -m ruff format --check .

@@ -16,6 +16,7 @@ from hypothesis import settings
 from runtime.database import Database
 from tests.support import servers
 from tests.support.reused_databases import ReusedDatabases
+from tests.support.soak import rounds
 
 RUN = pytest.StashKey[servers.Run]()
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -25,7 +26,7 @@ if (memory := servers.find_memory_folder()) is not None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 # How long an example takes says more of the machine than of the program.
-settings.register_profile("meldwatch", deadline=None)
+settings.register_profile("meldwatch", deadline=None, max_examples=rounds(40))
 settings.load_profile("meldwatch")
 
 

@@ -63,7 +63,13 @@ class Deployment:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return preloaded_program.run(arguments, env={**self.environment, **environment}, cwd=self.folder, timeout=60)
+        ended = self.run_for_bytes(*arguments, **environment)
+        return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+    def run_for_bytes(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        """Run a command to its end, and return its output byte for byte."""
+        env = {**self.environment, **environment}
+        return preloaded_program.run(arguments, env=env, cwd=self.folder, timeout=60)
 
     def start_all(self) -> list[PreloadedProcess]:
         """Start what the set-up needs, and wait until it is ready."""

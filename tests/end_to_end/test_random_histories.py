@@ -12,7 +12,7 @@ from tests.end_to_end.random_history import History
 from tests.support.soak import rounds
 from workers.history.rebuild import Rebuild
 
-SEEDS = {"sqlite": rounds(4), "postgres": rounds(2)}
+SEEDS = {"sqlite": rounds(4), "postgres": rounds(1)}
 """The number of histories of each kind; ``make soak`` and ``python -m bench histories`` run many more."""
 
 

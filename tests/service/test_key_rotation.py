@@ -232,7 +232,7 @@ def test_many_rows_are_rotated_to_the_end(database: Database) -> None:
     max_batch_rows=st.integers(1, 4),
     death=st.none() | st.integers(1, 6),
 )
-@settings(max_examples=rounds(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_interrupted_rotation_is_completed_by_the_next(
     sqlite_url: str, kinds: list[str], scan_size: int, max_batch_rows: int, death: int | None
 ) -> None:

@@ -94,7 +94,7 @@ def start(
 
 def run(
     arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, timeout: float
-) -> subprocess.CompletedProcess[str]:
+) -> subprocess.CompletedProcess[bytes]:
     """Run ``meldwatch ARGUMENTS`` to its end, and return its exit code and output."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = start(arguments, env=env, cwd=cwd, stdout=stdout, stderr=stderr)
@@ -105,7 +105,7 @@ def run(
         outputs = []
         for file in (stdout, stderr):
             file.seek(0)
-            outputs.append(file.read().decode())
+            outputs.append(file.read())
     return subprocess.CompletedProcess(list(arguments), process.wait(), *outputs)
 
 

@@ -24,7 +24,7 @@ def mirror_at(past: Past, id_: str, minutes: float) -> ConnectionRow:
         return mirror_as_of(session, id_, BEGAN + timedelta(minutes=minutes))
 
 
-@settings(max_examples=rounds(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(5), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(random_reads())
 def test_every_moment_is_projected_as_it_was(past: Past, made: list[Read]) -> None:
     """As of the time of each read the row equals the mirror at that time, whatever was read later."""

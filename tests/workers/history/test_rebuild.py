@@ -17,10 +17,10 @@ from tests.workers.history.random_past import BEGAN, Past, Read, random_reads
 from workers.refetch.commit import LeaseLostError, commit_read
 from workers.refetch.mirror_row import Reading
 
-READS_BESIDE = rounds(15)
+READS_BESIDE = rounds(10)
 """Reads that workers make while a check or a repair runs beside them."""
 
-EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(6), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.workers.history.random_past import Past, Read, random_reads, reads
 from workers.refetch.preview import MAX_WAIT_SECONDS, RefetchPreview
 from workers.refetch.retry_policy import MIN_OUTAGE_FAILURES
 
-EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(5), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def preview_on(

@@ -17,7 +17,7 @@ from tests.workers.history.random_past import BEGAN, IDS, Past, Read, random_rea
 from workers.retention.cutoffs import compute_cutoffs
 from workers.retention.events import MAX_EVENTS, count_removable_events
 
-EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(5), suppress_health_check=[HealthCheck.function_scoped_fixture])
 CUTS = st.one_of(st.none(), st.integers(0, 30))
 
 

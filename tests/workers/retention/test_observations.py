@@ -12,7 +12,7 @@ from tests.support.scripted_meld import document
 from tests.support.soak import rounds
 from tests.workers.history.random_past import BEGAN, IDS, Past, Read, random_reads
 
-EXAMPLES = settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(5), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from workers.retention.rules import KINDS
 from workers.retention.scan import WINDOW_ROWS
 
 MINUTES = st.integers(-1, 30)
-EXAMPLES = settings(max_examples=rounds(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=rounds(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
@@ -85,7 +85,7 @@ def test_expired_rows_are_removed_and_no_others(database: Database, stored: Stor
     assert (previewed, removed, again) == (counts, counts, dict.fromkeys(KINDS, 0))
 
 
-@settings(max_examples=rounds(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(5), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(random_reads(), MINUTES, MINUTES), min_size=2, max_size=4))
 def test_the_projection_equals_the_live_tables_whatever_was_pruned(database: Database, made: list[Any]) -> None:
     """Random histories with prunes in between, each with cutoffs of its own: no rebuild finds a difference."""

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,7 @@ from runtime.database import Database
 from runtime.security.encryption import Encryption
 from schemas.tables import AuditRow, WebhookRow
 from service.ingest.webhook_insert import make_webhook_table
-from tests.end_to_end.deployment import COMMAND, Deployment, deployed, end
+from tests.end_to_end.deployment import Deployment, deployed, end
 from tests.support import row_factory
 from tests.support.encryption_keys import KEY, OLD
 from tests.support.polling import eventually
@@ -51,11 +50,7 @@ def offline(url: str, tmp_path: Path) -> Iterator[Deployment]:
 
 def body_of(deployment: Deployment, event_id: str, *keys: SecretStr) -> tuple[int, bytes, str]:
     """Return exit code, output as bytes, and what was said, of ``webhooks show --body``."""
-    command = [*COMMAND, "webhooks", "show", event_id, "--body"]
-    environment = {**deployment.environment, **listed(*keys)}
-    ended = subprocess.run(
-        command, env=environment, cwd=deployment.folder, capture_output=True, timeout=60, check=False
-    )
+    ended = deployment.run_for_bytes("webhooks", "show", event_id, "--body", **listed(*keys))
     return ended.returncode, ended.stdout, ended.stderr.decode()
 
 
