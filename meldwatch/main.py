@@ -1,6 +1,5 @@
-"""Entry point of the command ``meldwatch``: signals during start-up, a closed output pipe, then the command line."""
+"""Entry point of the command ``meldwatch``: signals during start-up, then the command line."""
 
-import os
 import signal
 import sys
 from types import FrameType
@@ -15,15 +14,9 @@ def main() -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, _exit)
     # Imports take a while, in which a signal may come.
-    from meldwatch.cli.exit_codes import ExitCode  # noqa: PLC0415
     from meldwatch.cli.root import cli  # noqa: PLC0415
 
-    try:
-        cli(prog_name="meldwatch")
-    except BrokenPipeError:
-        # The reader of our output (head, less) has ended early. Python must not fail once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.PROBLEM_FOUND)
+    cli(prog_name="meldwatch")
 
 
 def _exit(_signum: int, _frame: FrameType | None) -> None:

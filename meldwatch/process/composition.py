@@ -20,7 +20,7 @@ from meldwatch.process.factories import (
 )
 from meldwatch.process.handler_registration import HandlerRegistration
 from meldwatch.process.http_server import HttpServer
-from meldwatch.process.periodic_task import PeriodicTask
+from meldwatch.process.periodic_task import PRUNE_INTERVAL_SECONDS, PeriodicTask
 from meldwatch.process.replay_task import ReplayTask
 from meldwatch.process.supervisor import Component
 from meldwatch.process.worker_threads import WorkerThreads
@@ -65,9 +65,6 @@ log = logs.get_logger(__name__)
 API_THREADS = 8 + MAX_STREAM_THREADS
 DELIVERY_LEASE_MARGIN_SECONDS = 10.0
 """How much longer than any push its lease lasts, so that a running push never loses its lease."""
-
-PRUNE_INTERVAL_SECONDS = 86400.0
-"""How often expired rows are deleted (retention)."""
 
 SPARE_CONNECTIONS = 8
 """Size of the connection pool beyond one connection for each thread of the API and of the workers: for the others.

@@ -10,6 +10,10 @@ from runtime.errors import MeldwatchError
 log = logs.get_logger(__name__)
 
 POLL_SECONDS = 10.0
+"""How often a process looks whether a task is due."""
+
+PRUNE_INTERVAL_SECONDS = 86400.0
+"""How often expired rows are deleted. The interval of the reconcile is a setting."""
 
 
 class PeriodicTask:

@@ -15,9 +15,13 @@ from service.http import problem_details
 from service.http.operation import Operation, ResponseSpec
 from service.http.responses import make_response
 from service.monitoring.bounded_probe import BoundedProbe
-from service.monitoring.readiness_checks import DATABASE_CHECKS, OK, UNKNOWN, run_database_checks
-
-CHECK_TIMEOUT_SECONDS = 2.0
+from service.monitoring.readiness_checks import (
+    CHECK_TIMEOUT_SECONDS,
+    DATABASE_CHECKS,
+    OK,
+    UNKNOWN,
+    run_database_checks,
+)
 
 DATABASE_RESULT_MAX_AGE = timedelta(seconds=0.5)
 BROKER_RESULT_MAX_AGE = timedelta(seconds=2)

@@ -17,6 +17,9 @@ from schemas.tables import TaskLeaseRow
 from service.monitoring import read_backlog
 from service.scheduler import loop
 
+CHECK_TIMEOUT_SECONDS = 2.0
+"""How long ``GET /readyz`` waits for the checks of the database, and for that of the broker."""
+
 MAX_CLOCK_SILENCE_SECONDS = 30
 MAX_BACKLOG_SECONDS = 300
 MAX_OPEN_SECONDS = 300

@@ -414,6 +414,19 @@ def test_a_list_imports_only_what_it_needs(tmp_path: Path) -> None:
     assert imported_by(tmp_path, "connections", "list", "--json") <= LIST_IMPORTS
 
 
+def test_a_reader_that_ends_early_is_no_error(tmp_path: Path) -> None:
+    """With ``meldwatch events list | head`` nothing is printed to the terminal but what head shows."""
+    with subprocess.Popen(
+        [*COMMAND, "--help"], env=environment_of(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as command:
+        assert command.stdout is not None
+        command.stdout.close()
+        assert command.stderr is not None
+        printed_to_terminal = command.stderr.read()
+
+    assert printed_to_terminal == b""
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_root_help_has_the_first_sentence_of_each_command(name: str) -> None:
     """The static table agrees with the commands, each of which is an attribute of its module."""
