@@ -5,7 +5,9 @@ It starts and stops nothing; ``meldwatch.process.composition`` does.
 
 import json
 from collections.abc import Awaitable, Callable, Collection
+from functools import cache
 
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -137,8 +139,13 @@ def _webhook_operation(endpoint: Callable[[Request], Awaitable[Response]]) -> Op
 
 
 def _openapi_operation(operations: tuple[Operation, ...]) -> Operation:
+    @cache
+    def document() -> bytes:
+        # Built when it is first requested: it takes as long as the rest of the application's start.
+        return json.dumps(openapi.build_document((*operations, operation))).encode()
+
     async def handle(_request: Request, _query: object) -> Response:
-        return make_response(document)
+        return make_response(await to_thread.run_sync(document))
 
     operation = Operation(
         method="GET",
@@ -149,5 +156,4 @@ def _openapi_operation(operations: tuple[Operation, ...]) -> Operation:
         responses=(ResponseSpec(description="OpenAPI 3.1."),),
         handler=handle,
     )
-    document = json.dumps(openapi.build_document((*operations, operation))).encode()
     return operation

@@ -1,8 +1,10 @@
 """GET /schemas/{type}/{version}, GET /asyncapi.json: the JSON Schema of each event type, and the AsyncAPI document."""
 
 import json
+from functools import cache
 from typing import Any, Literal
 
+from anyio import to_thread
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
@@ -122,19 +124,28 @@ def _schemas() -> Json:
     return schemas
 
 
+@cache
+def _schema_response_body(type_: EventType) -> bytes:
+    return json.dumps(event_json_schema(type_)).encode()
+
+
+@cache
+def _asyncapi_response_body() -> bytes:
+    return json.dumps(asyncapi_document()).encode()
+
+
 def operations() -> tuple[Operation, ...]:
     """Return the API operations of event schemas. They are public, because they contain no data."""
-    schemas = {(type_, str(DATA_VERSION)): json.dumps(event_json_schema(type_)).encode() for type_ in EVENT_MODELS}
-    document = json.dumps(asyncapi_document()).encode()
 
     async def get_schema(request: Request, _query: object) -> Response:
-        known = schemas.get((request.path_params["type"], request.path_params["version"]))
-        if known is None:
-            raise NotFoundError(f"There is no such schema. The schemas are: {', '.join(map('/'.join, schemas))}.")
-        return make_response(known, media_type=SCHEMA_TYPE)
+        type_, version = request.path_params["type"], request.path_params["version"]
+        if type_ not in EVENT_MODELS or version != str(DATA_VERSION):
+            known = ", ".join(f"{each}/{DATA_VERSION}" for each in EVENT_MODELS)
+            raise NotFoundError(f"There is no such schema. The schemas are: {known}.")
+        return make_response(await to_thread.run_sync(_schema_response_body, type_), media_type=SCHEMA_TYPE)
 
     async def get_document(_request: Request, _query: object) -> Response:
-        return make_response(document)
+        return make_response(await to_thread.run_sync(_asyncapi_response_body))
 
     return (
         Operation(

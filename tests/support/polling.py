@@ -7,14 +7,18 @@ from typing import TypeVar
 import pytest
 
 T = TypeVar("T")
-POLL_SECONDS = 0.02
+FIRST_POLL_SECONDS = 0.005
+MAX_POLL_SECONDS = 0.1
+"""What takes long is looked at less often: a look at a whole service costs time that the service lacks."""
 
 
 def poll(condition: Callable[[], T], seconds: float) -> T:
     """Return the first true value of the condition, or the last value after ``seconds``."""
     deadline = time.monotonic() + seconds
+    pause = FIRST_POLL_SECONDS
     while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(pause * 1.5, MAX_POLL_SECONDS)
     return value
 
 

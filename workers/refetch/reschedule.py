@@ -11,7 +11,14 @@ from schemas.meld.read_outcome import Absent, Refused, Throttled, Unreadable
 from schemas.tables import ReadRequestRow, WebhookRow
 from workers.refetch.commit import LeaseLostError
 from workers.refetch.lease import ReadLease, update_webhooks
-from workers.refetch.retry_policy import FRESH_SECONDS, MAX_PAUSE_SECONDS, Failure, RetryDecision, decide_retry
+from workers.refetch.retry_policy import (
+    FRESH_SECONDS,
+    MAX_PAUSE_SECONDS,
+    Failure,
+    RetryDecision,
+    decide_retry,
+    is_own_refusal,
+)
 
 
 def reschedule(
@@ -26,10 +33,8 @@ def reschedule(
     # A read that was in progress when another failure opened the circuit breaker says nothing new about Meld.
     open_circuit = circuit_breaker.get_open_circuit(session)
     counts = lease.is_probe or open_circuit is None
-    # The previous refusal of this connection opened the circuit breaker, and only a successful read of another one can
-    # have closed it.
-    is_own_refusal = isinstance(failure, Refused) and open_circuit is None and lease.error == failure.detail
-    is_systemic = isinstance(failure, Throttled | Refused) and not is_own_refusal
+    is_own = is_own_refusal(failure, is_circuit_open=open_circuit is not None, previous_error=lease.error)
+    is_systemic = isinstance(failure, Throttled | Refused) and not is_own
     failures = circuit_breaker.record_failure(session, lease.connection_id, is_systemic=is_systemic) if counts else 0
     retry = decide_retry(
         failure,
@@ -37,7 +42,7 @@ def reschedule(
         failures=failures,
         is_fresh=_is_fresh(database, session, lease.connection_id),
         jitter=jitter,
-        is_own=is_own_refusal,
+        is_own=is_own,
     )
     if counts:
         _update_circuit_breaker(database, session, lease, failure, retry)

@@ -56,6 +56,20 @@ class RetryDecision:
     reason: str = ""
 
 
+def is_own_refusal(failure: Failure, *, is_circuit_open: bool, previous_error: str | None) -> bool:
+    """Return whether Meld refuses this connection alone (401 or 403), and not our credentials.
+
+    The previous refusal of the connection opened the circuit breaker. Only a successful read of another connection can
+    have closed it since, so the credentials are good.
+
+    Args:
+        failure: The outcome of the read.
+        is_circuit_open: Whether the circuit breaker is open or half-open.
+        previous_error: The detail of the connection's previous failure, if that is the last thing known of it.
+    """
+    return isinstance(failure, Refused) and not is_circuit_open and previous_error == failure.detail
+
+
 def decide_retry(  # noqa: PLR0911 - one for each case
     failure: Failure, *, attempts: int, failures: int, is_fresh: bool, jitter: float, is_own: bool = False
 ) -> RetryDecision:
