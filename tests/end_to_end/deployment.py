@@ -118,20 +118,20 @@ class Deployment:
                 return webhooks
             after = {"after": page["next"]}
 
-    def is_true(self) -> bool:
+    def mirror_matches_meld(self) -> bool:
         """Return whether the mirror says of every connection that it knows what Meld says."""
         mirror = self.mirror()
-        return bool(mirror) and all(is_same(row, self.meld.world.truth(id_)) for id_, row in mirror.items())
+        return bool(mirror) and all(matches_meld(row, self.meld.world.truth(id_)) for id_, row in mirror.items())
 
-    def is_settled(self) -> bool:
+    def has_no_pending_webhooks(self) -> bool:
         """Return whether every stored webhook has been seen to."""
         return self.get("/api/webhooks", state="pending", limit=1)["webhooks"] == []
 
-    def hint(self, connection_id: str) -> None:
+    def send_webhook(self, connection_id: str) -> None:
         """Have Meld send a webhook of a connection although nothing has happened."""
         self.meld.send_webhooks([self.meld.world.compose_event("BANK_LINKING_ACCOUNTS_UPDATED", connection_id)])
 
-    def script(self, connection_id: str, *steps: dict[str, Any]) -> None:
+    def script_reads(self, connection_id: str, *steps: dict[str, Any]) -> None:
         """Tell Meld what to do to the next reads of a connection."""
         wish = {"connectionId": connection_id, "steps": steps}
         CLIENT.post(self.meld.url + "/sim/reads", json=wish).raise_for_status()
@@ -152,7 +152,7 @@ class Deployment:
             process.wait(10)
 
 
-def is_same(row: Mapping[str, Any], truth: Mapping[str, Any]) -> bool:
+def matches_meld(row: Mapping[str, Any], truth: Mapping[str, Any]) -> bool:
     """Return whether a row of the mirror says what Meld says."""
     return (
         row["status"] == truth["status"]
@@ -190,7 +190,7 @@ def deployed(folder: Path, database_url: str, broker_url: str, **settings: str) 
             deployment.stop()
 
 
-def end(process: PreloadedProcess, signum: signal.Signals) -> int:
+def stop_process(process: PreloadedProcess, signum: signal.Signals) -> int:
     """Send a signal, and return the exit code, which must come within the contract's 10 s."""
     process.send_signal(signum)
     return process.wait(10)

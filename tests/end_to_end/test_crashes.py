@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from simulator.server import Simulator
-from tests.end_to_end.deployment import Deployment, end
+from tests.end_to_end.deployment import Deployment, stop_process
 from tests.support.http import CLIENT
 from tests.support.polling import eventually
 
@@ -38,7 +38,7 @@ def storm(meld: Simulator, seconds: float, rate: float) -> None:
 def is_all_there(deployment: Deployment) -> bool:
     """Return whether each webhook that was answered 200 is stored and seen to, and the mirror is true."""
     stored = {webhook["event_id"]: webhook["state"] for webhook in deployment.webhooks()}
-    return answered(deployment.meld) <= set(stored) and "pending" not in stored.values() and deployment.is_true()
+    return answered(deployment.meld) <= set(stored) and "pending" not in stored.values() and deployment.mirror_matches_meld()
 
 
 def is_gapless(deployment: Deployment) -> bool:
@@ -57,15 +57,15 @@ def test_a_worker_killed_during_a_read_is_replaced(many: Deployment) -> None:
     """SIGKILL while a read is under way: when the lease ends, another worker reads, and nothing is lost."""
     _web, worker, _clock = many.start_all()
     connection = many.meld.world.add()
-    many.script(connection.id, {"delay": 1.5})
-    many.hint(connection.id)
+    many.script_reads(connection.id, {"delay": 1.5})
+    many.send_webhook(connection.id)
     eventually(lambda: many.reads(connection.id) == 1, message="the read under way")
 
     worker.kill()
     many.start("worker")
 
     eventually(lambda: connection.id in many.mirror(), LEASE_SECONDS + 20, message="the mirror")
-    eventually(many.is_settled, message="the webhook processed")
+    eventually(many.has_no_pending_webhooks, message="the webhook processed")
 
 
 def test_a_web_process_killed_after_its_answer_loses_nothing(many: Deployment) -> None:
@@ -122,7 +122,7 @@ def test_a_broker_that_loses_everything_costs_seconds(many: Deployment) -> None:
     many.start("clock")
     connections = [many.meld.world.add() for _ in range(20)]
     for connection in connections:
-        many.hint(connection.id)
+        many.send_webhook(connection.id)
     eventually(lambda: many.status("/healthz") == 200, 20)
     eventually(lambda: len(many.webhooks()) == 20, 20, message="the webhooks")
 
@@ -139,7 +139,7 @@ def test_a_broker_that_is_away_costs_no_webhook(many: Deployment) -> None:
     eventually(lambda: many.status("/healthz") == 200, 20)
     connection = many.meld.world.add()
 
-    many.hint(connection.id)
+    many.send_webhook(connection.id)
 
     eventually(lambda: len(many.webhooks()) == 1, message="the webhook")
     parts = CLIENT.get(many.url + "/readyz", timeout=10).json()
@@ -182,7 +182,7 @@ def test_a_meld_that_was_away_is_caught_up_with(embedded: Deployment) -> None:
 
     CLIENT.post(meld.url + "/sim/faults", json={}).raise_for_status()
 
-    eventually(lambda: len(embedded.mirror()) == 15 and embedded.is_true(), 60, message="the mirror")
+    eventually(lambda: len(embedded.mirror()) == 15 and embedded.mirror_matches_meld(), 60, message="the mirror")
 
 
 @pytest.mark.parametrize("name", ["WEBHOOK_URLS", "WEBHOOK_SECRETS", "MELD_API_KEY"])
@@ -210,7 +210,7 @@ def test_a_second_start_keeps_the_token_that_up_made(embedded: Deployment) -> No
     for _ in range(2):
         process = embedded.start("up")
         embedded.wait_until_ready()
-        assert end(process, signal.SIGTERM) == 0
+        assert stop_process(process, signal.SIGTERM) == 0
 
     (kept,) = embedded.folder.glob("*.admin-token")
     token = kept.read_text().strip()

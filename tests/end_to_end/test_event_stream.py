@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from schemas.message_names import FEED_CHANNEL
-from tests.end_to_end.deployment import TOKEN, Deployment, end
+from tests.end_to_end.deployment import TOKEN, Deployment, stop_process
 from tests.support.polling import eventually
 from tests.support.sse_reader import SseReader
 
@@ -26,7 +26,7 @@ def linked(deployment: Deployment) -> str:
     """Link a connection, and wait until all is told of it."""
     connection = deployment.meld.world.start()
     deployment.meld.send_webhooks(deployment.meld.world.complete(connection.id))
-    eventually(lambda: deployment.mirror() and deployment.is_true() and deployment.is_settled(), 20)
+    eventually(lambda: deployment.mirror() and deployment.mirror_matches_meld() and deployment.has_no_pending_webhooks(), 20)
     return connection.id
 
 
@@ -108,7 +108,7 @@ def test_a_restart_costs_a_reader_nothing(deployment: Deployment, signum: signal
     change(deployment, id_)
     deployment.start("up" if deployment.is_embedded else "web")
     deployment.wait_until_ready()
-    eventually(deployment.is_true, 20, message="the true mirror")
+    eventually(deployment.mirror_matches_meld, 20, message="the true mirror")
     with closing(SseReader(deployment.url, TOKEN, last_event_id=before.last_id)) as after:
         change(deployment, id_)
         eventually(lambda: len(deployment.events()) >= len(before.events) + 2, 20, message="both events")
@@ -126,7 +126,7 @@ def test_open_streams_do_not_keep_a_process(deployment: Deployment) -> None:
     for reader in readers:
         reader.wait_for_begin()
 
-    code = end(server, signal.SIGTERM)
+    code = stop_process(server, signal.SIGTERM)
     for reader in readers:
         reader.wait_for_end()
         reader.close()

@@ -23,7 +23,7 @@ def test_a_receiver_takes_all_through_a_rotation(
 
     with ReceiverProcess(receiver, folder, secret, port=port) as first:
         connection = meld.world.add()
-        embedded.hint(connection.id)
+        embedded.send_webhook(connection.id)
         eventually(lambda: len(first.stored) == 1, 20, message=f"the first event; {embedded.logs()}")
         rotated = secret_of(embedded, "rotate", "crm")
         meld.send_webhooks(meld.world.break_connection(connection.id))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.deployment import Deployment, end
+from tests.end_to_end.deployment import Deployment, stop_process
 from tests.end_to_end.test_crashes import storm
 from tests.support.polling import eventually
 
@@ -99,7 +99,7 @@ def test_the_example_works(deployment: Deployment) -> None:
     connection = meld.world.start()
     for act in (meld.world.complete, meld.world.break_connection):
         meld.send_webhooks(act(connection.id))
-        eventually(lambda: connection.id in deployment.mirror() and deployment.is_true(), message="the true mirror")
+        eventually(lambda: connection.id in deployment.mirror() and deployment.mirror_matches_meld(), message="the true mirror")
 
     reminders = eventually(
         lambda: rows(deployment.folder / "reminders.db", "reminder"),
@@ -120,7 +120,7 @@ def test_what_fails_is_tried_again_in_order(embedded: Deployment) -> None:
     for connection, wish in zip(connections, ("raise", "hang", "die"), strict=False):
         (folder / f"wish-{connection}-00000001").write_text(wish)
     for connection in connections:
-        embedded.hint(connection)
+        embedded.send_webhook(connection)
     eventually(lambda: len(embedded.events()) == 4, message="the first events")
     for connection in connections:
         embedded.meld.send_webhooks(embedded.meld.world.break_connection(connection))
@@ -157,7 +157,7 @@ def test_events_are_handled_in_order_whatever_is_killed(embedded: Deployment) ->
         embedded.wait_until_ready()
     life.join()
 
-    eventually(lambda: embedded.is_settled() and is_complete(embedded), 60, message=f"all; {embedded.logs()}")
+    eventually(lambda: embedded.has_no_pending_webhooks() and is_complete(embedded), 60, message=f"all; {embedded.logs()}")
     assert embedded.events()
     assert all(order == sorted(order) for order in first_times(read(folder, "taken")).values())
 
@@ -169,7 +169,7 @@ def test_a_killed_workers_handler_ends_and_its_event_comes_again(many: Deploymen
     eventually(lambda: many.get("/api/subscriptions")["subscriptions"], message="the subscription")
     (folder / "shut").touch()
     connection = many.meld.world.add().id
-    many.hint(connection)
+    many.send_webhook(connection)
     eventually(lambda: read(folder, "calls"), 30, message=f"a call; {many.logs()}")
     pid = (folder / "calls").read_text().split()[2]
     worker.kill()
@@ -189,11 +189,11 @@ def test_a_worker_that_stops_ends_what_runs_and_gives_it_back(many: Deployment) 
     _web, worker, _clock = many.start_all()
     eventually(lambda: many.get("/api/subscriptions")["subscriptions"], message="the subscription")
     (folder / "shut").touch()
-    many.hint(many.meld.world.add().id)
+    many.send_webhook(many.meld.world.add().id)
     eventually(lambda: read(folder, "calls"), 30, message=f"a call; {many.logs()}")
     pid = (folder / "calls").read_text().split()[2]
 
-    code = end(worker, signal.SIGTERM)
+    code = stop_process(worker, signal.SIGTERM)
     is_gone = not Path(f"/proc/{pid}").exists()
     (folder / "shut").unlink()
     many.start("worker")
@@ -211,10 +211,10 @@ def test_workers_that_start_at_once_make_one_subscription(many: Deployment) -> N
         many.start(name)
     many.wait_until_ready()
     eventually(lambda: many.logs().count("mine.keep") >= 3, 30, message="three workers that have the handler")
-    many.hint(many.meld.world.add().id)
+    many.send_webhook(many.meld.world.add().id)
     storm(many.meld, 2, 10)
 
-    eventually(lambda: many.is_settled() and many.events() and is_complete(many), 30, message=many.logs())
+    eventually(lambda: many.has_no_pending_webhooks() and many.events() and is_complete(many), 30, message=many.logs())
     assert [row["name"] for row in many.get("/api/subscriptions")["subscriptions"]] == ["mine.keep"]
     assert len(read(folder, "taken")) == len(many.events())
 
@@ -226,8 +226,8 @@ def test_an_operator_pauses_and_resumes_a_handler(embedded: Deployment) -> None:
     paused = embedded.run("subscriptions", "pause", "mine.keep")
     doctor = embedded.run("doctor")
     connection = embedded.meld.world.add().id
-    embedded.hint(connection)
-    eventually(lambda: embedded.events() and embedded.is_settled(), message="the event")
+    embedded.send_webhook(connection)
+    eventually(lambda: embedded.events() and embedded.has_no_pending_webhooks(), message="the event")
     embedded.meld.send_webhooks(embedded.meld.world.break_connection(connection))
     eventually(lambda: len(embedded.events()) == 2, message="another event")
     during = read(folder, "calls")
@@ -244,13 +244,13 @@ def test_a_handler_that_is_gone_is_owed_what_it_missed(embedded: Deployment) -> 
     """Without its module the events wait, and it is said what to do; with it, they are handled."""
     folder = with_handler(embedded)
     (up,) = embedded.start_all()
-    end(up, signal.SIGTERM)
+    stop_process(up, signal.SIGTERM)
     del embedded.environment["MELDWATCH_HANDLERS"]
     (up,) = embedded.start_all()
-    embedded.hint(embedded.meld.world.add().id)
+    embedded.send_webhook(embedded.meld.world.add().id)
     error = eventually(lambda: subscription(embedded)["error"], message="what is wrong")
     delivery = embedded.get("/api/deliveries")["deliveries"][0]
-    end(up, signal.SIGTERM)
+    stop_process(up, signal.SIGTERM)
     with_handler(embedded)
     embedded.start_all()
     embedded.run("subscriptions", "resume", "mine.keep")

@@ -14,7 +14,7 @@ from runtime.database import Database
 from runtime.security.encryption import Encryption
 from schemas.tables import WebhookRow
 from service.ingest.webhook_insert import make_webhook_table
-from tests.end_to_end.deployment import Deployment, deployed, end
+from tests.end_to_end.deployment import Deployment, deployed, stop_process
 from tests.end_to_end.test_pushes import allow, got, subscribe
 from tests.support.encryption_keys import KEY, OLD
 from tests.support.polling import eventually
@@ -57,7 +57,7 @@ class Fleet:
     def restart(self, name: str, *keys: SecretStr) -> None:
         """Start a process with these keys, in place of the one before."""
         if name in self._running:
-            assert end(self._running[name], signal.SIGTERM) == 0
+            assert stop_process(self._running[name], signal.SIGTERM) == 0
         self._deployment.environment["MELDWATCH_ENCRYPTION_KEYS"] = listed(*keys)
         self._running[name] = self._deployment.start(name)
 
@@ -89,7 +89,7 @@ def test_keys_rotate_without_downtime(many: Deployment, consumer: HttpConsumer) 
 
     assert rotated.returncode == 0, rotated.stderr
     assert [set(json.loads(line)["keys"]) for line in rotated.stdout.splitlines()] == [{NEW_NAME}, set(), {NEW_NAME}]
-    eventually(many.is_settled, message="all webhooks processed")
+    eventually(many.has_no_pending_webhooks, message="all webhooks processed")
     assert bodies(many, KEY).keys() == {webhook["event_id"] for webhook in many.webhooks()}
     assert {webhook["state"] for webhook in many.webhooks()} == {"processed"}
     assert got(consumer) == many.events()
@@ -104,14 +104,14 @@ def test_a_service_on_its_own_key_gets_another(embedded: Deployment, consumer: H
     change(embedded, consumer)
     (kept,) = embedded.folder.rglob("*.encryption-key")
     embedded.environment["MELDWATCH_ENCRYPTION_KEYS"] = f"{KEY.get_secret_value()},{kept.read_text().strip()}"
-    end(process, signal.SIGTERM)
+    stop_process(process, signal.SIGTERM)
     process = embedded.start_all()[0]
     change(embedded, consumer)
 
     rotated = embedded.run("keys", "rotate")
     kept.unlink()
     embedded.environment["MELDWATCH_ENCRYPTION_KEYS"] = KEY.get_secret_value()
-    end(process, signal.SIGTERM)
+    stop_process(process, signal.SIGTERM)
     embedded.start_all()
     change(embedded, consumer)
 

@@ -77,7 +77,7 @@ def test_a_change_is_pushed(deployment: Deployment, consumer: HttpConsumer) -> N
     connection = meld.world.start()
     for act in (meld.world.complete, meld.world.break_connection, meld.world.heal):
         meld.send_webhooks(act(connection.id))
-        eventually(lambda: connection.id in deployment.mirror() and deployment.is_true(), message="the true mirror")
+        eventually(lambda: connection.id in deployment.mirror() and deployment.mirror_matches_meld(), message="the true mirror")
 
     eventually(lambda: len(got(consumer)) == 3, message=f"the pushes; {deployment.logs()}")
     assert got(consumer) == deployment.events()
@@ -91,7 +91,7 @@ def test_a_worker_killed_during_a_push_is_replaced(many: Deployment, consumer: H
     subscribe(many, consumer)
     consumer.may_answer.clear()
     connection = many.meld.world.add()
-    many.hint(connection.id)
+    many.send_webhook(connection.id)
     eventually(lambda: len(consumer.pushes) == 1, message=f"the push under way; {many.logs()}")
     worker.kill()
     worker.wait()
@@ -121,7 +121,7 @@ def test_a_service_killed_again_and_again_loses_no_push(embedded: Deployment, co
         embedded.wait_until_ready()
     life.join()
 
-    eventually(lambda: embedded.is_settled() and is_complete(embedded, consumer), 60, message="all pushes")
+    eventually(lambda: embedded.has_no_pending_webhooks() and is_complete(embedded, consumer), 60, message="all pushes")
     assert embedded.events()
     assert is_in_order(consumer)
 
@@ -135,7 +135,7 @@ def test_a_hanging_consumer_holds_nobody_up(many: Deployment, consumer: HttpCons
     subscribe_url(many, "http://127.0.0.1:1/", "dead")
     subscribe(many, consumer, "healthy")
     storm(many.meld, 3, 15)
-    eventually(many.is_settled, 20, message="all webhooks processed")
+    eventually(many.has_no_pending_webhooks, 20, message="all webhooks processed")
 
     eventually(lambda: is_complete(many, consumer), 10, message="the pushes to the healthy one")
     assert many.events()
@@ -150,7 +150,7 @@ def test_what_a_subscriber_missed_comes_later(many: Deployment, consumer: HttpCo
     made = subscribe(many, consumer)
     consumer.statuses.append(410)
     connection = many.meld.world.add()
-    many.hint(connection.id)
+    many.send_webhook(connection.id)
     eventually(lambda: state_of(many, made["id"]) == "disabled", message="the subscription disabled")
     many.meld.send_webhooks(many.meld.world.break_connection(connection.id))
     eventually(lambda: len(many.events()) == 2, message="the second event")

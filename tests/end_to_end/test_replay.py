@@ -18,7 +18,7 @@ from schemas.tables import ConnectionRow, EventRow, ReadRequestRow, ReplayRow
 from service.replay.manage import ReplayManager
 from service.replay.runner import ReplayRunner
 from simulator.faults.read_script import ScriptedRead
-from tests.end_to_end.deployment import TOKEN, Deployment, end
+from tests.end_to_end.deployment import TOKEN, Deployment, stop_process
 from tests.end_to_end.manual_time import Clock, timeless
 from tests.end_to_end.random_history import History, KilledError
 from tests.support.http import CLIENT
@@ -171,16 +171,16 @@ def resting(request: pytest.FixtureRequest) -> Deployment:
     started = deployment.start_all()
     ids = [deployment.meld.world.add().id for _ in range(COUNT)]
     for id_ in ids:
-        deployment.hint(id_)
-    eventually(lambda: len(deployment.mirror()) == COUNT and deployment.is_settled(), 60, message="the mirror")
+        deployment.send_webhook(id_)
+    eventually(lambda: len(deployment.mirror()) == COUNT and deployment.has_no_pending_webhooks(), 60, message="the mirror")
     for process in started:
-        end(process, signal.SIGTERM)
+        stop_process(process, signal.SIGTERM)
     with closing(Database(deployment.environment["MELDWATCH_DATABASE_URL"])) as database, database.write() as session:
         session.exec(update(ReadRequestRow).values(requested=ReadRequestRow.completed, due_at=None, woken_at=None))
     for id_ in ids:
         deployment.meld.world.break_connection(id_)
     deployment.start_all()
-    assert not deployment.is_true()
+    assert not deployment.mirror_matches_meld()
     return deployment
 
 
@@ -212,7 +212,7 @@ def test_a_command_killed_midway_is_resumed(resting: Deployment) -> None:
     resumed = resting.run("replay", "webhooks", "--resume", killed["id"], "--rate", "100")
 
     assert resumed.returncode == 0, resumed.stderr
-    eventually(resting.is_true, 60, message="the mirror")
+    eventually(resting.mirror_matches_meld, 60, message="the mirror")
     (ended,) = replays(resting)
     assert 0 < killed["done"] < COUNT
     assert killed["finished_at"] is None
@@ -235,7 +235,7 @@ def test_a_service_killed_midway_goes_on_with_its_replay(resting: Deployment) ->
     resting.wait_until_ready()
 
     eventually(lambda: replays(resting)[0]["state"] == "finished", 90, message="the end")
-    eventually(resting.is_true, 60, message="the mirror")
+    eventually(resting.mirror_matches_meld, 60, message="the mirror")
     (ended,) = replays(resting)
     assert (ended["done"], ended["total"]) == (COUNT, COUNT)
     assert causes(resting) == [(id_, begun.json()["id"]) for id_ in ids]

@@ -124,7 +124,7 @@ def test_a_web_process_that_is_killed_keeps_what_it_had_written(many: Deployment
     eventually(lambda: many.status("/healthz") == 200, 30, message=f"the answer; {many.logs()}")
     connections = [many.meld.world.add() for _ in range(30)]
     for connection in connections:
-        many.hint(connection.id)
+        many.send_webhook(connection.id)
     eventually(lambda: kept(many), message="the first of them")
 
     web.kill()

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from simulator.world.new_connection import NewConnection
-from tests.end_to_end.deployment import Deployment, end
+from tests.end_to_end.deployment import Deployment, stop_process
 from tests.support.polling import eventually
 
 
@@ -18,12 +18,12 @@ def test_a_webhook_becomes_a_true_mirror_and_an_event(deployment: Deployment) ->
     for act in (meld.world.complete, meld.world.break_connection, meld.world.heal):
         meld.send_webhooks(act(connection.id))
         statuses.append(meld.world.truth(connection.id)["status"])
-        eventually(lambda: connection.id in deployment.mirror() and deployment.is_true(), message="the true mirror")
+        eventually(lambda: connection.id in deployment.mirror() and deployment.mirror_matches_meld(), message="the true mirror")
 
     told = [event["data"]["current"]["status"] for event in deployment.events() if "status" in event["type"]]
     assert told == statuses
     assert [event["sequence"] for event in deployment.events()] == ["00000001", "00000002", "00000003"]
-    eventually(deployment.is_settled, message="all webhooks processed")
+    eventually(deployment.has_no_pending_webhooks, message="all webhooks processed")
 
 
 def test_a_move_of_the_primary_reaches_the_silent_member(deployment: Deployment) -> None:
@@ -35,12 +35,12 @@ def test_a_move_of_the_primary_reaches_the_silent_member(deployment: Deployment)
     second, third = (meld.world.start(customer) for _ in range(2))
     for joining in (second, third):
         meld.send_webhooks(meld.world.complete(joining.id, duplicate_of=first.id))
-    eventually(lambda: len(deployment.mirror()) == 3 and deployment.is_true(), 20, message="the group")
+    eventually(lambda: len(deployment.mirror()) == 3 and deployment.mirror_matches_meld(), 20, message="the group")
 
     meld.send_webhooks(meld.world.refresh(second.id))
 
     eventually(lambda: deployment.mirror()[first.id]["primary_duplicate_id"] == second.id, 20)
-    eventually(deployment.is_true, 20, message="the true mirror")
+    eventually(deployment.mirror_matches_meld, 20, message="the true mirror")
     last = {
         event["subject"]: event["data"]["role"]
         for event in deployment.events()
@@ -55,13 +55,13 @@ def test_processes_end_in_time_and_with_success(deployment: Deployment, signum: 
     processes = deployment.start_all()
     meld = deployment.meld
     connection = meld.world.add()
-    deployment.script(connection.id, {"hang": True})
-    deployment.hint(connection.id)
+    deployment.script_reads(connection.id, {"hang": True})
+    deployment.send_webhook(connection.id)
     eventually(lambda: deployment.reads(connection.id) == 1, message="the read under way")
 
     codes = []
     enders = [
-        threading.Thread(target=lambda process=process: codes.append(end(process, signum))) for process in processes
+        threading.Thread(target=lambda process=process: codes.append(stop_process(process, signum))) for process in processes
     ]
     for ender in enders:
         ender.start()

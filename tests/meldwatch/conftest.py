@@ -16,5 +16,5 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deploymen
         deployment.start("up")
         deployment.wait_until_ready()
         deployment.meld.send_webhooks(deployment.meld.world.complete(deployment.meld.world.start().id))
-        eventually(lambda: deployment.mirror() and deployment.is_settled(), message="the mirror")
+        eventually(lambda: deployment.mirror() and deployment.has_no_pending_webhooks(), message="the mirror")
         yield deployment

@@ -116,15 +116,15 @@ def produce_history(deployment: Deployment) -> dict[str, str]:
     ids = {name: world.start(customer).id for name in ("a", "b", "c", "broken", "deleted")}
     for id_ in ids.values():
         send(world.complete(id_))
-    eventually(lambda: len(deployment.mirror()) == len(ids) and deployment.is_settled(), SECONDS)
+    eventually(lambda: len(deployment.mirror()) == len(ids) and deployment.has_no_pending_webhooks(), SECONDS)
     for act in (world.break_connection, world.heal, world.break_connection, world.repair):
         send(act(ids["a"]))
-        eventually(lambda: deployment.is_true() and deployment.is_settled(), SECONDS)
+        eventually(lambda: deployment.mirror_matches_meld() and deployment.has_no_pending_webhooks(), SECONDS)
     send(world.join(ids["b"], ids["c"]))
-    eventually(lambda: deployment.is_true() and deployment.is_settled(), SECONDS)
+    eventually(lambda: deployment.mirror_matches_meld() and deployment.has_no_pending_webhooks(), SECONDS)
     send(world.aggregate(ids["c"]))
     send(world.delete(ids["deleted"]))
-    eventually(lambda: deployment.is_true() and deployment.is_settled(), SECONDS)
+    eventually(lambda: deployment.mirror_matches_meld() and deployment.has_no_pending_webhooks(), SECONDS)
     post(deployment, b'{"eventType": "SOMETHING_ELSE", "eventId": "names-no-connection"}')
     return ids
 
@@ -140,8 +140,8 @@ def post(deployment: Deployment, body: bytes) -> None:
 
 def let_read_die(deployment: Deployment, url: str, connection_id: str) -> None:
     """Let the reads of a connection fail until they are dead."""
-    deployment.script(connection_id, *[{"status": 500}] * 100)
-    deployment.hint(connection_id)
+    deployment.script_reads(connection_id, *[{"status": 500}] * 100)
+    deployment.send_webhook(connection_id)
     failed = select(WebhookRow).where(col(WebhookRow.failed_at).is_not(None))
     eventually(lambda: found(url, failed), SECONDS, message="the failure")
 
@@ -165,8 +165,8 @@ def let_delivery_die(url: str) -> None:
 
 def leave_read_pending(deployment: Deployment, url: str, connection_id: str) -> None:
     """Leave a read under way that never gets a response."""
-    deployment.script(connection_id, {"hang": True})
-    deployment.hint(connection_id)
+    deployment.script_reads(connection_id, {"hang": True})
+    deployment.send_webhook(connection_id)
     leased = select(ReadRequestRow).where(
         ReadRequestRow.connection_id == connection_id, col(ReadRequestRow.lease_token).is_not(None)
     )

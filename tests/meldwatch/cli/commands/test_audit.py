@@ -4,7 +4,7 @@ import os
 import pwd
 
 from tests.end_to_end.deployment import Deployment
-from tests.meldwatch.cli.test_root import lines
+from tests.meldwatch.cli.command_helpers import lines
 
 ME = f"cli:{pwd.getpwuid(os.geteuid()).pw_name}"
 

@@ -14,19 +14,13 @@ from sqlmodel import select
 
 from runtime.database import Database
 from schemas.tables import AuditRow, ReadRequestRow, ReplayRow
-from tests.end_to_end.deployment import COMMAND, Deployment, deployed, end
+from tests.end_to_end.deployment import COMMAND, Deployment, deployed, stop_process
 from tests.support.encryption_keys import KEY
 from tests.support.polling import eventually
 from tests.support.scripted_consumer import SECRET, HttpConsumer, emit, subscribe
 from tests.support.table_snapshot import assert_unchanged
 
 COUNT = 3
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest) -> str:
-    """A fresh database, of each kind."""
-    return request.getfixturevalue(f"{request.param}_url")
 
 
 @pytest.fixture
@@ -37,9 +31,11 @@ def quiet(url: str, tmp_path: Path) -> Iterator[Deployment]:
         up = deployment.start("up")
         deployment.wait_until_ready()
         for _ in range(COUNT):
-            deployment.hint(deployment.meld.world.add().id)
-        eventually(lambda: len(deployment.mirror()) == COUNT and deployment.is_settled(), 30, message="the mirror")
-        end(up, signal.SIGTERM)
+            deployment.send_webhook(deployment.meld.world.add().id)
+        eventually(
+            lambda: len(deployment.mirror()) == COUNT and deployment.has_no_pending_webhooks(), 30, message="the mirror"
+        )
+        stop_process(up, signal.SIGTERM)
         with closing(Database(url)) as database, database.write() as session:
             session.exec(update(ReadRequestRow).values(requested=ReadRequestRow.completed, due_at=None, woken_at=None))
         yield deployment
@@ -65,7 +61,7 @@ def test_a_dry_run_says_what_the_real_run_does(quiet: Deployment, url: str) -> N
     quiet.wait_until_ready()
     told = quiet.events()
     real = quiet.run("replay", "webhooks", "--all", "--json")
-    eventually(quiet.is_true, message="the mirror")
+    eventually(quiet.mirror_matches_meld, message="the mirror")
     again = quiet.run("replay", "webhooks", "--all", "--dry-run", "--json")
 
     foreseen = lines(dry.stdout)

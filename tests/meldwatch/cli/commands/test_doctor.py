@@ -1,0 +1,53 @@
+"""The command ``doctor``: each check, and its exit code."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.deployment import KEY, SECRET, TOKEN, Deployment, deployed
+from tests.meldwatch.cli.command_helpers import listed
+from tests.support import encryption_keys
+
+
+def test_the_doctor_finds_everything_well(served: Deployment) -> None:
+    """``doctor`` asks database, broker and Meld, and ends with success."""
+    ended = served.run("doctor")
+
+    assert ended.returncode == 0, ended.stdout
+    assert [line.split()[0] for line in ended.stdout.splitlines()] == ["ok"] * 6
+    assert not any(secret in ended.stdout + ended.stderr for secret in (KEY, SECRET, TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        ({"MELDWATCH_MELD_API_KEY": "another"}, 1, "the key does not fit"),
+        ({"MELDWATCH_MELD_API_URL": "http://127.0.0.1:1"}, 3, "http://127.0.0.1:1"),
+        ({"MELDWATCH_BROKER_URL": "redis://127.0.0.1:1"}, 3, "The broker does not answer"),
+        ({"MELDWATCH_BROKER_URL": "amqp://127.0.0.1:1"}, 3, "The broker does not answer"),
+        ({"MELDWATCH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, 3, "The database does not answer"),
+        ({"MELDWATCH_WEBHOOK_URLS": "https://example.com/hook"}, 1, "does not end with /webhooks/meld"),
+        ({"MELDWATCH_WEBHOOK_URLS": "http://example.com/webhooks/meld"}, 1, "is not https"),
+        ({"MELDWATCH_WEBHOOK_SECRETS": ""}, 2, "MELDWATCH_WEBHOOK_SECRETS"),
+        ({}, 1, "FAIL  encryption   set ENCRYPTION_KEYS: without a key webhook bodies are stored in clear"),
+    ],
+    ids=["key", "meld", "redis", "rabbitmq", "database", "path", "scheme", "secret", "encryption"],
+)
+def test_the_doctor_names_what_is_wrong(
+    sqlite_url: str, tmp_path: Path, settings: dict[str, str], code: int, said: str
+) -> None:
+    """Each thing that may be wrong is found, with what to do about it, and no traceback."""
+    with deployed(tmp_path, sqlite_url, "memory://") as deployment:
+        ended = deployment.run("doctor", **settings)
+
+    assert (ended.returncode, said in ended.stdout) == (code, True), ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_doctor_misses_a_key(offline: Deployment) -> None:
+    """A key that is gone too early is found before the first push fails."""
+    well = offline.run("doctor", **listed(encryption_keys.KEY, encryption_keys.OLD))
+    ill = offline.run("doctor", **listed(encryption_keys.KEY))
+
+    assert "ok    encryption" in well.stdout
+    assert (ill.returncode, "FAIL  encryption" in ill.stdout, "lacks the key" in ill.stdout) == (1, True, True)
