@@ -15,28 +15,28 @@ SETUPS = {
 
 @pytest.fixture(params=list(SETUPS))
 def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
-    """Each set-up that the contract names; nothing of ours is started yet."""
+    """Each documented set-up; no Meldwatch process is started yet."""
     database_url, broker_url = (request.getfixturevalue(name) for name in SETUPS[request.param])
-    with deployed(tmp_path, database_url, broker_url) as made:
-        yield made
+    with deployed(tmp_path, database_url, broker_url) as created:
+        yield created
 
 
 @pytest.fixture
-def many(postgres_url: str, valkey_url: str, tmp_path: Path) -> Iterator[Deployment]:
-    """The set-up of several processes, over PostgreSQL and Valkey; nothing of ours is started yet."""
-    with deployed(tmp_path, postgres_url, valkey_url) as made:
-        yield made
+def multi_process(postgres_url: str, valkey_url: str, tmp_path: Path) -> Iterator[Deployment]:
+    """The set-up with several processes, on PostgreSQL and Valkey; no Meldwatch process is started yet."""
+    with deployed(tmp_path, postgres_url, valkey_url) as created:
+        yield created
 
 
 @pytest.fixture
 def embedded(sqlite_url: str, tmp_path: Path) -> Iterator[Deployment]:
-    """The set-up of one process; nothing of ours is started yet."""
-    with deployed(tmp_path, sqlite_url, "memory://") as made:
-        yield made
+    """The set-up with a single process; no Meldwatch process is started yet."""
+    with deployed(tmp_path, sqlite_url, "memory://") as created:
+        yield created
 
 
 @pytest.fixture
 def consumer() -> Iterator[HttpConsumer]:
-    """A subscriber on this machine."""
-    with HttpConsumer() as made:
-        yield made
+    """A push consumer on this machine."""
+    with HttpConsumer() as server:
+        yield server

@@ -1,4 +1,4 @@
-"""The real program as an operator runs it: processes of the command line, on real databases and brokers."""
+"""Run the real program as an operator does: command-line processes on real databases and brokers."""
 
 import os
 import signal
@@ -34,9 +34,9 @@ def free_port() -> int:
 
 @dataclass
 class Deployment:
-    """Processes of one set-up, and the Meld that they watch.
+    """The processes of one set-up, and their simulated Meld.
 
-    ``web`` answers on ``port``; what else runs is up to the test.
+    ``web`` listens on ``port``; each test decides which other processes run.
     """
 
     folder: Path
@@ -48,11 +48,11 @@ class Deployment:
 
     @property
     def url(self) -> str:
-        """Where the API is."""
+        """The base URL of the API."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, *arguments: str) -> PreloadedProcess:
-        """Start a process of the command line in the background; its output is kept in a file."""
+        """Start a command in the background; write its output to a file."""
         number = len(self.processes)
         with (self.folder / f"{number}-{arguments[0]}.log").open("wb") as output:
             process = preloaded_program.start(
@@ -62,28 +62,28 @@ class Deployment:
         return process
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command until it exits; return its output as text."""
         ended = self.run_for_bytes(*arguments, **environment)
         return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     def run_for_bytes(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-        """Run a command to its end, and return its output byte for byte."""
+        """Run a command until it exits; return its output as bytes."""
         env = {**self.environment, **environment}
         return preloaded_program.run(arguments, env=env, cwd=self.folder, timeout=60)
 
     def start_all(self) -> list[PreloadedProcess]:
-        """Start what the set-up needs, and wait until it is ready."""
+        """Start the processes of the set-up, and wait until the service is ready."""
         names = [("up",)] if self.is_embedded else [("web",), ("worker",), ("clock",)]
         started = [self.start(*name) for name in names]
         self.wait_until_ready()
         return started
 
     def wait_until_ready(self) -> None:
-        """Wait until the service says that everything is there."""
+        """Wait until ``/readyz`` answers 200."""
         eventually(lambda: self.status("/readyz") == 200, 30, message=f"readiness; {self.logs()}")
 
     def status(self, path: str) -> int | None:
-        """Return the status of a GET; None where nobody answers."""
+        """Return the status of a GET; None if there is no answer."""
         try:
             return CLIENT.get(self.url + path, timeout=5).status_code
         except httpx2.HTTPError:
@@ -97,7 +97,7 @@ class Deployment:
         return answer.json()
 
     def mirror(self) -> dict[str, dict[str, Any]]:
-        """Return the mirror, by id."""
+        """Return the rows of the mirror, by connection id."""
         return {row["id"]: row for row in self.get("/api/connections", limit=1000)["connections"]}
 
     def events(self) -> list[dict[str, Any]]:
@@ -119,33 +119,33 @@ class Deployment:
             after = {"after": page["next"]}
 
     def mirror_matches_meld(self) -> bool:
-        """Return whether the mirror says of every connection that it knows what Meld says."""
+        """Return whether the mirror is not empty and each of its rows equals Meld's state."""
         mirror = self.mirror()
         return bool(mirror) and all(matches_meld(row, self.meld.world.truth(id_)) for id_, row in mirror.items())
 
     def has_no_pending_webhooks(self) -> bool:
-        """Return whether every stored webhook has been seen to."""
+        """Return whether no stored webhook is pending."""
         return self.get("/api/webhooks", state="pending", limit=1)["webhooks"] == []
 
     def send_webhook(self, connection_id: str) -> None:
-        """Have Meld send a webhook of a connection although nothing has happened."""
+        """Let Meld send a webhook for a connection that did not change."""
         self.meld.send_webhooks([self.meld.world.compose_event("BANK_LINKING_ACCOUNTS_UPDATED", connection_id)])
 
     def script_reads(self, connection_id: str, *steps: dict[str, Any]) -> None:
-        """Tell Meld what to do to the next reads of a connection."""
-        wish = {"connectionId": connection_id, "steps": steps}
-        CLIENT.post(self.meld.url + "/sim/reads", json=wish).raise_for_status()
+        """Script Meld's answers to the next reads of a connection."""
+        script = {"connectionId": connection_id, "steps": steps}
+        CLIENT.post(self.meld.url + "/sim/reads", json=script).raise_for_status()
 
-    def reads(self, connection_id: str) -> int:
-        """Return how often a connection was read from Meld."""
+    def count_reads(self, connection_id: str) -> int:
+        """Return the number of reads of a connection at Meld."""
         return self.meld.reads.count(connection_id)
 
     def logs(self) -> str:
-        """Return what the processes said."""
+        """Return the last output of all processes."""
         return "\n".join(f"{path.name}: {path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
 
     def stop(self) -> None:
-        """End what still runs, however it takes."""
+        """Kill all processes that still run."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
@@ -153,7 +153,7 @@ class Deployment:
 
 
 def matches_meld(row: Mapping[str, Any], truth: Mapping[str, Any]) -> bool:
-    """Return whether a row of the mirror says what Meld says."""
+    """Return whether a row of the mirror equals Meld's state of the connection."""
     return (
         row["status"] == truth["status"]
         and row["status_reason"] == truth["statusReason"]
@@ -164,10 +164,10 @@ def matches_meld(row: Mapping[str, Any], truth: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def deployed(folder: Path, database_url: str, broker_url: str, **settings: str) -> Iterator[Deployment]:
-    """Give a set-up whose database is migrated and whose Meld runs; nothing of ours is started yet."""
+    """Provide a set-up with a migrated database and a running simulated Meld, but no Meldwatch process."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/webhooks/meld"
-    # Meld's first retry comes after a minute; here after half a second.
+    # Meld sends its first retry after one minute; here after half a second.
     with Simulator(webhook_url=url, webhook_secret=SECRET, api_key=KEY, time_scale=1 / 120) as meld:
         environment = {
             "PATH": os.environ["PATH"],
@@ -191,6 +191,6 @@ def deployed(folder: Path, database_url: str, broker_url: str, **settings: str) 
 
 
 def stop_process(process: PreloadedProcess, signum: signal.Signals) -> int:
-    """Send a signal, and return the exit code, which must come within the contract's 10 s."""
+    """Send a signal, and return the exit code; fail if the process does not exit within the guaranteed 10 s."""
     process.send_signal(signum)
     return process.wait(10)

@@ -1,4 +1,4 @@
-"""Manual time: databases whose present is a clock that is moved by hand."""
+"""Manual time: databases whose current time is a clock that the test moves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from schemas.tables import CircuitBreakerRow, FeedCounterRow
 
 
 class Clock:
-    """Stands still until it is moved. On PostgreSQL it moves the database's own time too."""
+    """A clock that stands still until the test moves it; it also sets the time of a PostgreSQL database."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -24,12 +24,12 @@ class Clock:
         return self.now
 
     def move_with(self, database: Database) -> None:
-        """Let the time of the database follow this clock."""
+        """Make the database's time follow this clock."""
         self._database = database
         self.move(self.now)
 
     def move(self, to: datetime) -> None:
-        """Move to a time, unless it has passed."""
+        """Move forward to a time; never move back."""
         self.now = max(self.now, to)
         if self._database is not None:
             with self._database.engine.begin() as connection:
@@ -48,7 +48,7 @@ CREATE FUNCTION history.statement_timestamp() RETURNS timestamptz LANGUAGE sql S
 
 @contextmanager
 def timeless(url: str) -> Iterator[tuple[Database, Clock]]:
-    """Open a database whose time is a manual clock. On PostgreSQL ``now()`` is shadowed by a function of ours."""
+    """Open a database whose time is a manual clock. On PostgreSQL a second ``now()`` shadows the built-in one."""
     clock = Clock()
     if url.startswith("sqlite"):
         database = Database(url, clock=clock)

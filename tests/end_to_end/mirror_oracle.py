@@ -1,4 +1,4 @@
-"""Compare the mirror with the truth: the state of the simulator against the stored rows."""
+"""Compare the mirror with Meld: the stored rows against the state of the simulator."""
 
 from typing import Any
 
@@ -14,24 +14,26 @@ from simulator.world.world import World
 
 
 def differences(database: Database, world: World, *, is_notified: bool) -> list[str]:
-    """Return the differences between the mirror and the truth.
+    """Return the differences between the mirror and Meld.
 
     Args:
         database: The mirror.
-        world: The truth.
-        is_notified: Whether only webhooks can have led to the mirror, without a reconcile. Then connections that no
-            webhook named are skipped, and so are details for which Meld sends no webhook.
+        world: Meld's state.
+        is_notified: Whether the mirror was updated by webhooks alone, without a reconcile. Then the comparison skips
+            connections that no webhook named, and details for which Meld sends no webhook.
     """
     with database.read() as session:
         mirror = {row.id: row for row in session.exec(select(ConnectionRow)).all()}
-        jobs_of = {job.connection_id: job for job in session.exec(select(ReadRequestRow)).all()}
+        requests = {request.connection_id: request for request in session.exec(select(ReadRequestRow)).all()}
     found = []
-    for one in world.connections():
-        job = jobs_of.get(one.id)
-        if is_notified and job is None:
+    for connection in world.connections():
+        request = requests.get(connection.id)
+        if is_notified and request is None:
             continue
-        is_flagged = world.quirks.deleted_gone and job is not None and job.failed_at is not None
-        found += _difference(mirror.get(one.id), world.truth(one.id), is_flagged=is_flagged, is_notified=is_notified)
+        is_flagged = world.quirks.deleted_gone and request is not None and request.failed_at is not None
+        found += _difference(
+            mirror.get(connection.id), world.truth(connection.id), is_flagged=is_flagged, is_notified=is_notified
+        )
     return found
 
 
@@ -40,17 +42,22 @@ def _difference(row: ConnectionRow | None, truth: dict[str, Any], *, is_flagged:
     if row is None:
         return [] if snapshot.status in TERMINAL_STATUSES else [f"{snapshot.id} is missing"]
     if snapshot.status in TERMINAL_STATUSES:
-        # Meld answers 404 without a DELETED webhook: the mirror must be unchanged, and the failure visible.
+        # Meld answers 404 without a DELETED webhook: the mirror must not change, and the failure must be visible.
         return [] if row.status == snapshot.status or is_flagged else [f"{row.id} is {row.status}: {snapshot.status}"]
-    is_, should = _facts(row, is_notified=is_notified), _facts(snapshot, is_notified=is_notified)
-    return [f"{row.id} {name}: {is_[name]}, not {should[name]}" for name in should if is_[name] != should[name]]
+    actual, expected = (
+        _comparable_fields(row, is_notified=is_notified),
+        _comparable_fields(snapshot, is_notified=is_notified),
+    )
+    return [
+        f"{row.id} {name}: {actual[name]}, not {expected[name]}" for name in expected if actual[name] != expected[name]
+    ]
 
 
-def _facts(connection: Snapshot | ConnectionRow, *, is_notified: bool) -> dict[str, object]:
+def _comparable_fields(connection: Snapshot | ConnectionRow, *, is_notified: bool) -> dict[str, object]:
     state = {
         "status": (connection.status, connection.status_reason),
         "primary": connection.primary_duplicate_id,
-        # A set: its order may change without a webhook.
+        # A set, because the order may change without a webhook.
         "duplicates": set(connection.duplicate_ids),
     }
     details = {

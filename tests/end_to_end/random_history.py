@@ -1,8 +1,7 @@
-"""A random history: the real refetch, inbox, scheduler and reconcile on a real database, beside a faulty Meld.
+"""A random history: the real refetch, inbox, scheduler and reconcile on a real database, with a faulty Meld.
 
-Everything runs in one thread and in a time that is moved by hand, and yet concurrently: while a read of Meld is in
-progress, webhooks arrive, other reads begin and end, and the scheduler runs. A seed decides all of it, so a failure
-can be repeated.
+Everything runs in one thread and in manual time, but concurrently: while a read of Meld is in progress, webhooks
+arrive, other reads begin and end, and the scheduler runs. The seed determines everything, so a failure is reproducible.
 """
 
 import itertools
@@ -18,7 +17,7 @@ from sqlmodel import col, select
 from runtime.database import Database
 from runtime.metrics import Metrics
 from runtime.queues import circuit_breaker
-from runtime.queues import reads as jobs
+from runtime.queues import reads as read_queue
 from runtime.security.lenient_json import parse_json
 from runtime.security.redaction import redact
 from runtime.settings import Settings
@@ -51,27 +50,27 @@ from workers.retention.rules import KINDS
 FAULTS = Faults(
     slow="0.1:40", stale="0.25:20", throttled="0.05:3", failing=0.05, hanging=0.03, cut=0.03, refused=0.01, shifted=0.2
 )
-"""How reads fail. Some take longer than a lease; stale answers are less old than ``MAX_API_LAG_SECONDS``."""
+"""How reads fail. Some take longer than a lease; stale answers are younger than ``MAX_API_LAG_SECONDS``."""
 
-DEATHS = 0.03
-"""The share of reads during which the worker is killed."""
+CRASH_RATE = 0.03
+"""The share of reads during which the worker crashes."""
 
-ARRIVING = 0.6
-LOST_MESSAGES = 0.2
+ARRIVAL_RATE = 0.6
+MESSAGE_LOSS_RATE = 0.2
 LEASE_SECONDS = 30.0
-HANGS = timedelta(seconds=15)
+HANG_DURATION = timedelta(seconds=15)
 MAX_CONCURRENT_READS = 3
-"""The most reads in progress at once."""
+"""The maximum number of concurrent reads."""
 
 QUIET_SECONDS = 6 * 3600.0
-"""How long it goes on after the last act, so that connections that expire without a webhook are read."""
+"""The time after the last change, in which connections that expire without a webhook are read."""
 
-LOOK_SECONDS = 1800.0
+SCHEDULER_INTERVAL_SECONDS = 1800.0
 MAX_STEPS = 20_000
 
 
 class KilledError(BaseException):
-    """The worker's process died."""
+    """The worker process crashed."""
 
 
 @dataclass
@@ -79,14 +78,14 @@ class History:
     """One random history.
 
     Attributes:
-        database: Emptied when it begins.
-        clock: The time of all parts of it.
-        seed: The seed of everything that is random.
-        is_notified: Whether at least one webhook of each act arrives, sooner or later.
-        is_pruned: Whether weeks pass between acts, and prunes remove all rows that they may.
+        database: The database; emptied at the beginning.
+        clock: The time of all components.
+        seed: The seed of all random choices.
+        is_notified: Whether at least one webhook of each change arrives, sooner or later.
+        is_pruned: Whether weeks pass between changes, and prunes delete all expired rows.
         reads: The number of reads of Meld.
         acts: The number of changes at Meld.
-        faults: The present faults.
+        faults: The current faults.
     """
 
     database: Database
@@ -101,7 +100,7 @@ class History:
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
         empty(self.database)
-        self.world = World(clock=self.clock, random=self.random, quirks=self._habits())
+        self.world = World(clock=self.clock, random=self.random, quirks=self._quirks())
         self.activity = RandomActivity(self.world, self.random)
         self.table = make_webhook_table(self.database, ENCRYPTION)
         self.refetcher = Refetcher(
@@ -121,20 +120,20 @@ class History:
         )
         self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._under_way = 0
+        self._concurrent_reads = 0
 
     def run(self) -> None:
         """Run the history until no read is pending."""
         for _ in range(self.random.randint(1, 3)):
             self._schedule(self.random.uniform(0, 60), self._link)
         for _ in range(self.random.randint(5, 25)):
-            self._schedule(self._pause(), self._act)
+            self._schedule(self._time_until_change(), self._change)
             if self.is_pruned:
-                self._schedule(self._pause(), self._prune)
+                self._schedule(self._time_until_change(), self._prune)
         self._run_to_the_end()
         self.faults = NO_FAULTS
-        for hours in range(int(QUIET_SECONDS / LOOK_SECONDS)):
-            self._schedule((hours + 1) * LOOK_SECONDS, self._look)
+        for hours in range(int(QUIET_SECONDS / SCHEDULER_INTERVAL_SECONDS)):
+            self._schedule((hours + 1) * SCHEDULER_INTERVAL_SECONDS, self._expire_and_schedule)
         self._run_to_the_end()
 
     def reconcile(self) -> None:
@@ -153,25 +152,25 @@ class History:
         self._run_to_the_end()
 
     def close(self) -> None:
-        """Close the statements of the inbox."""
+        """Close the prepared statements of the inbox."""
         self.table.close()
 
     def differences(self) -> list[str]:
-        """Return the differences between the mirror and the truth."""
+        """Return the differences between the mirror and Meld."""
         return differences(self.database, self.world, is_notified=self.is_notified)
 
     def read(self, connection_id: str) -> ReadOutcome:
-        """Answer a read with the state at its beginning, or some time before; meanwhile the history goes on."""
+        """Answer a read with the state at its beginning or before it; the history continues during the read."""
         self.reads += 1
         step = self.faults.draw_read(self.random)
-        if self.faults is not NO_FAULTS and self.random.random() < DEATHS:
+        if self.faults is not NO_FAULTS and self.random.random() < CRASH_RATE:
             raise KilledError
         outcome = self._failure(step) or self._connection(connection_id, step)
-        self._wait(HANGS.total_seconds() if step.hang else step.delay)
+        self._wait(HANG_DURATION.total_seconds() if step.hang else step.delay)
         return outcome
 
     def page(self, *, after: str | None = None) -> PageOutcome:
-        """Answer with a page of the list."""
+        """Answer with a page of Meld's list."""
         step = self.faults.draw_read(self.random)
         failure = self._failure(step)
         if failure is not None:
@@ -200,7 +199,7 @@ class History:
             return Absent()
         return Found(Snapshot.from_document(redact(parse_json(compact_json(view)))))
 
-    def _habits(self) -> Faults:
+    def _quirks(self) -> Faults:
         flip = self.random.random
         return Faults(
             deleted_gone=flip() < 0.5, deleted_kept=flip() < 0.3, self_listed=flip() < 0.3, empty_list=flip() < 0.5,
@@ -212,27 +211,27 @@ class History:
         customer = f"customer {self.acts}"
         members, events = connect_group(self.world, size, HEALTHY, NewConnection(external_customer_id=customer))
         self.acts += size
-        # Each member was linked through the widget by itself, so each is a change of its own.
+        # Each member is linked through the widget separately, so each is a separate change.
         for member in members:
-            self._announce([one for one in events if one.connection_id == member])
+            self._announce([event for event in events if event.connection_id == member])
 
-    def _act(self) -> None:
+    def _change(self) -> None:
         events = self.activity.step()
         self.acts += 1
         self._announce(events)
 
     def _announce(self, events: Sequence[WebhookEvent]) -> None:
-        arriving = [one for one in events if self._arrives(one)]
-        if not arriving and events and self.is_notified:
-            arriving = [self.random.choice(events)]
-        for event in arriving:
+        arriving_events = [event for event in events if self._arrives(event)]
+        if not arriving_events and events and self.is_notified:
+            arriving_events = [self.random.choice(events)]
+        for event in arriving_events:
             for _ in range(self.random.choice((1, 1, 1, 2))):
                 self._schedule(self._delay(), lambda event=event: self._deliver(event))
 
     def _arrives(self, event: WebhookEvent) -> bool:
         # If Meld answers 404 for a deleted connection, only its DELETED webhook shows that it was deleted.
         is_vital = self.world.quirks.deleted_gone and event.event_type == CONNECTION_DELETED
-        return (self.is_notified and is_vital) or self.random.random() < ARRIVING
+        return (self.is_notified and is_vital) or self.random.random() < ARRIVAL_RATE
 
     def _deliver(self, event: WebhookEvent) -> None:
         delivery = ReceivedWebhook(
@@ -250,14 +249,14 @@ class History:
             metrics=Metrics(),
         ).run(who="clock")
 
-    def _look(self) -> None:
+    def _expire_and_schedule(self) -> None:
         self.world.expire_due()
         for _ in range(10):
             self.scheduler.run_once()
 
     def _notify(self, connection_ids: Collection[str]) -> None:
         for connection_id in connection_ids:
-            if self.faults is NO_FAULTS or self.random.random() >= LOST_MESSAGES:
+            if self.faults is NO_FAULTS or self.random.random() >= MESSAGE_LOSS_RATE:
                 delay = self.random.uniform(0, 0.1)
                 self._schedule(delay, lambda connection_id=connection_id: self._work(connection_id))
 
@@ -265,8 +264,8 @@ class History:
         with suppress(KilledError):
             self.refetcher.refetch(connection_id)
 
-    def _pause(self) -> float:
-        """Return when an act happens: some follow each other at once, others after a long time."""
+    def _time_until_change(self) -> float:
+        """Return the time until a change: sometimes none, sometimes long."""
         weeks = (20 * 86400.0, 40 * 86400.0) if self.is_pruned else ()
         return self.random.choice((0.0, 30.0, 3600.0, 20_000.0, *weeks)) + self.random.uniform(0, 5)
 
@@ -277,13 +276,13 @@ class History:
         heappush(self._queue, (self.clock.now + timedelta(seconds=seconds), next(self._numbers), action))
 
     def _wait(self, seconds: float) -> bool:
-        """Let time pass, with everything that happens in it."""
+        """Move the time, and run all actions that are due meanwhile."""
         end = self.clock.now + timedelta(seconds=seconds)
-        if seconds and self._under_way < MAX_CONCURRENT_READS:
-            self._under_way += 1
+        if seconds and self._concurrent_reads < MAX_CONCURRENT_READS:
+            self._concurrent_reads += 1
             while self._queue and self._queue[0][0] <= end:
                 self._next()
-            self._under_way -= 1
+            self._concurrent_reads -= 1
         if seconds:
             self.clock.move(end)
         return False
@@ -295,7 +294,7 @@ class History:
         action()
 
     def _run_to_the_end(self) -> None:
-        """Go on until nothing more happens and no read is pending."""
+        """Run until no action is scheduled and no read is pending."""
         for _ in range(MAX_STEPS):
             due = self._next_notification()
             if not self._queue and due is None:
@@ -305,24 +304,24 @@ class History:
             else:
                 self.clock.move(due)
                 self.scheduler.run_once()
-        raise AssertionError(f"history {self.seed} does not end")
+        raise AssertionError(f"history {self.seed} does not finish")
 
     def _next_notification(self) -> datetime | None:
-        """Return when the scheduler has to notify a worker next; None if no read is pending."""
+        """Return the time of the scheduler's next notification; None if no read is pending."""
         with self.database.read() as session:
             is_pending = (
                 col(ReadRequestRow.requested) > col(ReadRequestRow.completed),
                 col(ReadRequestRow.due_at).is_not(None),
             )
             pending = session.exec(select(ReadRequestRow).where(*is_pending)).all()
-            pause = circuit_breaker.get_open_circuit(session)
+            circuit = circuit_breaker.get_open_circuit(session)
         if not pending:
             return None
-        called = timedelta(seconds=jobs.RENOTIFY_AFTER_SECONDS)
-        paused = [pause.until] if pause is not None else []
+        interval = timedelta(seconds=read_queue.RENOTIFY_AFTER_SECONDS)
+        opened = [circuit.until] if circuit is not None else []
         times = []
-        for job in pending:
-            called_again = [job.woken_at + called] if job.woken_at else []
-            leased = [job.leased_until] if job.leased_until else []
-            times.append(max([self.clock.now, job.due_at or self.clock.now, *called_again, *leased, *paused]))
+        for request in pending:
+            renotified = [request.woken_at + interval] if request.woken_at else []
+            leased = [request.leased_until] if request.leased_until else []
+            times.append(max([self.clock.now, request.due_at or self.clock.now, *renotified, *leased, *opened]))
         return min(times) + timedelta(milliseconds=100)

@@ -1,4 +1,4 @@
-"""Handlers in the real program: in order, again after a failure, cut when they hang, whatever is killed."""
+"""Handlers in the real program: order, retries, timeouts and crashes."""
 
 import json
 import shutil
@@ -13,121 +13,131 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.deployment import Deployment, stop_process
-from tests.end_to_end.test_crashes import storm
+from tests.end_to_end.test_crashes import run_random_activity
 from tests.support.polling import eventually
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "handlers.py"
 PUSH_LEASE_SECONDS = 30.0
 
-# Appends each event that it is called with to a file, a line for each; what it does then is told by files.
-KEEPS = """
+# The handler appends a line per call to a file. Other files of the test script faults, or block it.
+HANDLER_MODULE = """
 import os, pathlib, time
 from meldwatch.handlers import on
 
 @on(seconds=3)
-def keep(event):
+def record(event):
     line = f"{event.subject} {event.sequence} {os.getpid()}\\n".encode()
     with open("calls", "ab", buffering=0) as calls:
         calls.write(line)
-    wish = pathlib.Path(f"wish-{event.subject}-{event.sequence}")
-    if wish.exists():
-        kind = wish.read_text()
-        wish.unlink()
+    fault = pathlib.Path(f"fault-{event.subject}-{event.sequence}")
+    if fault.exists():
+        kind = fault.read_text()
+        fault.unlink()
         if kind == "raise":
-            raise RuntimeError("as it was told")
+            raise RuntimeError("a scripted error")
         if kind == "hang":
             time.sleep(60)
         if kind == "die":
             os._exit(3)
-    while pathlib.Path("shut").exists():
+    while pathlib.Path("blocked").exists():
         time.sleep(0.01)
-    with open("taken", "ab", buffering=0) as taken:
-        taken.write(line)
+    with open("completed", "ab", buffering=0) as completed:
+        completed.write(line)
 """
 
 
-def with_handler(deployment: Deployment, text: str = KEEPS) -> Path:
-    """Give the processes a module with handlers; return the folder that these write to."""
+def install_handler(deployment: Deployment, text: str = HANDLER_MODULE) -> Path:
+    """Configure a module with handlers for all processes; return the folder that the handlers write to."""
     (deployment.folder / "mine.py").write_text(text)
     deployment.environment["MELDWATCH_HANDLERS"] = "mine"
     return deployment.folder
 
 
-def read(folder: Path, name: str) -> list[tuple[str, str]]:
-    """Return the connections and sequences that the handler has written down, in order."""
+def read_record(folder: Path, name: str) -> list[tuple[str, str]]:
+    """Return the connections and sequences that the handler recorded in a file, in order."""
     path = folder / name
     return [tuple(line.split()[:2]) for line in path.read_text().splitlines()] if path.exists() else []  # type: ignore[misc]
 
 
-def first_times(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the sequences of each connection, in the order in which they came, each at its first coming."""
+def group_by_connection(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return each connection's sequences in order, without duplicates."""
     order: dict[str, list[str]] = defaultdict(list)
     for subject, sequence in dict.fromkeys(pairs):
         order[subject].append(sequence)
     return order
 
 
-def is_complete(deployment: Deployment) -> bool:
-    """Return whether the handler has taken all events of the feed."""
+def has_handled_all_events(deployment: Deployment) -> bool:
+    """Return whether the handler has completed all events of the feed."""
     events = {(event["subject"], event["sequence"]) for event in deployment.events()}
-    return set(read(deployment.folder, "taken")) == events
+    return set(read_record(deployment.folder, "completed")) == events
 
 
-def subscription(deployment: Deployment, name: str = "mine.keep") -> dict[str, Any]:
-    shown: dict[str, Any] = deployment.get(f"/api/subscriptions/{name}")
-    return shown
+def get_subscription(deployment: Deployment, name: str = "mine.record") -> dict[str, Any]:
+    found: dict[str, Any] = deployment.get(f"/api/subscriptions/{name}")
+    return found
 
 
-def rows(path: Path, table: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a table that a handler makes when it is first called."""
+def read_rows(path: Path, table: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a table that a handler creates on its first call."""
     with closing(sqlite3.connect(path)) as database:
-        is_there = database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-        return database.execute(f"SELECT * FROM {table}").fetchall() if is_there else []
+        exists = database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        return database.execute(f"SELECT * FROM {table}").fetchall() if exists else []
 
 
-def states(deployment: Deployment) -> list[str]:
+def list_delivery_states(deployment: Deployment) -> list[str]:
     return [row["state"] for row in deployment.get("/api/deliveries")["deliveries"]]
 
 
-def test_the_example_works(deployment: Deployment) -> None:
-    """On every set-up, as it is documented: a customer who must log in again is reminded of it, once."""
+def test_the_documented_example_works(deployment: Deployment) -> None:
+    """On every set-up: a customer who must log in again receives exactly one reminder."""
     shutil.copy(EXAMPLE, deployment.folder)
     deployment.environment["MELDWATCH_HANDLERS"] = "handlers"
     deployment.start_all()
     meld = deployment.meld
-    eventually(lambda: len(deployment.get("/api/subscriptions")["subscriptions"]) == 2, message="their subscriptions")
+    eventually(
+        lambda: len(deployment.get("/api/subscriptions")["subscriptions"]) == 2,
+        message="the subscriptions of the handlers",
+    )
     connection = meld.world.start()
     for act in (meld.world.complete, meld.world.break_connection):
         meld.send_webhooks(act(connection.id))
-        eventually(lambda: connection.id in deployment.mirror() and deployment.mirror_matches_meld(), message="the true mirror")
+        eventually(
+            lambda: connection.id in deployment.mirror() and deployment.mirror_matches_meld(),
+            message="a mirror that matches Meld",
+        )
 
     reminders = eventually(
-        lambda: rows(deployment.folder / "reminders.db", "reminder"),
+        lambda: read_rows(deployment.folder / "reminders.db", "reminder"),
         message=f"a reminder; {deployment.logs()}",
     )
     last = deployment.events()[-1]
-    shown = last["data"]["connection"]
+    snapshot = last["data"]["connection"]
     reason = last["data"]["current"]["status_reason"]
-    assert reminders == [(last["id"], shown["external_customer_id"], shown["institution_name"], reason)]
-    eventually(lambda: states(deployment) == ["delivered"] * 2, message="both delivered")
+    assert reminders == [(last["id"], snapshot["external_customer_id"], snapshot["institution_name"], reason)]
+    eventually(lambda: list_delivery_states(deployment) == ["delivered"] * 2, message="two acknowledged deliveries")
 
 
-def test_what_fails_is_tried_again_in_order(embedded: Deployment) -> None:
-    """One that raises, one that hangs and one that kills its process: each event again, and what is behind it after."""
-    folder = with_handler(embedded)
+def test_failed_events_are_retried_in_order(embedded: Deployment) -> None:
+    """After an exception, a timeout and a crash of the handler's process: later events of the connection wait."""
+    folder = install_handler(embedded)
     embedded.start_all()
     connections = [embedded.meld.world.add().id for _ in range(4)]
-    for connection, wish in zip(connections, ("raise", "hang", "die"), strict=False):
-        (folder / f"wish-{connection}-00000001").write_text(wish)
+    for connection, fault in zip(connections, ("raise", "hang", "die"), strict=False):
+        (folder / f"fault-{connection}-00000001").write_text(fault)
     for connection in connections:
         embedded.send_webhook(connection)
     eventually(lambda: len(embedded.events()) == 4, message="the first events")
     for connection in connections:
         embedded.meld.send_webhooks(embedded.meld.world.break_connection(connection))
 
-    eventually(lambda: is_complete(embedded) and len(embedded.events()) == 8, 40, message=f"all; {embedded.logs()}")
+    eventually(
+        lambda: has_handled_all_events(embedded) and len(embedded.events()) == 8,
+        40,
+        message=f"handling of all events; {embedded.logs()}",
+    )
     calls = defaultdict(list)
-    for subject, sequence in read(folder, "calls"):
+    for subject, sequence in read_record(folder, "calls"):
         calls[subject].append(int(sequence))
     failed = {
         row["outcomes"][0]["error"]: row["connection_id"]
@@ -140,166 +150,184 @@ def test_what_fails_is_tried_again_in_order(embedded: Deployment) -> None:
         "the handler took longer than 3 s, and was stopped": connections[1],
         "the handler's process ended (exit code 3)": connections[2],
     }
-    eventually(lambda: subscription(embedded)["error"] is None, message="a subscription without an error")
+    eventually(lambda: get_subscription(embedded)["error"] is None, message="a subscription without an error")
 
 
-def test_events_are_handled_in_order_whatever_is_killed(embedded: Deployment) -> None:
-    """SIGKILL of the whole service in a storm: every event is taken, in the order of its connection."""
-    folder = with_handler(embedded)
+def test_events_are_handled_in_order_despite_crashes(embedded: Deployment) -> None:
+    """SIGKILL of the whole service under load: every event is handled, in order per connection."""
+    folder = install_handler(embedded)
     embedded.start_all()
-    life = threading.Thread(target=storm, args=(embedded.meld, 4, 15))
-    life.start()
-    for seen in (2, 6):
-        eventually(lambda seen=seen: len(read(folder, "calls")) >= seen, 40, message="calls")  # type: ignore[misc]
+    activity = threading.Thread(target=run_random_activity, args=(embedded.meld, 4, 15))
+    activity.start()
+    for count in (2, 6):
+        eventually(lambda count=count: len(read_record(folder, "calls")) >= count, 40, message="calls of the handler")  # type: ignore[misc]
         embedded.processes[-1].kill()
         embedded.processes[-1].wait()
         embedded.start("up")
         embedded.wait_until_ready()
-    life.join()
+    activity.join()
 
-    eventually(lambda: embedded.has_no_pending_webhooks() and is_complete(embedded), 60, message=f"all; {embedded.logs()}")
+    eventually(
+        lambda: embedded.has_no_pending_webhooks() and has_handled_all_events(embedded),
+        60,
+        message=f"handling of all events; {embedded.logs()}",
+    )
     assert embedded.events()
-    assert all(order == sorted(order) for order in first_times(read(folder, "taken")).values())
+    assert all(order == sorted(order) for order in group_by_connection(read_record(folder, "completed")).values())
 
 
-def test_a_killed_workers_handler_ends_and_its_event_comes_again(many: Deployment) -> None:
-    """SIGKILL of a worker in the midst of a handler: that ends at once, and when the lease ends another is called."""
-    folder = with_handler(many)
-    _web, worker, _clock = many.start_all()
-    eventually(lambda: many.get("/api/subscriptions")["subscriptions"], message="the subscription")
-    (folder / "shut").touch()
-    connection = many.meld.world.add().id
-    many.send_webhook(connection)
-    eventually(lambda: read(folder, "calls"), 30, message=f"a call; {many.logs()}")
+def test_a_killed_workers_handler_exits_and_its_event_is_retried(multi_process: Deployment) -> None:
+    """SIGKILL of a worker during a handler call: the handler's process exits, and another worker retries the event."""
+    folder = install_handler(multi_process)
+    _web, worker, _clock = multi_process.start_all()
+    eventually(lambda: multi_process.get("/api/subscriptions")["subscriptions"], message="the subscription")
+    (folder / "blocked").touch()
+    connection = multi_process.meld.world.add().id
+    multi_process.send_webhook(connection)
+    eventually(lambda: read_record(folder, "calls"), 30, message=f"a call; {multi_process.logs()}")
     pid = (folder / "calls").read_text().split()[2]
     worker.kill()
     worker.wait()
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), message="the end of the handler's process")
-    (folder / "shut").unlink()
-    many.start("worker")
-    many.meld.send_webhooks(many.meld.world.break_connection(connection))
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), message="the exit of the handler's process")
+    (folder / "blocked").unlink()
+    multi_process.start("worker")
+    multi_process.meld.send_webhooks(multi_process.meld.world.break_connection(connection))
 
-    eventually(lambda: is_complete(many) and len(many.events()) == 2, PUSH_LEASE_SECONDS + 30, message=many.logs())
-    assert [int(sequence) for _subject, sequence in read(folder, "calls")] == [1, 1, 2]
+    eventually(
+        lambda: has_handled_all_events(multi_process) and len(multi_process.events()) == 2,
+        PUSH_LEASE_SECONDS + 30,
+        message=multi_process.logs(),
+    )
+    assert [int(sequence) for _subject, sequence in read_record(folder, "calls")] == [1, 1, 2]
 
 
-def test_a_worker_that_stops_ends_what_runs_and_gives_it_back(many: Deployment) -> None:
-    """SIGTERM in the midst of a handler that takes too long: exit code 0 in time, and the next worker calls at once."""
-    folder = with_handler(many, KEEPS.replace("seconds=3", "seconds=20"))
-    _web, worker, _clock = many.start_all()
-    eventually(lambda: many.get("/api/subscriptions")["subscriptions"], message="the subscription")
-    (folder / "shut").touch()
-    many.send_webhook(many.meld.world.add().id)
-    eventually(lambda: read(folder, "calls"), 30, message=f"a call; {many.logs()}")
+def test_worker_shutdown_stops_handlers_and_releases_deliveries(multi_process: Deployment) -> None:
+    """SIGTERM during a slow handler call: exit code 0 in time, and the next worker retries without waiting."""
+    folder = install_handler(multi_process, HANDLER_MODULE.replace("seconds=3", "seconds=20"))
+    _web, worker, _clock = multi_process.start_all()
+    eventually(lambda: multi_process.get("/api/subscriptions")["subscriptions"], message="the subscription")
+    (folder / "blocked").touch()
+    multi_process.send_webhook(multi_process.meld.world.add().id)
+    eventually(lambda: read_record(folder, "calls"), 30, message=f"a call; {multi_process.logs()}")
     pid = (folder / "calls").read_text().split()[2]
 
     code = stop_process(worker, signal.SIGTERM)
-    is_gone = not Path(f"/proc/{pid}").exists()
-    (folder / "shut").unlink()
-    many.start("worker")
+    has_exited = not Path(f"/proc/{pid}").exists()
+    (folder / "blocked").unlink()
+    multi_process.start("worker")
 
-    eventually(lambda: is_complete(many), PUSH_LEASE_SECONDS - 10, message=f"the next call; {many.logs()}")
-    (delivery,) = many.get("/api/deliveries")["deliveries"]
-    assert (code, is_gone) == (0, True)
-    assert (len(read(folder, "calls")), delivery["attempts"], len(delivery["outcomes"])) == (2, 1, 1)
+    eventually(
+        lambda: has_handled_all_events(multi_process),
+        PUSH_LEASE_SECONDS - 10,
+        message=f"the second call; {multi_process.logs()}",
+    )
+    (delivery,) = multi_process.get("/api/deliveries")["deliveries"]
+    assert (code, has_exited) == (0, True)
+    assert (len(read_record(folder, "calls")), delivery["attempts"], len(delivery["outcomes"])) == (2, 1, 1)
 
 
-def test_workers_that_start_at_once_make_one_subscription(many: Deployment) -> None:
-    """Over PostgreSQL and Valkey; each event is handled once, whoever of them takes it."""
-    folder = with_handler(many)
+def test_workers_that_start_concurrently_create_one_subscription(multi_process: Deployment) -> None:
+    """On PostgreSQL and Valkey, with three workers; each event is handled once."""
+    folder = install_handler(multi_process)
     for name in ("web", "clock", "worker", "worker", "worker"):
-        many.start(name)
-    many.wait_until_ready()
-    eventually(lambda: many.logs().count("mine.keep") >= 3, 30, message="three workers that have the handler")
-    many.send_webhook(many.meld.world.add().id)
-    storm(many.meld, 2, 10)
+        multi_process.start(name)
+    multi_process.wait_until_ready()
+    eventually(lambda: multi_process.logs().count("mine.record") >= 3, 30, message="three workers with the handler")
+    multi_process.send_webhook(multi_process.meld.world.add().id)
+    run_random_activity(multi_process.meld, 2, 10)
 
-    eventually(lambda: many.has_no_pending_webhooks() and many.events() and is_complete(many), 30, message=many.logs())
-    assert [row["name"] for row in many.get("/api/subscriptions")["subscriptions"]] == ["mine.keep"]
-    assert len(read(folder, "taken")) == len(many.events())
+    eventually(
+        lambda: (
+            multi_process.has_no_pending_webhooks() and multi_process.events() and has_handled_all_events(multi_process)
+        ),
+        30,
+        message=multi_process.logs(),
+    )
+    assert [row["name"] for row in multi_process.get("/api/subscriptions")["subscriptions"]] == ["mine.record"]
+    assert len(read_record(folder, "completed")) == len(multi_process.events())
 
 
 def test_an_operator_pauses_and_resumes_a_handler(embedded: Deployment) -> None:
-    """From the command line, as with any subscription: meanwhile nothing is called, afterwards all that was missed."""
-    folder = with_handler(embedded)
+    """The CLI pauses the subscription of a handler; after a resume the handler receives all missed events."""
+    folder = install_handler(embedded)
     embedded.start_all()
-    paused = embedded.run("subscriptions", "pause", "mine.keep")
+    paused = embedded.run("subscriptions", "pause", "mine.record")
     doctor = embedded.run("doctor")
     connection = embedded.meld.world.add().id
     embedded.send_webhook(connection)
     eventually(lambda: embedded.events() and embedded.has_no_pending_webhooks(), message="the event")
     embedded.meld.send_webhooks(embedded.meld.world.break_connection(connection))
-    eventually(lambda: len(embedded.events()) == 2, message="another event")
-    during = read(folder, "calls")
-    resumed = embedded.run("subscriptions", "resume", "mine.keep")
-    rotated = embedded.run("subscriptions", "rotate", "mine.keep")
+    eventually(lambda: len(embedded.events()) == 2, message="the second event")
+    during = read_record(folder, "calls")
+    resumed = embedded.run("subscriptions", "resume", "mine.record")
+    rotated = embedded.run("subscriptions", "rotate", "mine.record")
 
-    eventually(lambda: is_complete(embedded), message=f"what was missed; {embedded.logs()}")
+    eventually(lambda: has_handled_all_events(embedded), message=f"handling of the missed events; {embedded.logs()}")
     assert (paused.returncode, resumed.returncode, during) == (0, 0, [])
     assert (rotated.returncode, "no secret" in rotated.stderr) == (2, True)
     assert "ok    encryption" in doctor.stdout
 
 
-def test_a_handler_that_is_gone_is_owed_what_it_missed(embedded: Deployment) -> None:
-    """Without its module the events wait, and it is said what to do; with it, they are handled."""
-    folder = with_handler(embedded)
+def test_events_stay_pending_while_a_handler_is_missing(embedded: Deployment) -> None:
+    """Without its module the deliveries stay pending, and the subscription shows the setting to change."""
+    folder = install_handler(embedded)
     (up,) = embedded.start_all()
     stop_process(up, signal.SIGTERM)
     del embedded.environment["MELDWATCH_HANDLERS"]
     (up,) = embedded.start_all()
     embedded.send_webhook(embedded.meld.world.add().id)
-    error = eventually(lambda: subscription(embedded)["error"], message="what is wrong")
+    error = eventually(lambda: get_subscription(embedded)["error"], message="the error of the subscription")
     delivery = embedded.get("/api/deliveries")["deliveries"][0]
     stop_process(up, signal.SIGTERM)
-    with_handler(embedded)
+    install_handler(embedded)
     embedded.start_all()
-    embedded.run("subscriptions", "resume", "mine.keep")
+    embedded.run("subscriptions", "resume", "mine.record")
 
-    eventually(lambda: is_complete(embedded), message=f"what was missed; {embedded.logs()}")
+    eventually(lambda: has_handled_all_events(embedded), message=f"handling of the missed events; {embedded.logs()}")
     assert "MELDWATCH_HANDLERS" in error
     assert (delivery["state"], delivery["attempts"]) == ("pending", 0)
-    assert len(read(folder, "calls")) == 1
+    assert len(read_record(folder, "calls")) == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("from meldwatch.handlers import on\n@on('connection.gone')\ndef f(event): ...", "'connection.gone'"),
         ("", "mine has no handler"),
         ("import nowhere", "nowhere"),
     ],
 )
-def test_a_module_that_is_wrong_ends_the_start(embedded: Deployment, text: str, said: str) -> None:
-    """``up`` ends with exit code 2 and one line that names the setting; ``doctor`` finds the same."""
-    with_handler(embedded, text)
+def test_an_invalid_handler_module_prevents_the_start(embedded: Deployment, text: str, expected: str) -> None:
+    """``up`` exits with code 2 and prints one line that names the setting; ``doctor`` reports the same error."""
+    install_handler(embedded, text)
 
     up, doctor = embedded.run("up"), embedded.run("doctor")
 
     (line,) = [line for line in up.stderr.splitlines() if "HANDLERS" in line]
-    assert (up.returncode, line.startswith("meldwatch: MELDWATCH_HANDLERS: mine"), said in line) == (2, True, True)
+    assert (up.returncode, line.startswith("meldwatch: MELDWATCH_HANDLERS: mine"), expected in line) == (2, True, True)
     assert doctor.returncode == 1
     assert "FAIL  handlers" in doctor.stdout
-    assert said in doctor.stdout
+    assert expected in doctor.stdout
     assert "Traceback" not in up.stderr + doctor.stderr
 
 
-def test_only_who_calls_them_needs_them(many: Deployment) -> None:
-    """``worker`` ends where a module is not there; ``web`` and ``clock`` serve without it."""
-    many.environment["MELDWATCH_HANDLERS"] = "nowhere"
+def test_only_workers_need_the_handler_modules(multi_process: Deployment) -> None:
+    """If a module is missing, ``worker`` does not start; ``web`` and ``clock`` run without it."""
+    multi_process.environment["MELDWATCH_HANDLERS"] = "nowhere"
     for name in ("web", "clock"):
-        many.start(name)
-    many.wait_until_ready()
-    worker = many.run("worker")
+        multi_process.start(name)
+    multi_process.wait_until_ready()
+    worker = multi_process.run("worker")
 
     assert (worker.returncode, "MELDWATCH_HANDLERS: nowhere" in worker.stderr) == (2, True)
-    assert json.loads(json.dumps(many.get("/api/subscriptions")["subscriptions"])) == []
+    assert json.loads(json.dumps(multi_process.get("/api/subscriptions")["subscriptions"])) == []
 
 
-def test_the_doctor_names_the_handlers(embedded: Deployment) -> None:
-    """Without making their subscriptions."""
-    with_handler(embedded)
+def test_doctor_lists_the_handlers(embedded: Deployment) -> None:
+    """``doctor`` lists the handlers, and creates no subscription."""
+    install_handler(embedded)
 
     ended = embedded.run("doctor")
 
-    assert "ok    handlers     can be called: mine.keep" in ended.stdout
+    assert "ok    handlers     can be called: mine.record" in ended.stdout
     assert not (embedded.folder / "calls").exists()

@@ -1,4 +1,4 @@
-"""Pushes of the real program to real consumers: killed, hanging, paused; nothing is lost, and the order is kept."""
+"""Pushes of the real program to real consumers: order and completeness despite crashes, outages and pauses."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.deployment import TOKEN, Deployment
-from tests.end_to_end.test_crashes import storm
+from tests.end_to_end.test_crashes import run_random_activity
 from tests.support.encryption_keys import KEY
 from tests.support.http import CLIENT
 from tests.support.polling import eventually
@@ -21,19 +21,19 @@ PUSH_LEASE_SECONDS = 30.0
 
 
 @pytest.fixture
-def other() -> Iterator[HttpConsumer]:
+def second_consumer() -> Iterator[HttpConsumer]:
     """Another consumer on this machine."""
-    with HttpConsumer() as made:
-        yield made
+    with HttpConsumer() as server:
+        yield server
 
 
-def allow(deployment: Deployment) -> None:
+def allow_local_pushes(deployment: Deployment) -> None:
     deployment.environment["MELDWATCH_PUSH_ALLOWED_NETWORKS"] = "127.0.0.0/8"
     deployment.environment["MELDWATCH_ENCRYPTION_KEYS"] = KEY.get_secret_value()
 
 
 def subscribe(deployment: Deployment, consumer: HttpConsumer, name: str = "crm") -> dict[str, Any]:
-    """Subscribe a consumer, and tell it its secret."""
+    """Create a subscription for a consumer, and pass the secret to the consumer."""
     made = subscribe_url(deployment, consumer.url, name)
     consumer.secrets.append(made["secret"])
     return made
@@ -41,127 +41,145 @@ def subscribe(deployment: Deployment, consumer: HttpConsumer, name: str = "crm")
 
 def subscribe_url(deployment: Deployment, url: str, name: str = "crm") -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    wish = {"name": name, "url": url}
-    answer = CLIENT.post(deployment.url + "/api/subscriptions", json=wish, headers=headers, timeout=10)
+    subscription = {"name": name, "url": url}
+    answer = CLIENT.post(deployment.url + "/api/subscriptions", json=subscription, headers=headers, timeout=10)
     answer.raise_for_status()
     made: dict[str, Any] = answer.json()
     return made
 
 
-def got(consumer: HttpConsumer) -> list[dict[str, Any]]:
-    """Return the events that came, each at its first coming."""
+def list_received_events(consumer: HttpConsumer) -> list[dict[str, Any]]:
+    """Return the received events in order, without duplicates."""
     events: dict[str, dict[str, Any]] = {}
-    for pushed in list(consumer.pushes):
-        event = json.loads(pushed.body)
+    for push in list(consumer.pushes):
+        event = json.loads(push.body)
         events.setdefault(event["id"], event)
     return list(events.values())
 
 
-def is_complete(deployment: Deployment, consumer: HttpConsumer) -> bool:
-    return {event["id"] for event in got(consumer)} == {event["id"] for event in deployment.events()}
+def has_received_all_events(deployment: Deployment, consumer: HttpConsumer) -> bool:
+    return {event["id"] for event in list_received_events(consumer)} == {event["id"] for event in deployment.events()}
 
 
-def is_in_order(consumer: HttpConsumer) -> bool:
+def has_received_in_order(consumer: HttpConsumer) -> bool:
     by_subject: dict[str, list[str]] = defaultdict(list)
-    for event in got(consumer):
+    for event in list_received_events(consumer):
         by_subject[event["subject"]].append(event["sequence"])
     return all(sequences == sorted(sequences) for sequences in by_subject.values())
 
 
-def test_a_change_is_pushed(deployment: Deployment, consumer: HttpConsumer) -> None:
-    """On every set-up: each change reaches the subscriber, signed, in order, and equals what the feed says."""
-    allow(deployment)
+def test_each_change_is_pushed(deployment: Deployment, consumer: HttpConsumer) -> None:
+    """On every set-up: the consumer receives the events of the feed, signed and in order."""
+    allow_local_pushes(deployment)
     deployment.start_all()
     subscribe(deployment, consumer)
     meld = deployment.meld
     connection = meld.world.start()
     for act in (meld.world.complete, meld.world.break_connection, meld.world.heal):
         meld.send_webhooks(act(connection.id))
-        eventually(lambda: connection.id in deployment.mirror() and deployment.mirror_matches_meld(), message="the true mirror")
+        eventually(
+            lambda: connection.id in deployment.mirror() and deployment.mirror_matches_meld(),
+            message="a mirror that matches Meld",
+        )
 
-    eventually(lambda: len(got(consumer)) == 3, message=f"the pushes; {deployment.logs()}")
-    assert got(consumer) == deployment.events()
+    eventually(lambda: len(list_received_events(consumer)) == 3, message=f"the pushes; {deployment.logs()}")
+    assert list_received_events(consumer) == deployment.events()
     eventually(lambda: [row["state"] for row in deployment.get("/api/deliveries")["deliveries"]] == ["delivered"] * 3)
 
 
-def test_a_worker_killed_during_a_push_is_replaced(many: Deployment, consumer: HttpConsumer) -> None:
-    """SIGKILL while a push is under way: when its lease ends another worker sends it again, then what stands behind."""
-    allow(many)
-    _web, worker, _clock = many.start_all()
-    subscribe(many, consumer)
+def test_a_worker_killed_during_a_push_is_replaced(multi_process: Deployment, consumer: HttpConsumer) -> None:
+    """SIGKILL during a push: another worker repeats it when the lease expires, then sends the later events."""
+    allow_local_pushes(multi_process)
+    _web, worker, _clock = multi_process.start_all()
+    subscribe(multi_process, consumer)
     consumer.may_answer.clear()
-    connection = many.meld.world.add()
-    many.send_webhook(connection.id)
-    eventually(lambda: len(consumer.pushes) == 1, message=f"the push under way; {many.logs()}")
+    connection = multi_process.meld.world.add()
+    multi_process.send_webhook(connection.id)
+    eventually(lambda: len(consumer.pushes) == 1, message=f"a push in progress; {multi_process.logs()}")
     worker.kill()
     worker.wait()
     consumer.may_answer.set()
-    many.start("worker")
-    many.meld.send_webhooks(many.meld.world.break_connection(connection.id))
+    multi_process.start("worker")
+    multi_process.meld.send_webhooks(multi_process.meld.world.break_connection(connection.id))
 
-    eventually(lambda: len(got(consumer)) == 2, PUSH_LEASE_SECONDS + 20, message=f"the pushes; {many.logs()}")
+    eventually(
+        lambda: len(list_received_events(consumer)) == 2,
+        PUSH_LEASE_SECONDS + 20,
+        message=f"the pushes; {multi_process.logs()}",
+    )
     ids = consumer.event_ids()
     assert ids == [ids[0], ids[0], ids[2]]
-    assert [event["sequence"] for event in got(consumer)] == ["00000001", "00000002"]
+    assert [event["sequence"] for event in list_received_events(consumer)] == ["00000001", "00000002"]
 
 
-def test_a_service_killed_again_and_again_loses_no_push(embedded: Deployment, consumer: HttpConsumer) -> None:
-    """SIGKILL of the whole service in a storm: every event of the feed comes, in the order of its connection."""
-    allow(embedded)
+def test_repeated_crashes_of_the_service_lose_no_push(embedded: Deployment, consumer: HttpConsumer) -> None:
+    """Repeated SIGKILL of the whole service under load: every event is pushed, in order per connection."""
+    allow_local_pushes(embedded)
     embedded.start_all()
     subscribe(embedded, consumer)
-    life = threading.Thread(target=storm, args=(embedded.meld, 8, 15))
-    life.start()
-    chance = random.Random(3)
-    while life.is_alive():
-        time.sleep(chance.uniform(0.3, 1.2))
+    activity = threading.Thread(target=run_random_activity, args=(embedded.meld, 8, 15))
+    activity.start()
+    generator = random.Random(3)
+    while activity.is_alive():
+        time.sleep(generator.uniform(0.3, 1.2))
         embedded.processes[-1].kill()
         embedded.processes[-1].wait()
         embedded.start("up")
         embedded.wait_until_ready()
-    life.join()
+    activity.join()
 
-    eventually(lambda: embedded.has_no_pending_webhooks() and is_complete(embedded, consumer), 60, message="all pushes")
+    eventually(
+        lambda: embedded.has_no_pending_webhooks() and has_received_all_events(embedded, consumer),
+        60,
+        message="the pushes of all events",
+    )
     assert embedded.events()
-    assert is_in_order(consumer)
+    assert has_received_in_order(consumer)
 
 
-def test_a_hanging_consumer_holds_nobody_up(many: Deployment, consumer: HttpConsumer, other: HttpConsumer) -> None:
-    """Beside one that never answers, a healthy one gets every event, in order, within seconds."""
-    allow(many)
-    many.start_all()
-    other.may_answer.clear()
-    subscribe(many, other, "hangs")
-    subscribe_url(many, "http://127.0.0.1:1/", "dead")
-    subscribe(many, consumer, "healthy")
-    storm(many.meld, 3, 15)
-    eventually(many.has_no_pending_webhooks, 20, message="all webhooks processed")
+def test_a_hanging_consumer_does_not_delay_others(
+    multi_process: Deployment, consumer: HttpConsumer, second_consumer: HttpConsumer
+) -> None:
+    """While one consumer never answers, a healthy one receives every event, in order, within seconds."""
+    allow_local_pushes(multi_process)
+    multi_process.start_all()
+    second_consumer.may_answer.clear()
+    subscribe(multi_process, second_consumer, "hangs")
+    subscribe_url(multi_process, "http://127.0.0.1:1/", "dead")
+    subscribe(multi_process, consumer, "healthy")
+    run_random_activity(multi_process.meld, 3, 15)
+    eventually(multi_process.has_no_pending_webhooks, 20, message="processing of all webhooks")
 
-    eventually(lambda: is_complete(many, consumer), 10, message="the pushes to the healthy one")
-    assert many.events()
-    assert is_in_order(consumer)
-    assert len(other.pushes) <= 4  # half of the worker's threads
+    eventually(
+        lambda: has_received_all_events(multi_process, consumer), 10, message="the pushes to the healthy consumer"
+    )
+    assert multi_process.events()
+    assert has_received_in_order(consumer)
+    assert len(second_consumer.pushes) <= 4  # At most half of the worker's threads.
 
 
-def test_what_a_subscriber_missed_comes_later(many: Deployment, consumer: HttpConsumer) -> None:
-    """One that answers 410 is disabled; made active again from the command line, it gets what it missed."""
-    allow(many)
-    many.start_all()
-    made = subscribe(many, consumer)
+def test_a_resumed_subscription_receives_the_missed_events(multi_process: Deployment, consumer: HttpConsumer) -> None:
+    """The answer 410 disables a subscription; after a resume by the CLI its consumer receives the missed events."""
+    allow_local_pushes(multi_process)
+    multi_process.start_all()
+    made = subscribe(multi_process, consumer)
     consumer.statuses.append(410)
-    connection = many.meld.world.add()
-    many.send_webhook(connection.id)
-    eventually(lambda: state_of(many, made["id"]) == "disabled", message="the subscription disabled")
-    many.meld.send_webhooks(many.meld.world.break_connection(connection.id))
-    eventually(lambda: len(many.events()) == 2, message="the second event")
+    connection = multi_process.meld.world.add()
+    multi_process.send_webhook(connection.id)
+    eventually(lambda: get_state(multi_process, made["id"]) == "disabled", message="a disabled subscription")
+    multi_process.meld.send_webhooks(multi_process.meld.world.break_connection(connection.id))
+    eventually(lambda: len(multi_process.events()) == 2, message="the second event")
     during = len(consumer.pushes)
 
-    resumed = many.run("subscriptions", "resume", "crm")
+    resumed = multi_process.run("subscriptions", "resume", "crm")
 
-    assert (during, resumed.returncode, state_of(many, made["id"])) == (1, 0, "active")
-    eventually(lambda: is_complete(many, consumer) and len(consumer.pushes) == 3, message="what was missed")
-    assert is_in_order(consumer)
+    assert (during, resumed.returncode, get_state(multi_process, made["id"])) == (1, 0, "active")
+    eventually(
+        lambda: has_received_all_events(multi_process, consumer) and len(consumer.pushes) == 3,
+        message="the pushes of the missed events",
+    )
+    assert has_received_in_order(consumer)
 
 
-def state_of(deployment: Deployment, id_: str) -> str:
+def get_state(deployment: Deployment, id_: str) -> str:
     return str(deployment.get(f"/api/subscriptions/{id_}")["state"])

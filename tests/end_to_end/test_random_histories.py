@@ -13,18 +13,18 @@ from tests.support.soak import rounds
 from workers.history.rebuild import Rebuild
 
 SEEDS = {"sqlite": rounds(4), "postgres": rounds(1)}
-"""The number of histories of each kind; ``make soak`` and ``python -m bench histories`` run many more."""
+"""The number of histories per kind of database; ``make soak`` and ``python -m bench histories`` run many more."""
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def world(request: pytest.FixtureRequest) -> Iterator[tuple[str, Database, Clock]]:
-    """A fresh database of each kind, whose time is moved by hand."""
+    """An empty database of each kind, with manual time."""
     with timeless(request.getfixturevalue(f"{request.param}_url")) as (database, clock):
         yield request.param, database, clock
 
 
-def test_the_mirror_is_right_where_one_webhook_of_each_change_arrives(world: tuple[str, Database, Clock]) -> None:
-    """Whatever is lost, late, repeated, stale, slow, refused or killed: every state is true without a reconcile."""
+def test_the_mirror_is_correct_if_one_webhook_of_each_change_arrives(world: tuple[str, Database, Clock]) -> None:
+    """Despite lost, late and repeated webhooks, stale, slow and failed reads and crashes, without a reconcile."""
     kind, database, clock = world
     wrong = {}
     for seed in range(SEEDS[kind]):
@@ -35,8 +35,8 @@ def test_the_mirror_is_right_where_one_webhook_of_each_change_arrives(world: tup
     assert not any(wrong.values()), wrong
 
 
-def test_the_mirror_is_right_after_one_reconcile(world: tuple[str, Database, Clock]) -> None:
-    """If all webhooks of a change may be lost, a reconcile makes every detail of the mirror true."""
+def test_the_mirror_is_correct_after_one_reconcile(world: tuple[str, Database, Clock]) -> None:
+    """Even if all webhooks of a change are lost, one reconcile corrects every field of the mirror."""
     kind, database, clock = world
     wrong = {}
     for seed in range(SEEDS[kind]):
@@ -49,11 +49,11 @@ def test_the_mirror_is_right_after_one_reconcile(world: tuple[str, Database, Clo
 
 
 @pytest.mark.parametrize("is_notified", [True, False], ids=["notified", "reconciled"])
-def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clock], *, is_notified: bool) -> None:
-    """Prunes between and during reads change no decision, and the projection still equals the mirror."""
+def test_the_mirror_is_correct_despite_prunes(world: tuple[str, Database, Clock], *, is_notified: bool) -> None:
+    """Prunes between and during reads change no result, and the projection still equals the mirror."""
     kind, database, clock = world
     wrong: dict[int, list[Any]] = {}
-    gone = 0
+    pruned = 0
     for seed in range(max(SEEDS[kind] // 4, 1)):
         with closing(History(database, clock, seed, is_notified=is_notified, is_pruned=True)) as history:
             history.run()
@@ -61,13 +61,13 @@ def test_the_mirror_is_right_whatever_was_pruned(world: tuple[str, Database, Clo
                 history.reconcile()
             rebuild = Rebuild(database=database, clock=clock)
             wrong[seed] = [*history.differences(), *rebuild.check(lambda _count: None)]
-        gone += removed(database)
+        pruned += count_pruned_rows(database)
 
     assert not any(wrong.values()), wrong
-    assert gone > 0
+    assert pruned > 0
 
 
-def removed(database: Database) -> int:
-    """Return the number of rows that the prunes of a history have removed."""
+def count_pruned_rows(database: Database) -> int:
+    """Return the number of rows that the prunes of a history deleted."""
     with database.read() as session:
-        return sum(sum(act.details.values()) for act in session.exec(select(AuditRow)).all())
+        return sum(sum(action.details.values()) for action in session.exec(select(AuditRow)).all())

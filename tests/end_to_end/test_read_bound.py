@@ -32,12 +32,12 @@ MAX_WAITS = 400
 
 
 def bound(size: int) -> int:
-    """Return the bound of docs/architecture.md: how many reads one request may cost in a group of that size."""
+    """Return the maximum number of reads per request in a group of that size, as in docs/architecture.md."""
     reads = 2 + len(RECHECK_SECONDS)
     return reads * sum((reads * (size - 1)) ** depth for depth in range(MAX_DEPTH + 1))
 
 
-class Reads(RuleBasedStateMachine):
+class ReadBoundMachine(RuleBasedStateMachine):
     """Webhooks arrive in any order or not at all; Meld's answers are stale, contradictory or random."""
 
     def __init__(self, template: Path) -> None:
@@ -49,11 +49,11 @@ class Reads(RuleBasedStateMachine):
         self.clock = Clock()
         self.database = Database(f"sqlite:///{self.path}", clock=self.clock)
         self.reads = self.requests = 0
-        self.calls: list[str] = []
+        self.messages: list[str] = []
 
     @initialize(size=st.integers(1, len(IDS)), seed=st.integers(0, 2**32), truth=st.floats(0, 1))
     def begin(self, size: int, seed: int, truth: float) -> None:
-        """Make a group; ``truth`` is the share of true answers."""
+        """Create a group; ``truth`` is the share of correct answers."""
         self.ids, self.random, self.truth = IDS[:size], Random(seed), truth
         self.primary = self.ids[0]
         tokens = (str(number) for number in range(10**9))
@@ -74,7 +74,7 @@ class Reads(RuleBasedStateMachine):
         )
 
     def read(self, connection_id: str) -> ReadOutcome:
-        """Answer with the truth, or at random."""
+        """Answer with Meld's state, or at random."""
         self.reads += 1
         others = [other for other in self.ids if other != connection_id]
         if self.random.random() < self.truth or not others:
@@ -87,54 +87,54 @@ class Reads(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, len(IDS) - 1), type_=TYPES, status=st.none() | st.sampled_from(STATUSES))
     def receive_webhook(self, number: int, type_: str, status: str | None) -> None:
-        """A webhook arrives: one request."""
-        said = {} if status is None else {"newStatus": status}
-        raw = body(self.ids[number % len(self.ids)], type_, **said)
+        """Store a webhook, which requests one read."""
+        fields = {} if status is None else {"newStatus": status}
+        raw = body(self.ids[number % len(self.ids)], type_, **fields)
         with closing(make_webhook_table(self.database, ENCRYPTION)) as table:
             self._notify(table.insert([received_webhook(raw)]))
         self.requests += 1
 
     @rule(number=st.integers(0, len(IDS) - 1))
     def move(self, number: int) -> None:
-        """The primary moves at Meld."""
+        """Move the primary at Meld."""
         self.primary = self.ids[number % len(self.ids)]
 
-    @rule(most=st.integers(1, 20))
-    def work(self, most: int) -> None:
-        """Workers process some of their messages."""
-        for _ in range(min(most, len(self.calls))):
-            self.refetcher.refetch(self.calls.pop(0))
+    @rule(count=st.integers(1, 20))
+    def work(self, count: int) -> None:
+        """Let workers process some of their messages."""
+        for _ in range(min(count, len(self.messages))):
+            self.refetcher.refetch(self.messages.pop(0))
 
     @rule(seconds=st.sampled_from([1.0, 6.0, 40.0, 700.0]))
     def wait(self, seconds: float) -> None:
-        """Time passes, and the scheduler notifies workers."""
+        """Move the time, and run the scheduler."""
         self.clock.move(self.clock.now + timedelta(seconds=seconds))
         self.scheduler.run_once()
 
     @rule()
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Run until no read is pending."""
         for _ in range(MAX_WAITS):
-            while self.calls:
+            while self.messages:
                 self.work(100)
                 self.no_request_costs_more_than_the_bound()
             if not self._count_pending():
                 return
             self.wait(700.0)
-        raise AssertionError("the reads do not end")
+        raise AssertionError("reads are still pending")
 
     @invariant()
     def no_request_costs_more_than_the_bound(self) -> None:
-        """Every webhook costs a bounded number of reads, whatever Meld answers."""
+        """The number of reads per webhook is bounded, whatever Meld answers."""
         assert self.reads <= self.requests * bound(len(self.ids))
 
     def teardown(self) -> None:
-        """Check that the reads end, and close the database."""
-        self.settle()
+        """Check that no read stays pending, and close the database."""
+        self.drain()
         self.database.close()
 
     def _notify(self, connection_ids: Collection[str]) -> None:
-        self.calls += connection_ids
+        self.messages += connection_ids
 
     def _count_pending(self) -> int:
         with self.database.read() as session:
@@ -146,8 +146,8 @@ class Reads(RuleBasedStateMachine):
 
 
 def test_reads_are_bounded_whatever_meld_answers(sqlite_url: str) -> None:
-    """Random groups, orders, losses and stale reads: no webhook costs more reads than the stated bound, and all end."""
+    """With random groups, webhooks and answers, the reads per webhook stay within the bound, and none stays pending."""
     template = Path(sqlite_url.removeprefix("sqlite:///"))
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: Reads(template), settings=settings(max_examples=rounds(12), stateful_step_count=25)
+        lambda: ReadBoundMachine(template), settings=settings(max_examples=rounds(12), stateful_step_count=25)
     )

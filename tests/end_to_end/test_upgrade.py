@@ -29,7 +29,7 @@ from workers.retention.prune import Prune
 
 DUMPS = Path(__file__).parent.parent / "migrations" / "dumps"
 KEY = SecretStr("bWVsZHdhdGNoIDAuMS4wJ3Mga2V5LCBmb3IgdGVzdHM=")
-"""What the dumps' secrets are encrypted with."""
+"""The key that encrypts the subscriptions' secrets in the dumps."""
 
 RENAMED_TABLES = {
     "job": "read_request",
@@ -38,7 +38,7 @@ RENAMED_TABLES = {
     "sweep": "reconcile_run",
     "counter": "feed_counter",
 }
-"""The tables of version 0.1.0 that are named otherwise now."""
+"""The tables of version 0.1.0 with their current names."""
 
 RENAMED_COLUMNS = {"raised_at": "requested_at"}
 
@@ -46,8 +46,8 @@ Rows = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(params=sorted(DUMPS.glob("*.sql")), ids=lambda path: path.stem)
-def old(request: pytest.FixtureRequest, test_run: servers.Run, tmp_path: Path) -> Iterator[Database]:
-    """What a release has stored, as it left it."""
+def old_database(request: pytest.FixtureRequest, test_run: servers.Run, tmp_path: Path) -> Iterator[Database]:
+    """The database of each earlier release, loaded from its dump."""
     dump: str = request.param.read_text(encoding="utf-8")
     if request.param.stem.endswith("sqlite"):
         path = tmp_path / "meldwatch.db"
@@ -64,19 +64,19 @@ def old(request: pytest.FixtureRequest, test_run: servers.Run, tmp_path: Path) -
 
 
 class Consumer:
-    """Takes every push, and remembers the order."""
+    """Acknowledges every push, and records the order."""
 
     def __init__(self) -> None:
         self.event_ids: list[str] = []
 
     def send(self, _url: str, headers: Mapping[str, str], _body: bytes) -> PushResult:
-        """Take a push."""
+        """Acknowledge a push."""
         self.event_ids.append(headers["webhook-id"])
         return ACKNOWLEDGED
 
 
 def contents(database: Database) -> Rows:
-    """Return every row of every table."""
+    """Return all rows of all tables."""
     with database.engine.connect() as connection:
         tables = set(inspect(connection).get_table_names()) - {"alembic_version"}
         return {
@@ -85,63 +85,69 @@ def contents(database: Database) -> Rows:
         }
 
 
-def test_an_upgrade_leaves_every_row_as_it_was(old: Database) -> None:
-    """Whatever a release has stored; the tables are then those of this version, and there is something in each."""
-    before = contents(old)
+def test_an_upgrade_preserves_every_row(old_database: Database) -> None:
+    """Afterwards the tables are those of this version. The dump has rows in every table."""
+    before = contents(old_database)
 
-    run.upgrade(old.engine)
+    run.upgrade(old_database.engine)
 
-    after = contents(old)
-    kept = {
+    after = contents(old_database)
+    preserved = {
         table: [
-            {name: row[RENAMED_COLUMNS.get(name, name)] for name in was}
-            for row, was in zip(after[RENAMED_TABLES.get(table, table)], rows, strict=True)
+            {name: row[RENAMED_COLUMNS.get(name, name)] for name in old_row}
+            for row, old_row in zip(after[RENAMED_TABLES.get(table, table)], rows, strict=True)
         ]
         for table, rows in before.items()
     }
-    assert kept == before
+    assert preserved == before
     assert all(before.values())
-    with old.engine.connect() as connection:
+    with old_database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
-def test_an_upgraded_database_holds_what_it_promised(old: Database) -> None:
-    """Its past still amounts to its mirror and its events, and what may be removed of it can be told."""
-    run.upgrade(old.engine)
-    prune = Prune(database=old, settings=Settings(), holder="test", wait=lambda _seconds: False, metrics=Metrics())
+def test_an_upgraded_database_has_a_consistent_history(old_database: Database) -> None:
+    """The projection equals the mirror and the events, and a prune preview succeeds."""
+    run.upgrade(old_database.engine)
+    prune = Prune(
+        database=old_database, settings=Settings(), holder="test", wait=lambda _seconds: False, metrics=Metrics()
+    )
 
-    assert list(Rebuild(database=old, clock=utcnow).check(lambda _count: None)) == []
+    assert list(Rebuild(database=old_database, clock=utcnow).check(lambda _count: None)) == []
     assert set(prune.preview().values()) == {0}
 
 
-def test_an_upgraded_database_is_worked_on(old: Database) -> None:
-    """What was owed to consumers is pushed in order with the secrets of before, and webhooks come in."""
-    run.upgrade(old.engine)
+def test_an_upgraded_database_delivers_and_receives(old_database: Database) -> None:
+    """Pending deliveries are pushed in order with the old secrets, and new webhooks are stored."""
+    run.upgrade(old_database.engine)
     consumer = Consumer()
-    with old.write() as session:
-        owed = select(DeliveryRow).where(col(DeliveryRow.delivered_at).is_(None), col(DeliveryRow.dead_at).is_(None))
-        pending = session.exec(owed.order_by(col(DeliveryRow.id))).all()
+    with old_database.write() as session:
+        statement = select(DeliveryRow).where(
+            col(DeliveryRow.delivered_at).is_(None), col(DeliveryRow.dead_at).is_(None)
+        )
+        pending = session.exec(statement.order_by(col(DeliveryRow.id))).all()
         expected = [(row.connection_id, row.event_id) for row in pending]
-        session.exec(update(DeliveryQueueRow).where(col(DeliveryQueueRow.due_at).is_not(None)).values(due_at=old.now()))
+        session.exec(
+            update(DeliveryQueueRow).where(col(DeliveryQueueRow.due_at).is_not(None)).values(due_at=old_database.now())
+        )
         subscriptions = session.exec(select(SubscriptionRow.id)).all()
     connection_of = {event_id: connection_id for connection_id, event_id in expected}
 
-    deliver = make_dispatcher(old, consumer, encryption=Encryption([KEY]), time_slice_seconds=60)
+    deliver = make_dispatcher(old_database, consumer, encryption=Encryption([KEY]), time_slice_seconds=60)
     for subscription_id in subscriptions:
         deliver.deliver(subscription_id)
-    store(old, body("ghost", event_id="of-today"))
+    store(old_database, body("ghost", event_id="after-the-upgrade"))
 
     assert expected
     pushed = [(connection_of[event_id], event_id) for event_id in consumer.event_ids]
     for connection_id in connection_of.values():
-        assert [each for each in pushed if each[0] == connection_id] == [
-            each for each in expected if each[0] == connection_id
+        assert [pair for pair in pushed if pair[0] == connection_id] == [
+            pair for pair in expected if pair[0] == connection_id
         ]
-    with old.read() as session:
-        assert session.exec(select(WebhookRow.deliveries).where(WebhookRow.event_id == "of-today")).one() == 1
-        job = session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == "ghost")).one()
-    assert job.requested > job.completed
-    assert job.failed_at is None
+    with old_database.read() as session:
+        assert session.exec(select(WebhookRow.deliveries).where(WebhookRow.event_id == "after-the-upgrade")).one() == 1
+        request = session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == "ghost")).one()
+    assert request.requested > request.completed
+    assert request.failed_at is None
 
 
 WORK_OF_0_1_0 = (
@@ -161,11 +167,11 @@ WORK_OF_0_1_0 = (
     "SELECT value FROM counter WHERE name = 'feed' FOR UPDATE",
     "UPDATE counter SET value = counter.value + 1 WHERE name = 'feed' RETURNING value",
 )
-"""What processes of version 0.1.0 do with the tables that have another name now, in its own words."""
+"""Statements of version 0.1.0 on tables that were renamed later."""
 
 
-def test_processes_of_the_version_before_work_on_until_they_are_replaced(postgres_url: str) -> None:
-    """A release migrates first: to the old processes the renamed tables are there under their old names."""
+def test_processes_of_the_previous_version_work_until_they_are_replaced(postgres_url: str) -> None:
+    """A release is migrated first; running processes still find the renamed tables under their old names."""
     with closing(Database(postgres_url)) as database:
         for _twice in range(2):
             with database.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""The service that commands run beside."""
+"""A running service for tests of commands."""
 
 from collections.abc import Iterator
 from pathlib import Path

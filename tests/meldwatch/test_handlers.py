@@ -10,24 +10,24 @@ from meldwatch.handlers import Event, HandlerDeclaration, StatusChangedEvent, ge
 from runtime.errors import HandlerError
 
 
-def two(_event: Event, _other: int) -> None: ...
+def two_arguments(_event: Event, _other: int) -> None: ...
 
 
-def none() -> None: ...
+def no_argument() -> None: ...
 
 
-def several(_event: Event, *, other: int = 0) -> None: ...
+def optional_argument(_event: Event, *, other: int = 0) -> None: ...
 
 
-def yields(_event: Event) -> Iterator[int]:
+def generator(_event: Event) -> Iterator[int]:
     yield 1
 
 
-async def yields_later(_event: Event) -> AsyncIterator[int]:
+async def async_generator(_event: Event) -> AsyncIterator[int]:
     yield 1
 
 
-class Its:
+class WithMethod:
     """A class with a method."""
 
     def method(self, _event: Event) -> None:
@@ -37,42 +37,42 @@ class Its:
         """Do nothing."""
 
 
-def nameless(function: Callable[[Event], None]) -> Callable[[Event], None]:
+def wrap_without_name(function: Callable[[Event], None]) -> Callable[[Event], None]:
     def inner(event: Event) -> None:
         function(event)
 
     return inner
 
 
-def named(function: Callable[[Event], None]) -> Callable[[Event], None]:
-    return functools.wraps(function)(nameless(function))
+def wrap_with_name(function: Callable[[Event], None]) -> Callable[[Event], None]:
+    return functools.wraps(function)(wrap_without_name(function))
 
 
 @on("connection.status_changed", "connection.status_reason_changed", "connection.status_changed", seconds=5)
-def some(_event: StatusChangedEvent) -> None: ...
+def for_some_types(_event: StatusChangedEvent) -> None: ...
 
 
 @on()
-async def every(_event: Event) -> None: ...
+async def for_every_type(_event: Event) -> None: ...
 
 
-@named
+@wrap_with_name
 @on()
 def wrapped(_event: Event) -> None: ...
 
 
-def test_a_handler_stays_the_function_that_it_is() -> None:
-    """It bears what it is a handler of, also through a decorator that keeps what it wraps; it can be called by hand."""
-    assert get_declaration(some) == HandlerDeclaration(
+def test_a_declared_handler_is_still_a_function() -> None:
+    """The declaration is an attribute, also behind ``functools.wraps``; the function can be called directly."""
+    assert get_declaration(for_some_types) == HandlerDeclaration(
         ("connection.status_changed", "connection.status_reason_changed"), 5
     )
-    assert get_declaration(every) == get_declaration(wrapped) == HandlerDeclaration((), 20)
-    assert get_declaration(two) is None
-    assert some.__name__ == "some"
+    assert get_declaration(for_every_type) == get_declaration(wrapped) == HandlerDeclaration((), 20)
+    assert get_declaration(two_arguments) is None
+    assert for_some_types.__name__ == "for_some_types"
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: on("connection.status_change"), "did you mean 'connection.status_changed'"),  # type: ignore[arg-type]
         (lambda: on("nonsense"), "'nonsense' is not an event type"),  # type: ignore[arg-type]
@@ -82,43 +82,43 @@ def test_a_handler_stays_the_function_that_it_is() -> None:
         (lambda: on(seconds=float("nan")), "above 0 and at most 20"),
     ],
 )
-def test_what_there_is_not_is_refused(make: Callable[[], Any], said: str) -> None:
-    """With the name of the function, and what was probably meant."""
-    with pytest.raises(HandlerError, match=said) as caught:
-        make()(several)
+def test_invalid_declarations_are_refused(make: Callable[[], Any], message: str) -> None:
+    """The error names the function and suggests a correction."""
+    with pytest.raises(HandlerError, match=message) as caught:
+        make()(optional_argument)
 
-    assert str(caught.value).startswith("several: ")
+    assert str(caught.value).startswith("optional_argument: ")
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
-        (two, "must take exactly one argument"),
-        (none, "must take exactly one argument"),
-        (yields, "yield"),
-        (yields_later, "yield"),
-        (Its.method, "a function of the module itself"),
-        (Its().method, "must be a function"),
-        (Its(), "must be a function"),
+        (two_arguments, "must take exactly one argument"),
+        (no_argument, "must take exactly one argument"),
+        (generator, "yield"),
+        (async_generator, "yield"),
+        (WithMethod.method, "a function of the module itself"),
+        (WithMethod().method, "must be a function"),
+        (WithMethod(), "must be a function"),
         (lambda _event: None, "a function of the module itself"),
-        (nameless(several), "functools.wraps"),
+        (wrap_without_name(optional_argument), "functools.wraps"),
         (print, "must be a function"),
     ],
 )
-def test_what_could_not_be_called_is_refused(function: Any, said: str) -> None:
-    """When the module is imported, not with each event for three days."""
-    with pytest.raises(HandlerError, match=said):
+def test_invalid_functions_are_refused(function: Any, message: str) -> None:
+    """The import of the module fails, not each event for three days."""
+    with pytest.raises(HandlerError, match=message):
         on()(function)
 
 
-def test_it_is_to_be_called_itself() -> None:
-    """``@on`` without parentheses would take the function for a type."""
+def test_missing_parentheses_are_refused() -> None:
+    """``@on`` without parentheses would take the function for an event type."""
     with pytest.raises(HandlerError, match=r"write @on\(\)"):
-        on(several)  # type: ignore[arg-type]
+        on(optional_argument)  # type: ignore[arg-type]
 
 
-def test_who_imports_it_needs_little() -> None:
-    """No database, no web framework: a process that runs handlers starts in a moment, and takes little memory."""
+def test_handler_processes_import_little() -> None:
+    """A process that runs handlers imports no database and no web framework: it starts fast and needs little memory."""
     script = "import sys, meldwatch.process.handler_main; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
 

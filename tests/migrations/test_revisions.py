@@ -4,8 +4,8 @@ from alembic.script import ScriptDirectory
 from migrations import revisions
 
 
-def test_the_names_of_the_files_are_the_revisions_of_alembic() -> None:
-    """The check of revisions does not import Alembic, and comes to what Alembic would."""
+def test_the_revision_file_names_match_alembic() -> None:
+    """The revision check does not import Alembic, but returns the same revisions."""
     config = Config()
     config.set_main_option("script_location", str(revisions.FOLDER.parent))
     config.set_main_option("path_separator", "newline")

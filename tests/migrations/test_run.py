@@ -20,7 +20,7 @@ from tests.support import servers
 
 ROOT = Path(__file__).parent.parent.parent
 # The complete catalogs, which are equal only if the tables are. SQLite stores the text of the statements, in which an
-# added column has another place; therefore the query reads the properties of tables and indexes.
+# added column has another place, so the query reads the properties of tables and indexes.
 SQLITE_CATALOG = """
 SELECT 'column', t.name, c.name, c.type, c."notnull", c.dflt_value, c.pk, t.sql LIKE '%AUTOINCREMENT%', '', ''
 FROM sqlite_master AS t, pragma_table_xinfo(t.name) AS c
@@ -63,8 +63,8 @@ def empty(kind: str, test_run: servers.Run, directory: Path) -> Iterator[Engine]
 @pytest.fixture(params=["sqlite", "postgres"])
 def engine(request: pytest.FixtureRequest, test_run: servers.Run, tmp_path: Path) -> Iterator[Engine]:
     """An empty database, of each kind."""
-    with empty(request.param, test_run, tmp_path) as made:
-        yield made
+    with empty(request.param, test_run, tmp_path) as created:
+        yield created
 
 
 def catalog(engine: Engine) -> list[tuple[object, ...]]:
@@ -73,8 +73,8 @@ def catalog(engine: Engine) -> list[tuple[object, ...]]:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
-def in_processes(engine: Engine, count: int, directory: Path) -> list[str]:
-    """Upgrade from several processes at once, outside of the project's folder; return their output."""
+def upgrade_in_processes(engine: Engine, count: int, directory: Path) -> list[str]:
+    """Run the upgrade in several concurrent processes, outside of the project's folder; return their output."""
     code = "import sys; from runtime.database import Database; from migrations import run; d = Database(sys.argv[1]);"
     code += "run.upgrade(d.engine); d.close(); print(run.__file__)"
     url = engine.url.render_as_string(hide_password=False)
@@ -101,7 +101,7 @@ def test_upgrade_leaves_nothing_for_autogenerate(engine: Engine) -> None:
 
 
 def test_upgrade_creates_exactly_the_tables(engine: Engine) -> None:
-    """The catalog equals the one of tables that are created from their classes, with names and collations."""
+    """The catalog equals that of tables created from their classes, including names and collations."""
     METADATA.create_all(engine)
     expected = catalog(engine)
     METADATA.drop_all(engine)
@@ -161,9 +161,9 @@ def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
 
 def test_concurrent_upgrades_succeed(engine: Engine, tmp_path: Path) -> None:
     """Several processes that find an empty database at the same time all succeed, from any folder."""
-    complaints = in_processes(engine, 3, tmp_path)
+    outputs = upgrade_in_processes(engine, 3, tmp_path)
 
-    assert [run.__file__] * 3 == complaints
+    assert [run.__file__] * 3 == outputs
     assert revisions.is_current(engine)
 
 
@@ -180,7 +180,7 @@ def test_a_failed_upgrade_leaves_nothing_behind(engine: Engine) -> None:
 
 
 def test_a_newer_database_is_refused(engine: Engine) -> None:
-    """A database of a newer version is not changed, and the message says why."""
+    """The upgrade fails if the database has a newer revision, and the error names the revision."""
     run.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -190,7 +190,7 @@ def test_a_newer_database_is_refused(engine: Engine) -> None:
 
 
 def test_an_unavailable_database_is_out_of_reach(tmp_path: Path) -> None:
-    """If no database answers, every call raises the error for it."""
+    """If the database is unavailable, every call raises ``OutOfReachError``."""
     port = servers.free_ports(1)[0]
     for url in (f"sqlite:///{tmp_path}/no/such/folder/meld.db", f"postgresql://me@127.0.0.1:{port}/meld"):
         database = Database(url)
@@ -201,5 +201,5 @@ def test_an_unavailable_database_is_out_of_reach(tmp_path: Path) -> None:
 
 
 def test_every_table_is_in_the_metadata() -> None:
-    """The migrations are compared with all table classes."""
+    """The metadata that migrations are compared with contains all table classes."""
     assert METADATA is SQLModel.metadata

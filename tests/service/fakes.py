@@ -1,4 +1,4 @@
-"""Fakes for tests of the API: a clock that is set by hand, a broker that can be out of reach."""
+"""Fakes for tests of the API: a clock that is moved by hand, a broker that can be out of reach."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ class HandClock:
         self.now = datetime(2026, 1, 2, tzinfo=UTC)
 
     def __call__(self) -> datetime:
-        """Return the set time."""
+        """Return the current time of the fake."""
         return self.now
 
     def move(self, seconds: float) -> None:

@@ -9,7 +9,7 @@ from tests.support import row_factory
 
 @pytest.mark.parametrize("path", ["/", "/api", "/nothing", "/api/connections/", "/healthz/", "//api/connections"])
 def test_an_unknown_route_is_404(api: Api, path: str) -> None:
-    """As a problem, and nobody is sent elsewhere."""
+    """The response is a problem document, not a redirect."""
     response = api.admin.get(path, follow_redirects=False)
 
     assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
@@ -26,15 +26,15 @@ def test_an_unknown_route_is_404(api: Api, path: str) -> None:
     ],
 )
 def test_a_wrong_method_is_405(api: Api, method: str, path: str, allowed: set[str]) -> None:
-    """As a problem, with the methods that there are."""
+    """The response is a problem document; Allow lists the methods."""
     response = api.admin.request(method, path)
 
     assert (response.status_code, response.headers["content-type"]) == (405, "application/problem+json")
     assert allowed == set(response.headers["allow"].split(", "))
 
 
-def test_the_webhook_route_is_handed_on_untouched(api: Api) -> None:
-    """Raw body and query reach the receiver, whatever they are, and its answer leaves as it is."""
+def test_the_webhook_route_passes_requests_unchanged(api: Api) -> None:
+    """The endpoint gets the raw body and query, and its response is sent unchanged."""
     response = api.anonymous.post("/webhooks/meld?a=%00&a=2", content=b"\x00\xff{")
 
     assert (response.status_code, response.content) == (200, b"\x00\xff{a=%00&a=2")
@@ -42,7 +42,7 @@ def test_the_webhook_route_is_handed_on_untouched(api: Api) -> None:
 
 
 def test_head_is_get_without_a_body(api: Api) -> None:
-    """HEAD asks for the same rights and tells the same status."""
+    """HEAD needs the same token and has the same status."""
     assert (api.reader.head("/api/connections").status_code, api.anonymous.head("/api/events").status_code) == (
         200,
         401,
@@ -50,8 +50,8 @@ def test_head_is_get_without_a_body(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/webhooks", "/healthz", "/openapi.json"])
-def test_answers_are_safe_to_receive(api: Api, path: str) -> None:
-    """No sniffing, no keeping, in the media type that it says."""
+def test_responses_have_the_security_headers(api: Api, path: str) -> None:
+    """The headers nosniff and no-store, and the media type."""
     headers = api.reader.get(path).headers
 
     expected = ("nosniff", "no-store", "application/json")
@@ -59,8 +59,8 @@ def test_answers_are_safe_to_receive(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/webhooks/e1"])
-def test_a_database_that_is_away_is_503(unreachable_database: Database, path: str) -> None:
-    """The caller is told to come again, not that something broke."""
+def test_an_unreachable_database_is_503(unreachable_database: Database, path: str) -> None:
+    """With Retry-After."""
     client = TestClient(AppFactory(database=unreachable_database).app(FeedNotifier(database=unreachable_database)))
 
     response = client.get(path, headers={"Authorization": f"Bearer {READ}"})
@@ -68,8 +68,8 @@ def test_a_database_that_is_away_is_503(unreachable_database: Database, path: st
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
 
 
-def test_nothing_of_a_webhook_leaks(api: Api) -> None:
-    """Neither the raw body, nor the signature, nor Meld's whole answer leave by any route."""
+def test_no_route_returns_webhook_contents(api: Api) -> None:
+    """No response has the raw body, the signature or Meld's whole document."""
     row_factory.store(api.database, row_factory.webhook("e1"), row_factory.connection("c1"), row_factory.event(1))
 
     paths = ["/api/webhooks", "/api/webhooks/e1", "/api/connections", "/api/connections/c1", "/api/events", "/metrics"]

@@ -6,19 +6,19 @@ from runtime.errors import MeldwatchError
 from service import errors
 
 
-def kinds(base: type[MeldwatchError]) -> Iterator[type[MeldwatchError]]:
+def subclasses(base: type[MeldwatchError]) -> Iterator[type[MeldwatchError]]:
     for kind in base.__subclasses__():
         yield kind
-        yield from kinds(kind)
+        yield from subclasses(kind)
 
 
-@pytest.mark.parametrize("kind", [errors.RequestError, *kinds(errors.RequestError)])
-def test_the_tree_shows_every_error(kind: type[MeldwatchError]) -> None:
-    """Who reads the module's first lines knows them all."""
+@pytest.mark.parametrize("kind", [errors.RequestError, *subclasses(errors.RequestError)])
+def test_the_docstring_lists_every_error(kind: type[MeldwatchError]) -> None:
+    """The module's docstring shows the tree of errors."""
     assert kind.__name__ in (errors.__doc__ or "")
 
 
 @pytest.mark.parametrize("error", [errors.InvalidTokenError(), errors.ForbiddenError()])
-def test_errors_of_access_say_what_to_do(error: MeldwatchError) -> None:
-    """They need no more words than their own."""
+def test_errors_of_access_have_a_default_message(error: MeldwatchError) -> None:
+    """The message says what to send."""
     assert ". Send " in str(error)

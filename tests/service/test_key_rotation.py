@@ -56,9 +56,9 @@ def webhook(encryption: Encryption, raw: bytes = b"raw", **values: Any) -> Webho
 
 
 def rejection(encryption: Encryption, digest: str, raw: bytes = b"raw") -> RejectionRow:
-    sealed = {"body": encryption.encrypt_bytes(raw), "encrypted_with": encryption.key_name}
+    encrypted = {"body": encryption.encrypt_bytes(raw), "encrypted_with": encryption.key_name}
     times = {"first_at": row_factory.TIME, "received_at": row_factory.TIME}
-    return RejectionRow(digest=digest, reason="wrong", size=len(raw), headers={}, is_likely=True, **times, **sealed)
+    return RejectionRow(digest=digest, reason="wrong", size=len(raw), headers={}, is_likely=True, **times, **encrypted)
 
 
 def stored(database: Database) -> list[WebhookRow]:
@@ -66,7 +66,7 @@ def stored(database: Database) -> list[WebhookRow]:
         return list(session.exec(select(WebhookRow).order_by(col(WebhookRow.id))).all())
 
 
-def opened(encryption: Encryption, found: Sequence[WebhookRow | RejectionRow]) -> list[bytes]:
+def decrypted(encryption: Encryption, found: Sequence[WebhookRow | RejectionRow]) -> list[bytes]:
     return [encryption.decrypt_bytes(row.body, row.encrypted_with) for row in found]
 
 
@@ -74,7 +74,7 @@ def previous(encryption: Encryption, secret: str, hours: float) -> dict[str, str
     return {"sealed": encryption.encrypt(secret), "until": (datetime.now(UTC) + timedelta(hours=hours)).isoformat()}
 
 
-def came_to(rotations: Sequence[KeyRotationReport]) -> dict[str, tuple[int, int, dict[str, int]]]:
+def summaries(rotations: Sequence[KeyRotationReport]) -> dict[str, tuple[int, int, dict[str, int]]]:
     return {each.kind: (each.rotated, each.unreadable, each.keys) for each in rotations}
 
 
@@ -92,14 +92,14 @@ def test_everything_is_encrypted_with_the_newest_key(database: Database) -> None
     rotations = rotate_on(database).run(who="alice")
 
     name = ENCRYPTION.key_name
-    assert came_to(rotations) == {
+    assert summaries(rotations) == {
         "webhook bodies": (2, 0, {name: 3}),
         "rejection bodies": (2, 0, {name: 2}),
         "subscription secrets": (2, 0, {name: 2}),
     }
     assert {each.newest for each in rotations} == {name}
-    assert opened(ENCRYPTION, stored(database)) == [b"clear", b"old", b"new"]
-    assert opened(ENCRYPTION, rejections(database)) == [b"raw", b"raw"]
+    assert decrypted(ENCRYPTION, stored(database)) == [b"clear", b"old", b"new"]
+    assert decrypted(ENCRYPTION, rejections(database)) == [b"raw", b"raw"]
     bodies: list[Any] = [*stored(database), *rejections(database)]
     assert {each.encrypted_with for each in bodies} == {name}
     row = subscription(database)
@@ -115,12 +115,12 @@ def test_a_second_run_leaves_bodies_as_they_are(database: Database) -> None:
 
     rotations = rotate_on(database).run(who="alice")
 
-    assert came_to(rotations)["webhook bodies"] == (0, 0, {ENCRYPTION.key_name: 5})
+    assert summaries(rotations)["webhook bodies"] == (0, 0, {ENCRYPTION.key_name: 5})
     assert [row.body for row in stored(database)] == before
 
 
 def test_the_rotation_is_audited(database: Database) -> None:
-    """With the name of the key, before anything is done, so that one that is interrupted is noted as well."""
+    """The entry has the name of the key and is written first, so an interrupted rotation is audited too."""
     row_factory.store(database, webhook(ENCRYPTIONS["old"]))
 
     def interrupt(_seconds: float) -> None:
@@ -134,8 +134,8 @@ def test_the_rotation_is_audited(database: Database) -> None:
     assert (act.who, act.act, act.subject) == ("alice", "keys.rotated", ENCRYPTION.key_name)
 
 
-def test_without_a_key_nothing_is_done(database: Database) -> None:
-    """The error says what is missing."""
+def test_a_rotation_needs_a_key(database: Database) -> None:
+    """The error names the setting; nothing is written."""
     row_factory.store(database, webhook(ENCRYPTIONS["clear"]))
 
     with pytest.raises(EncryptionError, match="MELDWATCH_ENCRYPTION_KEYS is not set"):
@@ -146,8 +146,8 @@ def test_without_a_key_nothing_is_done(database: Database) -> None:
     assert [row.encrypted_with for row in stored(database)] == [None]
 
 
-def test_what_no_key_decrypts_is_unchanged(database: Database) -> None:
-    """A body that no key decrypts is counted under the name of its key; all others are encrypted again."""
+def test_bodies_that_no_key_decrypts_are_unchanged(database: Database) -> None:
+    """They are counted by the name of their key; all others are encrypted again."""
     spoilt = webhook(ENCRYPTIONS["old"], b"spoilt")
     spoilt.body = spoilt.body[:-4] + b"AAA="
     row_factory.store(database, webhook(ENCRYPTIONS["lost"]), spoilt, webhook(ENCRYPTIONS["old"], b"good"))
@@ -169,13 +169,13 @@ def test_what_no_key_decrypts_is_unchanged(database: Database) -> None:
     rotations = rotate_on(database).run(who="alice")
 
     new, old, lost = (ENCRYPTIONS[name].key_name for name in ("new", "old", "lost"))
-    assert came_to(rotations) == {
+    assert summaries(rotations) == {
         "webhook bodies": (1, 2, {new: 1, old: 1, lost: 1}),
         "rejection bodies": (0, 1, {lost: 1}),
         "subscription secrets": (2, 2, {new: 2, "unknown": 2}),
     }
     assert [row.body for row in stored(database)][:2] == before[:2]
-    assert opened(ENCRYPTION, stored(database)[2:]) == [b"good"]
+    assert decrypted(ENCRYPTION, stored(database)[2:]) == [b"good"]
     first, second = subscription(database, "s1"), subscription(database, "s2")
     assert [ENCRYPTIONS["lost"].decrypt(first.secret), ENCRYPTION.decrypt(first.previous_secrets[0]["sealed"])] == [
         SECRET,
@@ -188,12 +188,12 @@ def test_what_no_key_decrypts_is_unchanged(database: Database) -> None:
 
 
 def test_a_handler_has_no_secret(database: Database) -> None:
-    """Its secret is none: it is neither counted nor missed, and stays as it is."""
+    """Its empty secret is neither counted nor changed."""
     subscribe(database, url="python:mine.f", secret="")
 
     rotations = rotate_on(database).run(who="alice")
 
-    assert came_to(rotations)["subscription secrets"] == (0, 0, {ENCRYPTION.key_name: 0})
+    assert summaries(rotations)["subscription secrets"] == (0, 0, {ENCRYPTION.key_name: 0})
     assert subscription(database).secret == ""
 
 
@@ -203,40 +203,40 @@ def test_an_expired_secret_is_dropped(database: Database) -> None:
 
     rotations = rotate_on(database).run(who="alice")
 
-    assert came_to(rotations)["subscription secrets"] == (2, 0, {ENCRYPTION.key_name: 2})
+    assert summaries(rotations)["subscription secrets"] == (2, 0, {ENCRYPTION.key_name: 2})
     assert [ENCRYPTION.decrypt(old["sealed"]) for old in subscription(database).previous_secrets] == ["lasts"]
 
 
-def test_many_rows_are_rotated_to_the_end(database: Database) -> None:
-    """Several spans, with holes between the ids, bodies that fill a commit alone, and every row once."""
+def test_many_rows_are_rotated(database: Database) -> None:
+    """Several scans, gaps between the ids, bodies that fill a batch alone: each row once."""
     sizes = [1, MAX_BATCH_BYTES // 2, MAX_BATCH_BYTES + 1, *[10] * 2_500, MAX_BATCH_BYTES // 2, MAX_BATCH_BYTES // 2, 1]
     row_factory.store(database, *(webhook(ENCRYPTIONS["clear"], b"x" * size) for size in sizes))
     with database.write() as session:
         session.exec(delete(WebhookRow).where(col(WebhookRow.id) % 7 == 0))
-    before = opened(ENCRYPTION, stored(database))
-    rests: list[float] = []
-    looked: list[int] = []
+    before = decrypted(ENCRYPTION, stored(database))
+    waits: list[float] = []
+    scanned: list[int] = []
 
-    rotations = rotate_on(database, wait=rests.append).run(looked.append, who="alice")
+    rotations = rotate_on(database, wait=waits.append).run(scanned.append, who="alice")
 
-    assert came_to(rotations)["webhook bodies"] == (len(before), 0, {ENCRYPTION.key_name: len(before)})
+    assert summaries(rotations)["webhook bodies"] == (len(before), 0, {ENCRYPTION.key_name: len(before)})
     assert [row.encrypted_with for row in stored(database)] == [ENCRYPTION.key_name] * len(before)
-    assert opened(ENCRYPTION, stored(database)) == before
-    assert (sum(looked), len(looked)) == (len(before), 3)
-    assert len(rests) >= len(before) / 100
+    assert decrypted(ENCRYPTION, stored(database)) == before
+    assert (sum(scanned), len(scanned)) == (len(before), 3)
+    assert len(waits) >= len(before) / 100
 
 
 @given(
     kinds=st.lists(st.sampled_from([*ENCRYPTIONS, "emptied", "gone"]), max_size=12),
     scan_size=st.integers(1, 4),
     max_batch_rows=st.integers(1, 4),
-    death=st.none() | st.integers(1, 6),
+    crash_after=st.none() | st.integers(1, 6),
 )
 @settings(max_examples=rounds(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_interrupted_rotation_is_completed_by_the_next(
-    sqlite_url: str, kinds: list[str], scan_size: int, max_batch_rows: int, death: int | None
+    sqlite_url: str, kinds: list[str], scan_size: int, max_batch_rows: int, crash_after: int | None
 ) -> None:
-    """Any rows, in pieces of any size, killed behind any commit: another run leaves it as one would have."""
+    """Any rows, any batch sizes, a crash after any commit: the next run has the result of a single one."""
     database = Database(sqlite_url)
     empty(database)
     for number, kind in enumerate(kinds):
@@ -247,15 +247,15 @@ def test_an_interrupted_rotation_is_completed_by_the_next(
         session.exec(
             delete(WebhookRow).where(col(WebhookRow.event_id).in_(n for n, k in enumerate(kinds) if k == "gone"))
         )
-    left = [death or 0]
+    left = [crash_after or 0]
 
-    def die(_seconds: float) -> None:
+    def crash(_seconds: float) -> None:
         left[0] -= 1
         if left[0] == 0:
             raise InterruptedError
 
     try:
-        rotations = rotate_on(database, wait=die, scan_size=scan_size, max_batch_rows=max_batch_rows).run(who="alice")
+        rotations = rotate_on(database, wait=crash, scan_size=scan_size, max_batch_rows=max_batch_rows).run(who="alice")
     except InterruptedError:
         rotations = rotate_on(database, scan_size=scan_size, max_batch_rows=max_batch_rows).run(who="alice")
 
@@ -265,23 +265,23 @@ def test_an_interrupted_rotation_is_completed_by_the_next(
     assert names == {
         str(number): ENCRYPTIONS[expected[kind]].key_name for number, kind in enumerate(kinds) if kind != "gone"
     }
-    assert opened(Encryption([KEY, OLD, LOST]), found) == [row.event_id.encode() for row in found]
+    assert decrypted(Encryption([KEY, OLD, LOST]), found) == [row.event_id.encode() for row in found]
     assert rotations[0].unreadable == kinds.count("lost")
     assert sum(rotations[0].keys.values()) == len(found) - kinds.count("emptied")
     database.close()
 
 
-class Meddling(Encryption):
+class InterferingEncryption(Encryption):
     """An encryption that calls a function once, between the read of the first row and its write."""
 
-    def __init__(self, meddle: Callable[[], object]) -> None:
+    def __init__(self, interfere: Callable[[], object]) -> None:
         super().__init__([KEY, OLD])
-        self._meddle = [meddle]
+        self._interfere = [interfere]
 
     def encrypt_bytes(self, content: bytes) -> bytes:
         """Call the function, and encrypt."""
-        while self._meddle:
-            self._meddle.pop()()
+        while self._interfere:
+            self._interfere.pop()()
         return super().encrypt_bytes(content)
 
 
@@ -295,44 +295,44 @@ class Meddling(Encryption):
         ),
         delete(WebhookRow),
     ],
-    ids=["emptied", "emptied and unsealed", "rotated to another key", "removed"],
+    ids=["emptied", "emptied and unencrypted", "rotated to another key", "removed"],
 )
 def test_rows_that_change_meanwhile_are_not_written(database: Database, change: Any) -> None:
-    """A row that is not as it was read is not written: what retention has removed does not come back."""
+    """A row that differs from the row that was read is not written: bodies that retention deleted do not return."""
     row_factory.store(database, webhook(ENCRYPTIONS["old"], b"removed"))
     changed: list[WebhookRow] = []
 
-    def meddle() -> None:
+    def interfere() -> None:
         with database.write() as session:
             session.exec(change)
         changed.extend(stored(database))
 
-    (rotation, *_) = rotate_on(database, Meddling(meddle)).run(who="alice")
+    (rotation, *_) = rotate_on(database, InterferingEncryption(interfere)).run(who="alice")
 
     assert rotation.rotated == 0
     assert stored(database) == changed
 
 
-def test_a_change_of_a_worker_meanwhile_is_kept(database: Database) -> None:
+def test_concurrent_changes_of_a_webhook_are_kept(database: Database) -> None:
     """A webhook that is processed, or arrives again, during the rotation keeps both changes."""
     raw = body("c1", event_id="e1")
     with closing(make_webhook_table(database, ENCRYPTIONS["old"])) as table:
         table.insert([received_webhook(raw)])
 
-        def meddle() -> None:
+        def interfere() -> None:
             table.insert([received_webhook(raw)])
             with database.write() as session:
                 session.exec(update(WebhookRow).values(processed_at=row_factory.TIME))
 
-        rotate_on(database, Meddling(meddle)).run(who="alice")
+        rotate_on(database, InterferingEncryption(interfere)).run(who="alice")
 
     (row,) = stored(database)
     assert (row.deliveries, row.processed_at, row.encrypted_with) == (2, row_factory.TIME, ENCRYPTION.key_name)
-    assert opened(ENCRYPTION, [row]) == [raw]
+    assert decrypted(ENCRYPTION, [row]) == [raw]
 
 
-def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
-    """Two rotations while webhooks arrive under either key: every body can be decrypted, at last with the new key."""
+def test_concurrent_rotations_and_writers_lose_nothing(database: Database) -> None:
+    """Two rotations while webhooks arrive under either key: every body can be decrypted, finally with the new key."""
     known = [body(f"c{number}", event_id=f"e{number}") for number in range(400)]
     with closing(make_webhook_table(database, ENCRYPTIONS["old"])) as table:
         for start in range(0, 200, 50):
@@ -345,21 +345,21 @@ def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
             for number in range(start, 400, 2):
                 table.insert([received_webhook(known[number]), received_webhook(known[number // 2])])
 
-    def turn() -> None:
+    def rotate_repeatedly() -> None:
         while not is_over.is_set():
             outcomes.append(rotate_on(database, scan_size=64, max_batch_rows=16).run(who="alice"))
 
-    turners = [threading.Thread(target=turn) for _ in range(2)]
+    rotators = [threading.Thread(target=rotate_repeatedly) for _ in range(2)]
     writers = [
         threading.Thread(target=write, args=(ENCRYPTIONS["old"], 200)),
         threading.Thread(target=write, args=(BOTH, 201)),
     ]
-    for thread in (*turners, *writers):
+    for thread in (*rotators, *writers):
         thread.start()
     for thread in writers:
         thread.join()
     is_over.set()
-    for thread in turners:
+    for thread in rotators:
         thread.join()
     (last, *_) = rotate_on(database).run(who="alice")
 
@@ -368,84 +368,84 @@ def test_two_at_once_beside_writers_lose_nothing(database: Database) -> None:
         f"e{number}": raw for number, raw in enumerate(known)
     }
     assert all(rotation.unreadable == 0 for rotations in outcomes for rotation in rotations)
-    # Each row was sealed anew once, by the one or by the other.
+    # Each row was encrypted again once, by one of the rotations.
     old = sum(rotations[0].rotated for rotations in outcomes) + last.rotated
     assert old == 300
 
 
-def test_refused_webhooks_that_come_again_meanwhile_are_counted(database: Database) -> None:
+def test_rejections_that_repeat_during_a_rotation_are_counted(database: Database) -> None:
     """A transaction that counts rejections locks many rows at once, in the same order as a rotation."""
-    comings = [refused(body(f"c{number}", event_id=f"e{number}")) for number in range(120)]
-    chance = random.Random(5)
-    orders = [chance.sample(comings, len(comings)) for _ in range(40)]
+    webhooks = [refused(body(f"c{number}", event_id=f"e{number}")) for number in range(120)]
+    rng = random.Random(5)
+    orders = [rng.sample(webhooks, len(webhooks)) for _ in range(40)]
     encryptions = itertools.cycle([BOTH, Encryption([OLD, KEY])])
-    for coming in comings:
-        RejectionStore(database=database, encryption=BOTH).insert([coming])
+    for rejected in webhooks:
+        RejectionStore(database=database, encryption=BOTH).insert([rejected])
     is_over = threading.Event()
     errors: list[Exception] = []
 
-    def turn() -> None:
+    def rotate_repeatedly() -> None:
         while not is_over.is_set():
             try:
                 rotate_on(database, next(encryptions)).run(who="alice")
             except OutOfReachError as error:
                 errors.append(error)
 
-    turning = threading.Thread(target=turn)
-    turning.start()
+    rotating = threading.Thread(target=rotate_repeatedly)
+    rotating.start()
     for order in orders:
         RejectionStore(database=database, encryption=BOTH).insert(order)
     is_over.set()
-    turning.join()
+    rotating.join()
 
     assert errors == []
-    assert [row.times for row in rejections(database)] == [41] * len(comings)
-    assert opened(BOTH, rejections(database)) == [each.body for each in comings]
+    assert [row.times for row in rejections(database)] == [41] * len(webhooks)
+    assert decrypted(BOTH, rejections(database)) == [each.body for each in webhooks]
 
 
-def test_a_secret_that_is_rotated_meanwhile_is_kept(database: Database) -> None:
-    """A subscription's rotation and one of the keys lock its row: whichever comes last, the last secret signs."""
-    keeper = AppFactory(database=database).subscription_manager(BOTH)
+def test_concurrent_rotations_of_a_secret_and_of_keys(database: Database) -> None:
+    """Both lock the row of the subscription: in any order, the last secret signs."""
+    manager = AppFactory(database=database).subscription_manager(BOTH)
     subscribe(database, secret=ENCRYPTIONS["old"].encrypt(SECRET))
     secrets: list[str] = []
     is_over = threading.Event()
 
-    def renew() -> None:
+    def renew_secret() -> None:
         try:
-            secrets.extend(keeper.rotate_secret("s1", who="alice").secret for _ in range(12))
+            secrets.extend(manager.rotate_secret("s1", who="alice").secret for _ in range(12))
         finally:
             is_over.set()
 
-    def turn() -> None:
+    def rotate_repeatedly() -> None:
         while not is_over.is_set():
             rotate_on(database).run(who="alice")
 
-    renewing = threading.Thread(target=renew)
+    renewing = threading.Thread(target=renew_secret)
     renewing.start()
-    run_in_threads(2, turn)
+    run_in_threads(2, rotate_repeatedly)
     renewing.join()
     rotate_on(database).run(who="alice")
 
     row = subscription(database)
-    sealed = [row.secret, *(old["sealed"] for old in row.previous_secrets)]
-    assert [ENCRYPTION.decrypt(each) for each in sealed] == secrets[: -len(sealed) - 1 : -1]
-    assert len(sealed) == 6
+    encrypted = [row.secret, *(old["sealed"] for old in row.previous_secrets)]
+    assert [ENCRYPTION.decrypt(each) for each in encrypted] == secrets[: -len(encrypted) - 1 : -1]
+    assert len(encrypted) == 6
 
 
-def test_a_process_without_the_newest_key_keeps_its_events(database: Database) -> None:
-    """A worker without the key reports it and drops nothing; with the key, it pushes the pending deliveries."""
+def test_a_worker_without_the_newest_key_keeps_deliveries_pending(database: Database) -> None:
+    """It records the error; with the key, it pushes them."""
     consumer = ScriptedConsumer()
     subscribe(database, secret=ENCRYPTIONS["old"].encrypt(SECRET))
     (event_id,) = emit(database, "c1")
     rotate_on(database).run(who="alice")
 
     make_dispatcher(database, consumer, encryption=ENCRYPTIONS["old"]).deliver("s1")
-    said = subscription(database).error or ""
+    error = subscription(database).error or ""
     with database.write() as session:
         session.exec(update(DeliveryQueueRow).values(due_at=row_factory.TIME))
     make_dispatcher(database, consumer, encryption=Encryption([OLD, KEY])).deliver("s1")
 
-    assert "lacks the key" in said
+    assert "lacks the key" in error
     assert consumer.event_ids == [event_id]
 
 
@@ -462,7 +462,7 @@ STEPS = [
 """The order that docs/operations.md gives: the keys of two processes, step by step."""
 
 
-def test_in_the_order_of_the_documents_nothing_is_ever_unreadable(database: Database) -> None:
+def test_the_documented_order_of_steps_keeps_all_rows_readable(database: Database) -> None:
     """In every step, two processes each store a body and a secret, and decrypt all that either has stored so far."""
     count = 0
     for number, step in enumerate(STEPS):
@@ -479,5 +479,5 @@ def test_in_the_order_of_the_documents_nothing_is_ever_unreadable(database: Data
             secrets = session.exec(select(SubscriptionRow.secret)).all()
         count += 2
         for encryption in encryptions:
-            assert len(set(opened(encryption, stored(database)))) == count
+            assert len(set(decrypted(encryption, stored(database)))) == count
             assert [encryption.decrypt(secret) for secret in secrets] == [SECRET] * count

@@ -1,4 +1,4 @@
-"""Helpers for tests of commands: the JSON Lines that a command prints, a running tail, damaged rows."""
+"""Helpers for tests of commands: read JSON Lines, run a tail, set keys, execute SQL."""
 
 import json
 import subprocess
@@ -18,14 +18,14 @@ def parse_json_lines(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-def lines(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+def read_json_lines(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     """Return the JSON objects that a successful command printed, one per line."""
     assert ended.returncode == 0, ended.stderr
     return parse_json_lines(ended.stdout)
 
 
 @contextmanager
-def tailing(served: Deployment, *options: str) -> Iterator[subprocess.Popen[str]]:
+def run_tail(served: Deployment, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Run ``events tail`` beside the service."""
     command = [*COMMAND, "events", "tail", "--json", *options]
     with subprocess.Popen(
@@ -37,33 +37,33 @@ def tailing(served: Deployment, *options: str) -> Iterator[subprocess.Popen[str]
             tail.kill()
 
 
-def printed(tail: subprocess.Popen[str], count: int) -> list[dict[str, Any]]:
+def read_events(tail: subprocess.Popen[str], count: int) -> list[dict[str, Any]]:
     """Return the next events that a tail prints."""
     assert tail.stdout is not None
     return [json.loads(tail.stdout.readline()) for _ in range(count)]
 
 
-def listed(*keys: SecretStr) -> dict[str, str]:
+def key_setting(*keys: SecretStr) -> dict[str, str]:
     """Return the setting of the encryption keys."""
     return {"MELDWATCH_ENCRYPTION_KEYS": ",".join(key.get_secret_value() for key in keys)}
 
 
-def body_of(deployment: Deployment, event_id: str, *keys: SecretStr) -> tuple[int, bytes, str]:
-    """Return exit code, output as bytes, and what was said, of ``webhooks show --body``."""
-    ended = deployment.run_for_bytes("webhooks", "show", event_id, "--body", **listed(*keys))
+def show_body(deployment: Deployment, event_id: str, *keys: SecretStr) -> tuple[int, bytes, str]:
+    """Run ``webhooks show --body``; return its exit code, its output as bytes, and its error output."""
+    ended = deployment.run_for_bytes("webhooks", "show", event_id, "--body", **key_setting(*keys))
     return ended.returncode, ended.stdout, ended.stderr.decode()
 
 
-def change(url: str, statement: str) -> None:
-    """Damage rows, behind the back of the program."""
+def execute_sql(url: str, statement: str) -> None:
+    """Execute a statement, to damage or age rows."""
     database = Database(url)
     with database.write() as session:
         session.connection().execute(text(statement))
     database.close()
 
 
-def look(url: str, statement: str) -> list[tuple[Any, ...]]:
-    """Return rows, as the database has them."""
+def select_rows(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Return the rows that a query finds."""
     database = Database(url)
     with database.read() as session:
         found = [tuple(row) for row in session.connection().execute(text(statement))]

@@ -23,15 +23,15 @@ from tests.support.servers import free_ports
 
 
 class EndError(Exception):
-    """What Ctrl-C is to a tail on a terminal."""
+    """Stands in for Ctrl-C."""
 
 
-class Tailing:
-    """A tail in a thread of its own, and what it said."""
+class RunningTail:
+    """A tail in its own thread, its printed events and its status lines."""
 
     def __init__(self, url: str, *, token: str = READ, **query: Any) -> None:
         self.positions: list[int] = []
-        self.words: list[str] = []
+        self.status_lines: list[str] = []
         self.waits = 0
         self.error: Exception | None = None
         self._end = threading.Event()
@@ -40,22 +40,22 @@ class Tailing:
             token=SecretStr(token),
             query=StreamQuery(**query),
             print_event=lambda event: self.positions.append(event.position),
-            print_status=self.words.append,
+            print_status=self.status_lines.append,
             wait=self._wait,
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def wait_for(self, *positions: int) -> None:
-        """Wait until these have been printed, and no other."""
+        """Wait until exactly these positions are printed."""
         eventually(lambda: self.positions == list(positions), message=f"{positions}; there are {self.positions}")
 
     def wait_until_begun(self) -> None:
-        """Wait until it knows where it is."""
+        """Wait until it knows its position, or has ended."""
         eventually(lambda: self._tail._position is not None or not self._thread.is_alive())
 
     def end(self) -> None:
-        """End it, once it is not reading."""
+        """End it at its next wait."""
         self._end.set()
         self._thread.join(10)
 
@@ -73,7 +73,7 @@ class Tailing:
 
 @pytest.fixture
 def serve(database: Database) -> Iterator[Callable[..., Service]]:
-    """Make services on one database."""
+    """Return a factory of services on one database."""
     with ExitStack() as stack:
 
         def serve(**values: Any) -> Service:
@@ -84,12 +84,12 @@ def serve(database: Database) -> Iterator[Callable[..., Service]]:
         yield serve
 
 
-def test_it_prints_what_comes(database: Database, serve: Callable[..., Service]) -> None:
-    """From now on; from a position on, if it is asked to; and only what matches."""
+def test_it_prints_matching_events(database: Database, serve: Callable[..., Service]) -> None:
+    """New events, or all after a position; only those that match the filter."""
     service = serve()
     row_factory.store(database, row_factory.event(1))
-    tails = [Tailing(service.server.url), Tailing(service.server.url, after=0)]
-    tails.append(Tailing(service.server.url, connection_id="c2"))
+    tails = [RunningTail(service.server.url), RunningTail(service.server.url, after=0)]
+    tails.append(RunningTail(service.server.url, connection_id="c2"))
     for tail in tails:
         tail.wait_until_begun()
     row_factory.store(database, row_factory.event(2), row_factory.event(3, "c2"))
@@ -101,11 +101,11 @@ def test_it_prints_what_comes(database: Database, serve: Callable[..., Service])
         tail.end()
 
 
-def test_a_restart_is_waited_for(database: Database, serve: Callable[..., Service]) -> None:
-    """What is committed meanwhile is printed, nothing twice, and it is said once that nobody answered."""
+def test_it_waits_during_an_outage(database: Database, serve: Callable[..., Service]) -> None:
+    """Events that are committed meanwhile are printed once; each outage is reported once."""
     (port,) = free_ports(1)
     first = serve(port=port)
-    tail = Tailing(first.server.url)
+    tail = RunningTail(first.server.url)
     tail.wait_until_begun()
     row_factory.store(database, row_factory.event(1))
     tail.wait_for(1)
@@ -121,18 +121,18 @@ def test_a_restart_is_waited_for(database: Database, serve: Callable[..., Servic
     first.server.stop()
     tail.end()
 
-    away, back, away_again, back_again = tail.words[:4]
-    assert "does not answer" in away
+    lost, back, lost_again, back_again = tail.status_lines[:4]
+    assert "does not answer" in lost
     assert "is back" in back
-    assert (away_again, back_again) == (away, back)
+    assert (lost_again, back_again) == (lost, back)
 
 
 def test_a_restart_before_the_first_event_leaves_no_gap(database: Database, serve: Callable[..., Service]) -> None:
-    """It began with what comes from now on, and now was before the restart."""
+    """A tail without a position keeps the one at which it began, also across a restart."""
     (port,) = free_ports(1)
     row_factory.store(database, row_factory.event(1))
     first = serve(port=port)
-    tail = Tailing(first.server.url)
+    tail = RunningTail(first.server.url)
     tail.wait_until_begun()
     first.server.stop()
     first.server._socket.close()
@@ -144,10 +144,10 @@ def test_a_restart_before_the_first_event_leaves_no_gap(database: Database, serv
     tail.end()
 
 
-def test_nobody_there_is_said(serve: Callable[..., Service]) -> None:
-    """At the beginning nothing is waited for: the address may be wrong."""
+def test_a_service_that_does_not_answer_is_reported(serve: Callable[..., Service]) -> None:
+    """At the beginning it does not wait: the address may be wrong."""
     (port,) = free_ports(1)
-    tail = Tailing(f"http://127.0.0.1:{port}")
+    tail = RunningTail(f"http://127.0.0.1:{port}")
     tail.end()
 
     assert isinstance(tail.error, OutOfReachError)
@@ -155,9 +155,9 @@ def test_nobody_there_is_said(serve: Callable[..., Service]) -> None:
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1", "http://127.0.0.1:x"])
-def test_what_is_no_url_is_said(url: str) -> None:
-    """In words, and by the name of the option."""
-    tail = Tailing(url)
+def test_an_invalid_url_is_reported(url: str) -> None:
+    """The error names the option."""
+    tail = RunningTail(url)
     tail.end()
 
     assert isinstance(tail.error, UsageError)
@@ -165,9 +165,9 @@ def test_what_is_no_url_is_said(url: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["another", "clé"])
-def test_a_wrong_token_is_said(serve: Callable[..., Service], token: str) -> None:
-    """With what to do, without the token, and without another try."""
-    tail = Tailing(serve().server.url, token=token)
+def test_a_wrong_token_is_reported(serve: Callable[..., Service], token: str) -> None:
+    """The error names the setting and not the token; there is no retry."""
+    tail = RunningTail(serve().server.url, token=token)
     tail.end()
 
     assert isinstance(tail.error, UsageError)
@@ -176,10 +176,10 @@ def test_a_wrong_token_is_said(serve: Callable[..., Service], token: str) -> Non
     assert tail.waits == 0
 
 
-def test_what_is_no_meldwatch_is_said() -> None:
-    """Something else answers there."""
+def test_another_server_is_reported() -> None:
+    """The response is not an event stream."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        tail = Tailing(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        tail = RunningTail(f"http://127.0.0.1:{listener.getsockname()[1]}")
         other, _address = listener.accept()
         with other:
             other.recv(4096)
@@ -191,11 +191,11 @@ def test_what_is_no_meldwatch_is_said() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**63 - 1), st.text() | st.none())), st.data())
-def test_however_it_is_cut_it_reads_the_same(told: list[tuple[int, str | None]], data: st.DataObject) -> None:
-    """Networks cut a stream where they like, in the middle of a character too."""
+def test_chunks_do_not_change_the_parsed_stream(blocks: list[tuple[int, str | None]], data: st.DataObject) -> None:
+    """Chunks may be cut anywhere, also inside a character."""
     written = b"retry: 1000\n" + b"".join(
         (encode_heartbeat(position) if text is None else encode_event(event(position, text))).encode()
-        for position, text in told
+        for position, text in blocks
     )
     cuts = sorted(data.draw(st.sets(st.integers(0, len(written)))))
     chunks = [written[start:end] for start, end in zip([0, *cuts], [*cuts, len(written)], strict=True)]
@@ -204,7 +204,7 @@ def test_however_it_is_cut_it_reads_the_same(told: list[tuple[int, str | None]],
         (position, Event.model_validate_json(text) if text else None) for position, text in parse_sse_blocks(chunks)
     ]
 
-    assert read == [(position, None if text is None else event(position, text)) for position, text in told]
+    assert read == [(position, None if text is None else event(position, text)) for position, text in blocks]
 
 
 def event(position: int, text: str) -> Event:

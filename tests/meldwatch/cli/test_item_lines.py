@@ -1,4 +1,4 @@
-"""Texts for people."""
+"""Lines of the timeline as text."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ WHEN = "2026-01-02 03:04:05"
     ids=["pending", "delivered", "dead"],
 )
 def test_a_delivery_is_one_line(values: dict[str, Any], line: str) -> None:
-    """To whom, of which event, and what came of it."""
+    """Its position, subscription, state, attempts and error."""
     shown = DeliveryItem(at=row_factory.TIME, delivery=Delivery.from_row(row_factory.delivery(7, id=1, **values)))
 
     assert format_timeline_item(shown) == f"{WHEN}  delivery {line}"
 
 
-def test_an_act_is_one_line() -> None:
-    """Who did what."""
+def test_an_audit_entry_is_one_line() -> None:
+    """Its action, operator and details."""
     shown = AuditItem(at=row_factory.TIME, act=AuditEntry.from_row(row_factory.audit_entry(id=1, details={"n": 1})))
 
     assert format_timeline_item(shown) == f'{WHEN}  act      connection.refreshed  by alice  {{"n": 1}}'

@@ -1,4 +1,4 @@
-"""Options that are made from the queries of the API."""
+"""Options that are derived from the query models of the API."""
 
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ from runtime.errors import UsageError
 from schemas.api_queries import EventQuery, PageQuery, WebhookQuery
 
 
-def command_with(model: type[PageQuery], seen: list[PageQuery], *, exclude: tuple[str, ...] = ()) -> click.Command:
+def make_command(model: type[PageQuery], seen: list[PageQuery], *, exclude: tuple[str, ...] = ()) -> click.Command:
     @click.command()
     @query_options(model, exclude=exclude)
     def command(*, query: PageQuery) -> None:
@@ -22,7 +22,7 @@ def command_with(model: type[PageQuery], seen: list[PageQuery], *, exclude: tupl
 
 def run(model: type[PageQuery], *arguments: str, exclude: tuple[str, ...] = ()) -> PageQuery:
     seen: list[PageQuery] = []
-    result = CliRunner().invoke(command_with(model, seen, exclude=exclude), arguments)
+    result = CliRunner().invoke(make_command(model, seen, exclude=exclude), arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -30,7 +30,7 @@ def run(model: type[PageQuery], *arguments: str, exclude: tuple[str, ...] = ()) 
 
 
 def test_options_become_the_query() -> None:
-    """Each option sets the field that it is made from; what is not given has the field's default."""
+    """Each option sets its field; without the option, the field has its default."""
     query = run(WebhookQuery, "--connection", "c1", "--state", "failed", "--since", "2026-01-02", "--limit", "3")
 
     assert query == WebhookQuery(
@@ -44,9 +44,9 @@ def test_options_become_the_query() -> None:
     [("--state", "no"), ("--limit", "0"), ("--limit", "1001"), ("--unknown", "1")],
     ids=["choice", "too low", "too high", "unknown"],
 )
-def test_click_refuses_what_the_field_does_not_allow(arguments: tuple[str, ...]) -> None:
-    """Choices and bounds of a field are those of its option: exit code 2."""
-    result = CliRunner().invoke(command_with(WebhookQuery, []), arguments)
+def test_click_refuses_invalid_values(arguments: tuple[str, ...]) -> None:
+    """The choices and bounds of a field are those of its option; exit code 2."""
+    result = CliRunner().invoke(make_command(WebhookQuery, []), arguments)
 
     assert (result.exit_code, arguments[0] in result.output) == (2, True)
 
@@ -54,22 +54,22 @@ def test_click_refuses_what_the_field_does_not_allow(arguments: tuple[str, ...])
 @pytest.mark.parametrize(
     ("arguments", "option"), [(("--since", "yesterday"), "--since"), (("--connection", ""), "--connection")]
 )
-def test_what_only_the_model_refuses_names_the_option(arguments: tuple[str, ...], option: str) -> None:
-    """The message has the option's name, which may differ from the field's."""
+def test_an_error_of_the_model_names_the_option(arguments: tuple[str, ...], option: str) -> None:
+    """The message has the name of the option, not of the field."""
     with pytest.raises(UsageError, match=f"^{option}: "):
         run(WebhookQuery, *arguments)
 
 
-def test_a_field_may_be_left_out() -> None:
-    """``events list`` cannot wait."""
-    result = CliRunner().invoke(command_with(EventQuery, [], exclude=("wait",)), ["--wait", "1"])
+def test_a_field_can_be_excluded() -> None:
+    """``events list`` has no long poll."""
+    result = CliRunner().invoke(make_command(EventQuery, [], exclude=("wait",)), ["--wait", "1"])
 
     assert (result.exit_code, "No such option" in result.output) == (2, True)
 
 
 def test_help_has_the_descriptions_of_the_fields() -> None:
-    """Without the marks of Markdown; filters come first, and then what pages."""
-    text = CliRunner().invoke(command_with(WebhookQuery, []), ["--help"]).output
+    """Without Markdown; filters come before the options of paging."""
+    text = CliRunner().invoke(make_command(WebhookQuery, []), ["--help"]).output
 
     assert "Only webhooks in this state" in text
     assert "`" not in text

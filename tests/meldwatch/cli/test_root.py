@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent.parent
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("connections", "show", "nobody"), 2, "nobody"),
         (("webhooks", "list", "--since", "yesterday"), 2, "--since"),
@@ -25,14 +25,14 @@ ROOT = Path(__file__).parent.parent.parent.parent
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, tuple) else None,
 )
-def test_a_users_mistake_is_a_clear_line(
-    sqlite_url: str, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+def test_bad_usage_is_one_clear_line(
+    sqlite_url: str, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    """Bad input ends with the contract's code and a line that says what was wrong, never with a traceback."""
+    """The exit code is that of the contract, the line names the mistake, and there is no traceback."""
     with deployed(tmp_path, sqlite_url, "memory://") as deployment:
         ended = deployment.run(*arguments)
 
-    assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
+    assert (ended.returncode, message in ended.stderr) == (code, True), ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -59,35 +59,37 @@ LIST_IMPORTS = {
 OPTIONAL_IMPORTS = {"attr", "attrs", "better_exceptions", "colorama", "greenlet", "pygments", "rich"}
 
 
-def environment_of(folder: Path) -> dict[str, str]:
+def make_environment(folder: Path) -> dict[str, str]:
     return {"MELDWATCH_DATABASE_URL": f"sqlite:///{folder / 'new.db'}", "PYTHONPATH": str(ROOT)}
 
 
-def imported_by(folder: Path, *arguments: str) -> set[str]:
+def find_imports(folder: Path, *arguments: str) -> set[str]:
     """Return the top-level packages that a command imports, without those of the standard library."""
     command = [sys.executable, "-c", SHOW_IMPORTS, *arguments]
-    ended = subprocess.run(command, env=environment_of(folder), cwd=folder, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        command, env=make_environment(folder), cwd=folder, capture_output=True, text=True, check=True
+    )
     names = ended.stderr.splitlines()[-1].split() if ended.stderr.strip() else []
     return {name for name in names if not name.startswith(("_", "cython"))} - OPTIONAL_IMPORTS
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_no_command(tmp_path: Path, option: str) -> None:
-    """They answer at once, since they load only Click and the table of the commands."""
-    assert imported_by(tmp_path, option) <= HELP_IMPORTS
+    """They load only Click and the table of commands, so they answer at once."""
+    assert find_imports(tmp_path, option) <= HELP_IMPORTS
 
 
 def test_a_list_imports_only_what_it_needs(tmp_path: Path) -> None:
     """``connections list --json`` loads neither Alembic nor the broker, the server, the HTTP client or cryptography."""
-    subprocess.run([*COMMAND, "migrate"], env=environment_of(tmp_path), cwd=tmp_path, check=True)
+    subprocess.run([*COMMAND, "migrate"], env=make_environment(tmp_path), cwd=tmp_path, check=True)
 
-    assert imported_by(tmp_path, "connections", "list", "--json") <= LIST_IMPORTS
+    assert find_imports(tmp_path, "connections", "list", "--json") <= LIST_IMPORTS
 
 
-def test_a_reader_that_ends_early_is_no_error(tmp_path: Path) -> None:
-    """With ``meldwatch events list | head`` nothing is printed to the terminal but what head shows."""
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    """``meldwatch events list | head`` prints no error."""
     with subprocess.Popen(
-        [*COMMAND, "--help"], env=environment_of(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "--help"], env=make_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as command:
         assert command.stdout is not None
         command.stdout.close()
@@ -107,7 +109,7 @@ def test_the_root_help_has_the_first_sentence_of_each_command(name: str) -> None
 
 
 def test_every_module_of_commands_is_in_the_table() -> None:
-    """No command is forgotten."""
+    """The table names every module of commands."""
     modules = {path.stem for path in (ROOT / "meldwatch/cli/commands").glob("*.py")} - {"__init__"}
 
     assert {entry.module for entry in COMMANDS.values()} == modules

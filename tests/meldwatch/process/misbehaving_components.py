@@ -1,6 +1,6 @@
 """Misbehaving components: ``python -m tests.meldwatch.process.misbehaving_components STOP_SECONDS KIND...``.
 
-It prints what happens, one word on each line: ``ready`` once it handles signals, ``started:plain``,
+It prints one word per line: ``ready`` when signals are handled, ``started:plain``,
 ``stopped:plain`` and so on.
 """
 
@@ -17,14 +17,14 @@ class ScriptedComponent:
     """A component of some kind.
 
     ``plain`` works, ``dead`` is not alive, ``hanging`` never stops, ``failing`` cannot start, ``clumsy`` raises when
-    it is stopped, ``clinging`` leaves a thread behind, ``slow`` is still starting when the signal comes.
+    it is stopped, ``clinging`` leaves a thread running, ``slow`` is still starting when the signal arrives.
     """
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
 
     def start(self) -> None:
-        """Print that it starts."""
+        """Print the start."""
         if self._kind == "failing":
             raise RuntimeError("cannot start")
         if self._kind == "clinging":
@@ -35,7 +35,7 @@ class ScriptedComponent:
         print_line(f"started:{self._kind}")
 
     def stop(self) -> None:
-        """Print that it stops, unless it hangs."""
+        """Print the beginning of the stop, and its end unless it hangs."""
         print_line(f"stopping:{self._kind}")
         if self._kind == "hanging":
             time.sleep(60)
@@ -49,13 +49,13 @@ class ScriptedComponent:
 
 
 def print_line(line: str) -> None:
-    """Print a line at once."""
+    """Print a line without buffering."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def watch() -> None:
-    """Print when signals are handled."""
+def print_ready() -> None:
+    """Print ``ready`` when signals are handled."""
     while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         time.sleep(0.01)
     print_line("ready")
@@ -63,5 +63,5 @@ def watch() -> None:
 
 if __name__ == "__main__":
     logs.configure("json")
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=print_ready, daemon=True).start()
     sys.exit(supervisor.run([ScriptedComponent(kind) for kind in sys.argv[2:]], stop_seconds=float(sys.argv[1])))

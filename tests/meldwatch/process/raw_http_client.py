@@ -1,4 +1,4 @@
-"""A client that speaks HTTP/1.1 by the byte: to send what no library would, and to see exactly what comes back."""
+"""An HTTP/1.1 client on bytes: it sends requests that no library would send, and shows the exact response."""
 
 import contextlib
 import socket
@@ -13,12 +13,12 @@ from starlette.types import ASGIApp
 from meldwatch.process.http_protocol import BoundedHttpProtocol
 from meldwatch.process.http_server import HttpServer
 
-PATIENCE_SECONDS = 4.0
+TIMEOUT_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response as it came over the wire."""
+    """A response as received."""
 
     status: int
     headers: dict[str, str]
@@ -31,7 +31,7 @@ class Wire:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
-        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE_SECONDS)
+        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
 
@@ -51,13 +51,13 @@ class Wire:
         """Send bytes."""
         self._socket.sendall(data)
 
-    def send_what_is_taken(self, data: bytes) -> None:
-        """Send bytes, as far as the server takes any."""
+    def send_until_closed(self, data: bytes) -> None:
+        """Send bytes until the server closes the connection."""
         with contextlib.suppress(ConnectionError):
             self._socket.sendall(data)
 
-    def is_taking(self) -> bool:
-        """Send another byte, and return whether the server still takes any."""
+    def is_open(self) -> bool:
+        """Send another byte, and return whether the connection is still open."""
         try:
             self._socket.sendall(b"y")
         except ConnectionError:
@@ -77,7 +77,7 @@ class Wire:
         return Answer(int(first.split()[1]), headers, body)
 
     def is_closed(self) -> bool:
-        """Return whether the server closes the connection without another byte; waits for it."""
+        """Wait, and return whether the server closes the connection without another byte."""
         try:
             return not self._received and self._socket.recv(1) == b""
         except ConnectionError:
@@ -86,14 +86,14 @@ class Wire:
             return False
 
     def is_silent(self, seconds: float) -> bool:
-        """Return whether the server says nothing, and keeps the connection, for some time."""
+        """Return whether the server sends nothing and keeps the connection open for some seconds."""
         self._socket.settimeout(seconds)
         try:
             self._received += self._socket.recv(1)
         except TimeoutError:
             return True
         finally:
-            self._socket.settimeout(PATIENCE_SECONDS)
+            self._socket.settimeout(TIMEOUT_SECONDS)
         return False
 
     def _until(self, end: bytes) -> bytes:
@@ -109,7 +109,7 @@ class Wire:
 
 
 def request(body: bytes = b"", *lines: str, method: str = "POST", path: str = "/webhooks/meld") -> bytes:
-    """Return a request; its Content-Length is right unless a line says otherwise."""
+    """Return a request, with the right Content-Length unless a line sets another."""
     named = {line.partition(":")[0].lower() for line in lines}
     usual = [] if named & {"content-length", "transfer-encoding"} else [f"Content-Length: {len(body)}"]
     head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: test", *lines, *usual])

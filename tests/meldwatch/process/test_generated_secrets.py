@@ -1,4 +1,4 @@
-"""What a command beside the service may do."""
+"""The read token that commands beside the service use."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from tests.service.http.test_auth import request_with_token
 
 
 @pytest.mark.parametrize("token", ["secret", "alice:secret"])
-@pytest.mark.parametrize("right", ["read_tokens", "admin_tokens"])
-def test_a_command_sends_a_token_that_the_service_knows(token: str, right: str) -> None:
-    """Whichever is set, with a name or without."""
-    settings = Settings.model_validate({right: [token]})
+@pytest.mark.parametrize("setting", ["read_tokens", "admin_tokens"])
+def test_a_command_sends_a_token_that_the_service_accepts(token: str, setting: str) -> None:
+    """Of either setting, with or without a name."""
+    settings = Settings.model_validate({setting: [token]})
 
     sent = get_read_token(settings).get_secret_value().encode()
 
@@ -25,8 +25,8 @@ def test_a_command_sends_a_token_that_the_service_knows(token: str, right: str) 
     )
 
 
-def test_without_a_token_it_says_which_to_set(tmp_path: Path) -> None:
-    """None is set, and ``up`` has kept none."""
+def test_a_missing_token_is_reported(tmp_path: Path) -> None:
+    """Neither a setting nor a generated token exists."""
     settings = Settings(database_url=SecretStr(f"sqlite:///{tmp_path / 'new.db'}"))
 
     with pytest.raises(SettingsError, match="MELDWATCH_READ_TOKENS"):

@@ -1,4 +1,4 @@
-"""What a handler may rely on, as the process that runs it has it."""
+"""Handlers in their own process: arguments, errors, output, signals, and errors of modules."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from schemas.push import PushResult
 from tests.support.handler_processes import command_in, event, handler_pool_in
 from tests.support.polling import eventually
 
-MINE = """
+HANDLERS = """
 import asyncio, contextlib, json, os, pathlib, subprocess, sys, threading, time, types
 from meldwatch.handlers import Event, StatusChangedEvent, on
 
@@ -83,57 +83,57 @@ def changes(event):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with the module above."""
-    folder = tmp_path_factory.mktemp("hosting")
-    (folder / "mine.py").write_text(MINE)
+    folder = tmp_path_factory.mktemp("handlers")
+    (folder / "mine.py").write_text(HANDLERS)
     return folder
 
 
 @pytest.fixture(scope="module")
-def hosts(folder: Path) -> Iterator[HandlerPool]:
-    """What runs its handlers."""
-    with handler_pool_in(folder, "mine", acquire_seconds=60) as hosts:
-        hosts.start()
-        yield hosts
+def pool(folder: Path) -> Iterator[HandlerPool]:
+    """Run the handlers in processes."""
+    with handler_pool_in(folder, "mine", acquire_seconds=60) as pool:
+        pool.start()
+        yield pool
 
 
-def kept(folder: Path) -> object:
+def read_kept(folder: Path) -> object:
     return json.loads((folder / "kept").read_text())
 
 
-def test_a_handler_gets_the_event_in_the_shape_of_its_type(hosts: HandlerPool, folder: Path) -> None:
-    """Down to its data; and it is the same as what is pushed."""
-    receipt = hosts.run("mine.typed", event())
+def test_a_handler_gets_a_typed_event(pool: HandlerPool, folder: Path) -> None:
+    """Event and data have the models of the type; the values are those that are pushed."""
+    result = pool.run("mine.typed", event())
 
-    assert receipt == PushResult()
-    assert kept(folder) == ["StatusChangedEvent", "ACTIVE", json.loads(event())]
+    assert result == PushResult()
+    assert read_kept(folder) == ["StatusChangedEvent", "ACTIVE", json.loads(event())]
 
 
 @pytest.mark.parametrize("newer", [{"type": "connection.sold"}, {"data": {"anything": 1}}])
-def test_an_event_of_a_newer_version_waits_for_one_that_knows_it(hosts: HandlerPool, newer: dict[str, Any]) -> None:
-    """While workers are exchanged one by one, an old one does not blame the handler for it."""
-    receipt = hosts.run("mine.later", event(**newer))
+def test_an_event_of_a_newer_version_stays_pending(pool: HandlerPool, newer: dict[str, Any]) -> None:
+    """During a rolling update, an old worker does not blame the handler for an unknown event type."""
+    result = pool.run("mine.later", event(**newer))
 
-    assert (receipt.is_local_failure, receipt.is_acknowledged) == (True, False)
-    assert "this version does not know the event type" in str(receipt.detail)
+    assert (result.is_local_failure, result.is_acknowledged) == (True, False)
+    assert "this version does not know the event type" in str(result.detail)
 
 
 @pytest.mark.parametrize("name", ["mine.later", "mine.hidden"])
-def test_a_coroutine_is_awaited(hosts: HandlerPool, folder: Path, name: str) -> None:
-    """Also where a function returns one; and what a module keeps open on the loop is of use for the next event."""
-    receipts = [hosts.run(name, event()) for _ in range(2)]
+def test_a_coroutine_is_awaited(pool: HandlerPool, folder: Path, name: str) -> None:
+    """Also if a function returns it; all events run on one event loop, so a module can keep its locks."""
+    results = [pool.run(name, event()) for _ in range(2)]
 
-    assert (receipts, kept(folder)) == ([PushResult(), PushResult()], "awaited")
+    assert (results, read_kept(folder)) == ([PushResult(), PushResult()], "awaited")
 
 
-def test_an_error_is_told_in_short(hosts: HandlerPool) -> None:
-    """Its kind, its words and its place; no value of a variable, no credential, nothing that cannot be stored."""
-    receipt = hosts.run("mine.raises", event())
+def test_an_error_is_reported_in_short(pool: HandlerPool) -> None:
+    """Type, message and line; no value of a variable, no credential, no character that cannot be stored."""
+    result = pool.run("mine.raises", event())
 
-    assert (receipt.detail, receipt.is_local_failure, receipt.status) == ("the handler raised ValueError", False, None)
-    assert str(receipt.response).startswith("it went wrong \ufffd \ufffd for *** xxx")
-    assert re.search(r"xxx \(mine\.py, line \d+\)$", str(receipt.response))
-    assert len(str(receipt.response).encode()) <= 1024
-    assert "hunter2" not in str(receipt)
+    assert (result.detail, result.is_local_failure, result.status) == ("the handler raised ValueError", False, None)
+    assert str(result.response).startswith("it went wrong \ufffd \ufffd for *** xxx")
+    assert re.search(r"xxx \(mine\.py, line \d+\)$", str(result.response))
+    assert len(str(result.response).encode()) <= 1024
+    assert "hunter2" not in str(result)
 
 
 @pytest.mark.parametrize(
@@ -143,26 +143,24 @@ def test_an_error_is_told_in_short(hosts: HandlerPool) -> None:
         ("mine.leaves", "SystemExit", "enough"),
     ],
 )
-def test_whatever_is_raised_is_a_failure(hosts: HandlerPool, name: str, error: str, words: str) -> None:
-    """The process goes on."""
-    before = set(hosts._all)
-    receipt = hosts.run(name, event())
+def test_any_exception_is_a_failure(pool: HandlerPool, name: str, error: str, words: str) -> None:
+    """The process continues to run."""
+    before = set(pool._all)
+    result = pool.run(name, event())
 
-    assert receipt.detail == f"the handler raised {error}"
-    assert str(receipt.response).startswith(f"{words} (mine.py, line ")
-    assert hosts._all == before
+    assert result.detail == f"the handler raised {error}"
+    assert str(result.response).startswith(f"{words} (mine.py, line ")
+    assert pool._all == before
 
 
-def test_what_a_handler_prints_is_no_answer(
-    hosts: HandlerPool, folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Nor is what it reads a question: it finds nothing there."""
-    with handler_pool_in(folder, "mine") as talking:
-        talking.start()
-        receipt = talking.run("mine.talks", event())
+def test_output_of_a_handler_goes_to_stderr(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It does not disturb the protocol; standard input is empty."""
+    with handler_pool_in(folder, "mine") as pool:
+        pool.start()
+        result = pool.run("mine.talks", event())
 
     printed = capfd.readouterr()
-    assert (receipt, kept(folder)) == (PushResult(), ["", ""])
+    assert (result, read_kept(folder)) == (PushResult(), ["", ""])
     assert printed.out == ""
     assert [line for line in printed.err.splitlines() if "handler" in line] == [
         "printed by a handler",
@@ -171,32 +169,32 @@ def test_what_a_handler_prints_is_no_answer(
     ]
 
 
-def test_a_handler_may_change_what_is_its_process_own(folder: Path) -> None:
-    """Its folder, its output: the next event comes all the same."""
-    with handler_pool_in(folder, "mine") as hosts:
-        hosts.start()
+def test_a_handler_may_change_its_process(folder: Path) -> None:
+    """After a change of its working directory or its output, the next event arrives all the same."""
+    with handler_pool_in(folder, "mine") as pool:
+        pool.start()
 
-        assert [hosts.run("mine.changes", event()) for _ in range(2)] == [PushResult(), PushResult()]
+        assert [pool.run("mine.changes", event()) for _ in range(2)] == [PushResult(), PushResult()]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signals_are_the_workers_matter(folder: Path, signum: signal.Signals) -> None:
-    """A supervisor may send them to everybody; what runs goes on until the worker ends it."""
-    with handler_pool_in(folder, "mine") as hosts:
-        hosts.start()
-        (host,) = hosts._all
-        os.kill(host._process.pid, signum)
+def test_handler_processes_ignore_signals(folder: Path, signum: signal.Signals) -> None:
+    """A supervisor may send signals to the whole group; only the worker ends a handler process."""
+    with handler_pool_in(folder, "mine") as pool:
+        pool.start()
+        (process,) = pool._all
+        os.kill(process._process.pid, signum)
 
-        assert hosts.run("mine.typed", event()) == PushResult()
-        assert hosts._all == {host}
+        assert pool.run("mine.typed", event()) == PushResult()
+        assert pool._all == {process}
 
 
 PARENT = """
 import sys, pathlib, threading
 from tests.support.handler_processes import event, handler_pool_in
-with handler_pool_in(pathlib.Path(sys.argv[1]), "mine") as hosts:
-    hosts.start()
-    threading.Thread(target=hosts.run, args=("mine.waits", event()), daemon=True).start()
+with handler_pool_in(pathlib.Path(sys.argv[1]), "mine") as pool:
+    pool.start()
+    threading.Thread(target=pool.run, args=("mine.waits", event()), daemon=True).start()
     threading.Event().wait()
 """
 WAITS = """
@@ -211,8 +209,8 @@ def waits(event):
 """
 
 
-def test_it_ends_with_the_worker_however_that_ends(tmp_path: Path) -> None:
-    """After SIGKILL too, in the midst of a handler, with what that has started: nothing runs on beside the next try."""
+def test_handler_processes_end_with_the_worker(tmp_path: Path) -> None:
+    """Also after SIGKILL in the middle of a handler, with its child processes: nothing runs beside the next attempt."""
     (tmp_path / "mine.py").write_text(WAITS)
     worker = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=Path(__file__).parents[3])
     pids = eventually(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text(), 60).split()
@@ -234,12 +232,12 @@ def load(folder: Path, *modules: str, **files: str) -> tuple[Handler, ...]:
         path = folder / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text("from meldwatch.handlers import on\n" + text)
-    with handler_pool_in(folder, *modules) as hosts:
-        return hosts.start()
+    with handler_pool_in(folder, *modules) as pool:
+        return pool.start()
 
 
-def test_handlers_are_found_where_they_are(tmp_path: Path) -> None:
-    """In modules and packages, under the name of the module that has them, wherever else they are known."""
+def test_handlers_are_found_in_modules_and_packages(tmp_path: Path) -> None:
+    """Each once, with the name of the module that defines it."""
     handlers = load(
         tmp_path,
         "one",
@@ -258,8 +256,8 @@ def test_handlers_are_found_where_they_are(tmp_path: Path) -> None:
     assert len(handlers) == 2
 
 
-def test_a_file_that_is_called_as_one_of_ours_harms_nothing(tmp_path: Path) -> None:
-    """The working directory comes behind the program's own modules, and before all that is installed."""
+def test_a_file_with_the_name_of_a_meldwatch_module_is_harmless(tmp_path: Path) -> None:
+    """The working directory comes after the program's own modules and before installed packages."""
     (tmp_path / "schemas").mkdir()
     (tmp_path / "schemas" / "__init__.py").write_text("raise RuntimeError")
     handlers = load(
@@ -274,7 +272,7 @@ def test_a_file_that_is_called_as_one_of_ours_harms_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "mine has no handler"),
         ("import nowhere", "mine cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
@@ -289,27 +287,27 @@ def test_a_file_that_is_called_as_one_of_ours_harms_nothing(tmp_path: Path) -> N
         ),
     ],
 )
-def test_what_is_wrong_with_a_module_is_said_in_a_line(tmp_path: Path, text: str, said: str) -> None:
-    """When the worker starts: the module, the function, and what to mend."""
+def test_an_invalid_module_is_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    """When the worker starts; the line names the module, the function and the fix."""
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, "mine", mine=text)
 
     assert str(caught.value).startswith("MELDWATCH_HANDLERS: mine")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "mine.py", "./mine", "mine:f", "a b", ".mine"])
-def test_a_name_that_is_no_modules_is_said_in_a_line(tmp_path: Path, name: str) -> None:
-    """As where a file is meant."""
+def test_an_invalid_module_name_is_reported_in_one_line(tmp_path: Path, name: str) -> None:
+    """For example the name of a file."""
     with pytest.raises(SettingsError, match="MELDWATCH_HANDLERS: ") as caught:
         load(tmp_path, name, mine="@on()\ndef f(event): ...")
 
     assert name in str(caught.value)
 
 
-def test_it_is_no_program_for_people(folder: Path) -> None:
-    """Started by hand it ends by itself."""
+def test_the_program_ends_when_started_by_hand(folder: Path) -> None:
+    """Its standard input is not a worker."""
     ended = subprocess.run(command_in(folder), stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
 
     assert ended.returncode != 0

@@ -8,8 +8,8 @@ from runtime.errors import OutOfReachError, SettingsError
 from tests.support.polling import eventually
 
 
-class Scripted:
-    """What makes the subscriptions: fails as it is told, and counts."""
+class ScriptedRegistration:
+    """Raises the given errors, then succeeds; counts the calls."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = iter(errors)
@@ -17,61 +17,63 @@ class Scripted:
         self.done = threading.Event()
 
     def __call__(self) -> None:
-        """Fail or do it."""
+        """Raise the next error, or succeed."""
         self.calls += 1
         for error in self.errors:
             raise error
         self.done.set()
 
 
-AWAY = OutOfReachError("The database does not answer.")
+OUTAGE = OutOfReachError("The database does not answer.")
 
 
 @pytest.fixture
-def made() -> Iterator[Callable[..., HandlerRegistration]]:
-    """Makes the part, which tries again at once; it is stopped at the end."""
-    parts: list[HandlerRegistration] = []
+def make_registration() -> Iterator[Callable[..., HandlerRegistration]]:
+    """Return a factory of registrations with a short retry interval; they are stopped at the end."""
+    registrations: list[HandlerRegistration] = []
 
-    def make(enlist: Scripted) -> HandlerRegistration:
-        parts.append(HandlerRegistration(enlist, retry_seconds=0.01))
-        return parts[-1]
+    def make(register: ScriptedRegistration) -> HandlerRegistration:
+        registrations.append(HandlerRegistration(register, retry_seconds=0.01))
+        return registrations[-1]
 
     yield make
-    for part in parts:
-        part.stop()
+    for registration in registrations:
+        registration.stop()
 
 
-def test_they_are_made_before_the_next_part_starts(made: Callable[..., HandlerRegistration]) -> None:
-    """Where the database answers; once."""
-    enlist = Scripted()
-    part = made(enlist)
-    part.start()
+def test_subscriptions_are_created_at_the_start(make_registration: Callable[..., HandlerRegistration]) -> None:
+    """Once, before the next component starts."""
+    register = ScriptedRegistration()
+    registration = make_registration(register)
+    registration.start()
 
-    assert (enlist.calls, part.is_alive()) == (1, True)
-
-
-def test_a_database_that_is_away_holds_no_worker_up(made: Callable[..., HandlerRegistration]) -> None:
-    """They are made when it is back."""
-    enlist = Scripted(AWAY, AWAY, AWAY)
-    part = made(enlist)
-    part.start()
-
-    assert part.is_alive()
-    assert enlist.done.wait(20)
-    eventually(lambda: not part._thread.is_alive(), message="the end of the thread")
-    assert (enlist.calls, part.is_alive()) == (4, True)
+    assert (register.calls, registration.is_alive()) == (1, True)
 
 
-def test_what_cannot_be_made_ends_the_start(made: Callable[..., HandlerRegistration]) -> None:
-    """The command says so, with exit code 2."""
+def test_an_outage_does_not_delay_the_start(make_registration: Callable[..., HandlerRegistration]) -> None:
+    """The subscriptions are created when the database answers again."""
+    register = ScriptedRegistration(OUTAGE, OUTAGE, OUTAGE)
+    registration = make_registration(register)
+    registration.start()
+
+    assert registration.is_alive()
+    assert register.done.wait(20)
+    eventually(lambda: not registration._thread.is_alive(), message="the end of the thread")
+    assert (register.calls, registration.is_alive()) == (4, True)
+
+
+def test_an_invalid_setting_ends_the_start(make_registration: Callable[..., HandlerRegistration]) -> None:
+    """The command prints the error, with exit code 2."""
     with pytest.raises(SettingsError):
-        made(Scripted(SettingsError("a name"))).start()
+        make_registration(ScriptedRegistration(SettingsError("a name"))).start()
 
 
 @pytest.mark.parametrize("error", [SettingsError("a name"), RuntimeError("unforeseen")])
-def test_what_cannot_be_made_later_ends_the_process(made: Callable[..., HandlerRegistration], error: Exception) -> None:
-    """Its supervisor starts it anew, and then the start says why."""
-    part = made(Scripted(AWAY, error))
-    part.start()
+def test_a_later_error_ends_the_process(
+    make_registration: Callable[..., HandlerRegistration], error: Exception
+) -> None:
+    """Its supervisor restarts it, and the restart reports the error."""
+    registration = make_registration(ScriptedRegistration(OUTAGE, error))
+    registration.start()
 
-    eventually(lambda: not part.is_alive(), message="the end of the part")
+    eventually(lambda: not registration.is_alive(), message="the end of the registration")

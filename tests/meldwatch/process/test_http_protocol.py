@@ -7,15 +7,15 @@ from tests.meldwatch.process.echo_app import Echo
 from tests.meldwatch.process.raw_http_client import Answer, Wire, request, serving
 from tests.support.polling import eventually
 
-HASTE_SECONDS = 0.3
-PLENTY = 4 * 1024 * 1024
-"""Bytes: far more than a server reads at once."""
+SHORT_SECONDS = 0.3
+MANY_BYTES = 4 * 1024 * 1024
+"""Far more than a server reads at once."""
 
 
-class Hasty(BoundedHttpProtocol):
+class ShortTimeoutProtocol(BoundedHttpProtocol):
     """The protocol with a short timeout."""
 
-    head_seconds = HASTE_SECONDS
+    head_seconds = SHORT_SECONDS
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def echo() -> Iterator[Echo]:
     """The application behind the server."""
     echo = Echo()
     yield echo
-    echo.gate.set()
+    echo.may_answer.set()
 
 
 @pytest.fixture
@@ -31,15 +31,15 @@ def url(echo: Echo) -> Iterator[str]:
     """A server with the usual timeout."""
     with serving(echo.app) as url:
         yield url
-        echo.gate.set()
+        echo.may_answer.set()
 
 
 @pytest.fixture
-def hasty_url(echo: Echo) -> Iterator[str]:
+def short_timeout_url(echo: Echo) -> Iterator[str]:
     """A server with a short timeout."""
-    with serving(echo.app, protocol=Hasty) as url:
+    with serving(echo.app, protocol=ShortTimeoutProtocol) as url:
         yield url
-        echo.gate.set()
+        echo.may_answer.set()
 
 
 def head_of(size: int) -> bytes:
@@ -53,7 +53,7 @@ def statuses(*answers: Answer) -> list[int]:
 
 
 def test_a_head_may_take_ten_seconds() -> None:
-    """The bound that users are promised."""
+    """The documented limit."""
     assert (BoundedHttpProtocol.head_seconds, HEAD_SECONDS) == (10, 10)
 
 
@@ -104,9 +104,9 @@ def test_a_head_that_is_too_long_is_431_in_pieces(url: str, echo: Echo, piece: i
 
 
 @pytest.mark.parametrize("beginning", [b"", b"P", b"POST /echo HTTP/1.1\r\n", request(b"", path="/echo")[:-2]])
-def test_a_head_that_is_too_slow_is_408(hasty_url: str, echo: Echo, beginning: bytes) -> None:
+def test_a_head_that_is_too_slow_is_408(short_timeout_url: str, echo: Echo, beginning: bytes) -> None:
     """A client that does not finish a head gets 408, however much of it has arrived."""
-    with Wire(hasty_url) as wire:
+    with Wire(short_timeout_url) as wire:
         wire.send(beginning)
         answer = wire.answer()
 
@@ -114,12 +114,12 @@ def test_a_head_that_is_too_slow_is_408(hasty_url: str, echo: Echo, beginning: b
         assert echo.seen == []
 
 
-def test_slow_bytes_do_not_extend_the_timeout(hasty_url: str) -> None:
+def test_slow_bytes_do_not_extend_the_timeout(short_timeout_url: str) -> None:
     """The timer of a head starts with its first byte; further bytes do not restart it (slowloris)."""
-    with Wire(hasty_url) as wire:
+    with Wire(short_timeout_url) as wire:
         wire.send(b"GET /echo HTTP/1.1\r\nX: ")
         sent = 0
-        while wire.is_silent(HASTE_SECONDS / 10):
+        while wire.is_silent(SHORT_SECONDS / 10):
             wire.send(b"y")
             sent += 1
             assert sent < 20
@@ -127,9 +127,9 @@ def test_slow_bytes_do_not_extend_the_timeout(hasty_url: str) -> None:
         assert wire.answer().status == 408
 
 
-def test_a_second_head_that_is_too_slow_is_408(hasty_url: str) -> None:
+def test_a_second_head_that_is_too_slow_is_408(short_timeout_url: str) -> None:
     """The bound holds for every head on a connection, not for the first alone."""
-    with Wire(hasty_url) as wire:
+    with Wire(short_timeout_url) as wire:
         wire.send(request(b"one", path="/echo"))
         first = wire.answer()
         wire.send(b"GET /ec")
@@ -138,12 +138,12 @@ def test_a_second_head_that_is_too_slow_is_408(hasty_url: str) -> None:
         assert (statuses(first, second), wire.is_closed()) == ([200, 408], True)
 
 
-def test_a_connection_may_be_idle_between_requests(hasty_url: str) -> None:
+def test_a_connection_may_be_idle_between_requests(short_timeout_url: str) -> None:
     """The timer of the next head starts with its first byte: an idle connection stays open."""
-    with Wire(hasty_url) as wire:
+    with Wire(short_timeout_url) as wire:
         wire.send(request(b"one", path="/echo"))
         first = wire.answer()
-        assert wire.is_silent(HASTE_SECONDS * 2)
+        assert wire.is_silent(SHORT_SECONDS * 2)
         wire.send(request(b"two", path="/echo"))
         second = wire.answer()
 
@@ -185,7 +185,7 @@ def test_a_body_in_tiny_chunks_is_no_head(url: str) -> None:
     assert answer.body == b"x" * 20_000
 
 
-def test_nothing_behind_a_refused_head_is_handled(url: str, echo: Echo) -> None:
+def test_no_request_after_a_refused_head_is_handled(url: str, echo: Echo) -> None:
     """A request right after a head that is too long is not handled: its client could not get a response."""
     with Wire(url) as wire:
         wire.send(head_of(MAX_HEAD_BYTES + 300) + request(b"", path="/ignore"))
@@ -203,9 +203,11 @@ def test_nothing_behind_a_refused_head_is_handled(url: str, echo: Echo) -> None:
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", id="no HTTP"),
     ],
 )
-def test_a_refusal_is_never_the_response_of_an_earlier_request(hasty_url: str, echo: Echo, second: bytes) -> None:
+def test_a_refusal_is_never_the_response_of_an_earlier_request(
+    short_timeout_url: str, echo: Echo, second: bytes
+) -> None:
     """If a bad head follows a request that still waits, the connection closes: a client could mix up the responses."""
-    with Wire(hasty_url) as wire:
+    with Wire(short_timeout_url) as wire:
         wire.send(request(b"", path="/slow"))
         eventually(lambda: echo.seen)
         wire.send(second)
@@ -214,9 +216,9 @@ def test_a_refusal_is_never_the_response_of_an_earlier_request(hasty_url: str, e
 
 
 @pytest.mark.parametrize("rest", [pytest.param(b"", id="nothing"), pytest.param(b"x", id="one byte")])
-def test_a_body_that_is_not_read_must_arrive_soon(hasty_url: str, echo: Echo, rest: bytes) -> None:
+def test_a_body_that_is_not_read_must_arrive_soon(short_timeout_url: str, echo: Echo, rest: bytes) -> None:
     """If a client gets its response before it has sent the body, and never sends it, the connection closes."""
-    with Wire(hasty_url) as wire:
+    with Wire(short_timeout_url) as wire:
         wire.send(request(b"", "Content-Length: 10", path="/ignore"))
         answer = wire.answer()
         wire.send(rest)
@@ -236,9 +238,9 @@ def test_a_body_may_arrive_after_the_response(url: str) -> None:
     assert [answer.body for answer in answers] == [b"ignored", b"two"]
 
 
-def test_a_connection_closes_after_a_late_body(hasty_url: str) -> None:
+def test_a_connection_closes_after_a_late_body(short_timeout_url: str) -> None:
     """After a body that arrived after the response, the next head must come soon, or the connection closes."""
-    with Wire(hasty_url) as wire:
+    with Wire(short_timeout_url) as wire:
         wire.send(request(b"", "Content-Length: 1", path="/ignore"))
         wire.answer()
         wire.send(b"x")
@@ -264,18 +266,18 @@ def test_endless_trailers_end_the_connection(url: str, path: str, line: bytes) -
     """Trailers have the size limit of a head, whether or not the application reads the body."""
     with Wire(url) as wire:
         wire.send(request(b"", "Transfer-Encoding: chunked", path=path) + b"1\r\nx\r\n0\r\nX: ")
-        wire.send_what_is_taken(line * (PLENTY // len(line)))
+        wire.send_until_closed(line * (MANY_BYTES // len(line)))
 
-        eventually(lambda: not wire.is_taking(), seconds=3)
+        eventually(lambda: not wire.is_open(), seconds=3)
 
 
 def test_an_endless_chunk_extension_ends_the_connection(url: str) -> None:
     """Chunk extensions have the same limit."""
     with Wire(url) as wire:
         wire.send(request(b"", "Transfer-Encoding: chunked", path="/echo") + b"1;")
-        wire.send_what_is_taken(b"y" * PLENTY)
+        wire.send_until_closed(b"y" * MANY_BYTES)
 
-        eventually(lambda: not wire.is_taking(), seconds=3)
+        eventually(lambda: not wire.is_open(), seconds=3)
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 33", "Transfer-Encoding: chunked"])
@@ -286,7 +288,7 @@ def test_a_body_after_an_offered_upgrade_is_no_request(url: str, echo: Echo, fra
     with Wire(url) as wire:
         wire.send(request(b"", "Connection: Upgrade", "Upgrade: h2c", framing, path="/echo"))
         answer = wire.answer()
-        wire.send_what_is_taken(smuggled)
+        wire.send_until_closed(smuggled)
 
         assert (answer.status, wire.is_closed()) == (501, True)
         assert echo.seen == []
@@ -311,9 +313,9 @@ def test_an_offered_upgrade_without_a_body_is_declined(url: str) -> None:
         pytest.param(["Content-Length: 5", "Content-Length: 6"], id="two lengths"),
         pytest.param(["Content-Length: 5, 6"], id="two lengths in one"),
         pytest.param(["Content-Length: +5"], id="a sign"),
-        pytest.param(["Content-Length: -1"], id="less than nothing"),
+        pytest.param(["Content-Length: -1"], id="negative"),
         pytest.param(["Content-Length: 0x5"], id="hexadecimal"),
-        pytest.param(["Content-Length: 99999999999999999999999"], id="more than there is"),
+        pytest.param(["Content-Length: 99999999999999999999999"], id="too large"),
         pytest.param(["Content-Length : 5"], id="a space before the colon"),
         pytest.param(["Transfer-Encoding: xchunked"], id="an unknown encoding"),
         pytest.param(["Transfer-Encoding: chunked, identity"], id="chunks within"),
@@ -357,15 +359,15 @@ def test_expect_100_continue_is_answered(url: str) -> None:
     assert (first.status, second.body) == (100, b"hello")
 
 
-def test_many_slow_clients_delay_no_other_client(hasty_url: str) -> None:
+def test_many_slow_clients_delay_no_other_client(short_timeout_url: str) -> None:
     """While many connections are held open with half a head, a whole request is answered at once."""
-    wires = [Wire(hasty_url) for _ in range(200)]
+    wires = [Wire(short_timeout_url) for _ in range(200)]
     for wire in wires:
         wire.send(b"POST /echo HTTP/1.1\r\n")
 
-    with Wire(hasty_url) as honest:
-        honest.send(request(b"hello", path="/echo"))
-        answer = honest.answer()
+    with Wire(short_timeout_url) as fast:
+        fast.send(request(b"hello", path="/echo"))
+        answer = fast.answer()
     refused = [wire.answer().status for wire in wires]
     for wire in wires:
         wire.close()

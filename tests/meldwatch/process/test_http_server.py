@@ -26,21 +26,21 @@ def echo() -> Iterator[Echo]:
     """The application."""
     echo = Echo()
     yield echo
-    echo.gate.set()
+    echo.may_answer.set()
 
 
 @pytest.fixture
 def server(echo: Echo) -> Iterator[HttpServer]:
     """A server that has not been started."""
-    server = HttpServer(echo.app, host="127.0.0.1", port=0, on_stop=echo.gate.set)
+    server = HttpServer(echo.app, host="127.0.0.1", port=0, on_stop=echo.may_answer.set)
     yield server
     if server.is_alive():
         server.stop()
     server._socket.close()
 
 
-def test_it_serves_where_it_says(server: HttpServer) -> None:
-    """A port of 0 is a free one, and the URL names it."""
+def test_its_url_names_the_port(server: HttpServer) -> None:
+    """Port 0 stands for a free port."""
     server.start()
     with Wire(server.url) as wire:
         wire.send(request(b"hello", path="/echo"))
@@ -51,7 +51,7 @@ def test_it_serves_where_it_says(server: HttpServer) -> None:
 
 
 def test_its_url_is_known_before_it_starts(server: HttpServer) -> None:
-    """Whoever connects early waits instead of being refused."""
+    """A client that connects early waits instead of being refused."""
     with Wire(server.url) as wire:
         wire.send(request(b"early", path="/echo"))
         server.start()
@@ -74,8 +74,8 @@ def test_it_serves_ipv6(echo: Echo) -> None:
     assert answer.body == b"six"
 
 
-def test_a_port_that_is_taken_is_said_at_once(server: HttpServer, echo: Echo) -> None:
-    """Before anything is started, and by the names of the settings."""
+def test_a_port_in_use_is_reported_at_once(server: HttpServer, echo: Echo) -> None:
+    """Before anything starts; the error names the setting."""
     port = urlsplit(server.url).port
     assert port is not None
 
@@ -84,14 +84,14 @@ def test_a_port_that_is_taken_is_said_at_once(server: HttpServer, echo: Echo) ->
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
-def test_an_address_that_is_not_there_is_said_at_once(echo: Echo, host: str) -> None:
-    """So is a host that is another machine's, or nobody's."""
+def test_an_unavailable_address_is_reported_at_once(echo: Echo, host: str) -> None:
+    """An address of another machine, or an unknown host name."""
     with pytest.raises(SettingsError, match="MELDWATCH_HOST"):
         HttpServer(echo.app, host=host, port=0, on_stop=lambda: None)
 
 
-def test_it_says_nothing_of_itself(server: HttpServer) -> None:
-    """Neither its name nor its version is in an answer."""
+def test_responses_do_not_name_the_server(server: HttpServer) -> None:
+    """Neither name nor version."""
     server.start()
     with Wire(server.url) as wire:
         wire.send(request(b"", path="/echo"))
@@ -100,8 +100,8 @@ def test_it_says_nothing_of_itself(server: HttpServer) -> None:
     assert "server" not in headers
 
 
-def test_proxy_headers_are_not_believed(server: HttpServer) -> None:
-    """Who a client is cannot be said by the client: metrics are open to loopback alone."""
+def test_proxy_headers_are_ignored(server: HttpServer) -> None:
+    """A client cannot choose its address: the loopback address gives access to the metrics."""
     server.start()
     with Wire(server.url) as wire:
         wire.send(request(b"", "X-Forwarded-For: 198.51.100.7", "X-Forwarded-Proto: https", path="/client"))
@@ -110,8 +110,8 @@ def test_proxy_headers_are_not_believed(server: HttpServer) -> None:
     assert answer.body == b"http 127.0.0.1"
 
 
-def test_stopping_finishes_what_is_under_way(echo: Echo) -> None:
-    """A request that was begun gets its answer, a new connection is refused, and the thread ends."""
+def test_stopping_finishes_requests_under_way(echo: Echo) -> None:
+    """They get their responses, new connections are refused, and the thread ends."""
     server = HttpServer(echo.app, host="127.0.0.1", port=0, on_stop=lambda: None)
     url = server.url
     server.start()
@@ -121,7 +121,7 @@ def test_stopping_finishes_what_is_under_way(echo: Echo) -> None:
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         assert idle.is_closed()
-        echo.gate.set()
+        echo.may_answer.set()
         answer = wire.answer()
         stopping.join()
 
@@ -130,8 +130,8 @@ def test_stopping_finishes_what_is_under_way(echo: Echo) -> None:
         Wire(url)
 
 
-def test_what_waits_is_let_go_first(server: HttpServer, echo: Echo) -> None:
-    """``on_stop`` comes first: it releases the requests that wait for something that will not come."""
+def test_stopping_releases_waiting_requests_first(server: HttpServer, echo: Echo) -> None:
+    """``on_stop`` is called first, so that waiting requests end."""
     server.start()
     with Wire(server.url) as wire:
         wire.send(request(b"", path="/slow"))
@@ -144,8 +144,8 @@ def test_what_waits_is_let_go_first(server: HttpServer, echo: Echo) -> None:
     assert seconds < GRACE_SECONDS
 
 
-def test_a_request_that_hangs_does_not_keep_it(echo: Echo) -> None:
-    """After its grace a server ends without those that are still waiting."""
+def test_a_hanging_request_does_not_block_the_shutdown(echo: Echo) -> None:
+    """After the grace period, the server ends without it."""
     server = HttpServer(echo.app, host="127.0.0.1", port=0, on_stop=lambda: None)
     server.start()
     with Wire(server.url) as wire:
@@ -159,8 +159,8 @@ def test_a_request_that_hangs_does_not_keep_it(echo: Echo) -> None:
     assert (server.is_alive(), seconds < GRACE_SECONDS + 1.5) == (False, True)
 
 
-def test_an_application_that_fails_is_500_and_served_on(server: HttpServer) -> None:
-    """An error of the application ends one request and nothing else."""
+def test_an_error_of_the_application_is_500(server: HttpServer) -> None:
+    """It ends one request and nothing else."""
     server.start()
     with Wire(server.url) as wire:
         wire.send(request(b"", path="/broken"))

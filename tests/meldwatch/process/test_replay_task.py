@@ -14,8 +14,8 @@ from tests.support.scripted_consumer import deliveries, emit, subscribe
 from tests.support.webhook_factory import body, store
 
 
-class Clumsy(ReplayRunner):
-    """A runner that first raises the given errors, one for each call."""
+class FailingRunner(ReplayRunner):
+    """A runner that first raises the given errors, one per call."""
 
     failures = iter(())
 
@@ -27,28 +27,28 @@ class Clumsy(ReplayRunner):
 
 
 @contextmanager
-def running(database: Database, kind: ReplayKind, *failures: Exception) -> Iterator[ReplayTask]:
+def running_task(database: Database, kind: ReplayKind, *failures: Exception) -> Iterator[ReplayTask]:
     is_stopping = threading.Event()
-    runner = Clumsy(database=database, notify_workers=lambda _ids: None, holder="part", wait=is_stopping.wait)
+    runner = FailingRunner(database=database, notify_workers=lambda _ids: None, holder="task", wait=is_stopping.wait)
     runner.failures = iter(failures)
-    part = ReplayTask(runner, kind, is_stopping=is_stopping)
-    part.start()
-    yield part
-    part.stop()
+    task = ReplayTask(runner, kind, is_stopping=is_stopping)
+    task.start()
+    yield task
+    task.stop()
 
 
 def test_it_runs_waiting_replays(database: Database) -> None:
-    """It runs one replay after another, only those of its kind."""
+    """It runs one replay after another, and only those of its kind."""
     store(database, body("c1"))
     subscribe(database)
     emit(database, "c1")
     first, second = started(database), started(database, rate=5)
     events = started(database, "events", subscription="s1")
 
-    with running(database, "webhooks") as part:
+    with running_task(database, "webhooks") as task:
         eventually(lambda: row_of(database, second.id).finished_at is not None, 30, message="the second")
 
-    eventually(lambda: not part.is_alive(), 30, message="the end of the part")
+    eventually(lambda: not task.is_alive(), 30, message="the end of the task")
     assert row_of(database, first.id).done == 1
     assert row_of(database, events.id).done == 0
 
@@ -59,9 +59,9 @@ def test_it_survives_errors(database: Database) -> None:
     emit(database, "c1")
     replay = started(database, "events", subscription="s1")
 
-    with running(database, "events", OutOfReachError("away"), ZeroDivisionError()) as part:
+    with running_task(database, "events", OutOfReachError("outage"), ZeroDivisionError()) as task:
         eventually(lambda: row_of(database, replay.id).finished_at is not None, 30, message="the end")
-        assert part.is_alive()
+        assert task.is_alive()
 
     assert [row.replay_id for row in deliveries(database)] == [None, replay.id]
 
@@ -71,8 +71,8 @@ def test_it_ends_at_once(database: Database) -> None:
     store(database, body("c1"), body("c2"))
     replay = started(database, rate=0.01)
 
-    with running(database, "webhooks") as part:
+    with running_task(database, "webhooks") as task:
         eventually(lambda: row_of(database, replay.id).done == 1, 30, message="the first step")
 
-    eventually(lambda: not part.is_alive(), 30, message="the end of the part")
+    eventually(lambda: not task.is_alive(), 30, message="the end of the task")
     assert row_of(database, replay.id).finished_at is None

@@ -10,10 +10,10 @@ import pytest
 from meldwatch.process.supervisor import STOP_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent.parent
-Start = Callable[..., "Run"]
+Start = Callable[..., "RunningProcess"]
 
 
-class Run:
+class RunningProcess:
     """A running process and its output."""
 
     def __init__(self, stop_seconds: float, *kinds: str) -> None:
@@ -26,21 +26,21 @@ class Run:
         )
 
     def until(self, line: str) -> None:
-        """Wait until it has printed this line."""
+        """Read its output up to this line."""
         assert self._process.stdout is not None
-        while (said := self._process.stdout.readline()) and said.strip() != line:
+        while (line_read := self._process.stdout.readline()) and line_read.strip() != line:
             pass
-        assert said.strip() == line
+        assert line_read.strip() == line
 
     def signal(self, number: int) -> None:
         """Send a signal."""
         self._process.send_signal(number)
 
     def end(self) -> tuple[int, list[str], float]:
-        """Wait for its end; return the exit code, the lines that it printed meanwhile, and the seconds that it took."""
+        """Wait for its end; return exit code, lines printed meanwhile, and seconds."""
         began = time.monotonic()
-        said, _ = self._process.communicate(timeout=20)
-        lines = [line for line in said.split() if line != "ready"]
+        output, _ = self._process.communicate(timeout=20)
+        lines = [line for line in output.split() if line != "ready"]
         return self._process.returncode, lines, time.monotonic() - began
 
     def kill(self) -> None:
@@ -52,10 +52,10 @@ class Run:
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start processes that do not outlive the test."""
-    runs: list[Run] = []
+    runs: list[RunningProcess] = []
 
-    def start(*kinds: str, stop_seconds: float = 5) -> Run:
-        runs.append(Run(stop_seconds, *kinds))
+    def start(*kinds: str, stop_seconds: float = 5) -> RunningProcess:
+        runs.append(RunningProcess(stop_seconds, *kinds))
         return runs[-1]
 
     yield start
@@ -74,9 +74,9 @@ def test_a_signal_ends_the_process_with_exit_code_0(start: Start, number: int) -
     run = start("plain", "other", "third")
     run.until("started:third")
     run.signal(number)
-    code, said, seconds = run.end()
+    code, lines, seconds = run.end()
 
-    stopped = [line for line in said if line.startswith("stopped")]
+    stopped = [line for line in lines if line.startswith("stopped")]
     assert (code, stopped) == (0, ["stopped:third", "stopped:other", "stopped:plain"])
     assert seconds < 2
 
@@ -96,9 +96,9 @@ def test_a_hanging_component_does_not_block_the_shutdown(start: Start, number: i
     run = start("plain", "hanging", "other", stop_seconds=0.5)
     run.until("started:other")
     run.signal(number)
-    code, said, seconds = run.end()
+    code, lines, seconds = run.end()
 
-    assert (code, said) == (0, ["stopping:other", "stopped:other", "stopping:hanging"])
+    assert (code, lines) == (0, ["stopping:other", "stopped:other", "stopping:hanging"])
     assert 0.3 < seconds < 2.5
 
 
@@ -126,17 +126,17 @@ def test_a_signal_during_the_start_is_handled(start: Start) -> None:
     run = start("plain", "slow")
     run.until("starting:slow")
     run.signal(signal.SIGTERM)
-    code, said, _ = run.end()
+    code, lines, _ = run.end()
 
-    assert (code, said[-2:]) == (0, ["stopping:plain", "stopped:plain"])
+    assert (code, lines[-2:]) == (0, ["stopping:plain", "stopped:plain"])
 
 
 def test_a_dead_component_ends_the_process_with_exit_code_1(start: Start) -> None:
     """The process ends, so that its manager restarts it."""
     run = start("plain", "dead", "other")
-    code, said, seconds = run.end()
+    code, lines, seconds = run.end()
 
-    assert (code, said[-2:]) == (1, ["stopping:plain", "stopped:plain"])
+    assert (code, lines[-2:]) == (1, ["stopping:plain", "stopped:plain"])
     assert seconds < 4
 
 
@@ -149,9 +149,9 @@ def test_a_dead_component_beside_a_hanging_one_ends_with_exit_code_1(start: Star
 
 def test_a_component_that_cannot_start_ends_the_process(start: Start) -> None:
     """Components before it are stopped; components after it are never started."""
-    code, said, _ = start("plain", "failing", "other").end()
+    code, lines, _ = start("plain", "failing", "other").end()
 
-    assert (code, said) == (1, ["started:plain", "stopping:plain", "stopped:plain"])
+    assert (code, lines) == (1, ["started:plain", "stopping:plain", "stopped:plain"])
 
 
 def test_a_component_that_cannot_stop_does_not_affect_others(start: Start) -> None:
@@ -159,9 +159,9 @@ def test_a_component_that_cannot_stop_does_not_affect_others(start: Start) -> No
     run = start("plain", "clumsy", "other")
     run.until("started:other")
     run.signal(signal.SIGTERM)
-    code, said, _ = run.end()
+    code, lines, _ = run.end()
 
-    assert (code, said) == (
+    assert (code, lines) == (
         0,
         ["stopping:other", "stopped:other", "stopping:clumsy", "stopping:plain", "stopped:plain"],
     )

@@ -33,7 +33,7 @@ def reader() -> ScriptedReader:
 
 
 def make_refetcher(database: Database, reader: ScriptedReader, kind: type[Refetcher] = Refetcher) -> Refetcher:
-    """Make a refresher as a process would."""
+    """Return a refetcher with the dependencies of a process."""
     numbers = itertools.count()
     return kind(
         database=database,
@@ -49,11 +49,11 @@ def make_refetcher(database: Database, reader: ScriptedReader, kind: type[Refetc
     )
 
 
-def declared(broker: dramatiq.Broker, database: Database, refetcher: Refetcher, *, threads: int) -> WorkerThreads:
-    """Make the threads as a process would, with all actors."""
-    deliver = make_dispatcher(database)
-    declare_actors(broker, refetcher, deliver)
-    return WorkerThreads(broker, refetcher, deliver, threads=threads)
+def make_threads(broker: dramatiq.Broker, database: Database, refetcher: Refetcher, *, threads: int) -> WorkerThreads:
+    """Return the worker threads of a process, with all actors."""
+    dispatcher = make_dispatcher(database)
+    declare_actors(broker, refetcher, dispatcher)
+    return WorkerThreads(broker, refetcher, dispatcher, threads=threads)
 
 
 @pytest.fixture
@@ -64,22 +64,22 @@ def broker(memory_url: str) -> Iterator[dramatiq.Broker]:
     broker.close()
 
 
-def job_of(database: Database, connection_id: str = "c1") -> ReadRequestRow:
+def read_request_of(database: Database, connection_id: str = "c1") -> ReadRequestRow:
     with database.read() as session:
         return session.exec(select(ReadRequestRow).where(ReadRequestRow.connection_id == connection_id)).one()
 
 
 class Hanging:
-    """A read that does not end before it is told to."""
+    """A read that does not end before its event is set."""
 
     def __init__(self) -> None:
         self.began = threading.Event()
-        self.gate = threading.Event()
+        self.may_end = threading.Event()
 
     def __call__(self) -> ReadOutcome:
         """Wait, then find the connection."""
         self.began.set()
-        self.gate.wait()
+        self.may_end.wait()
         return found("c1", "LATE")
 
 
@@ -88,35 +88,35 @@ def hanging() -> Iterator[Hanging]:
     """A read that hangs."""
     hanging = Hanging()
     yield hanging
-    hanging.gate.set()
+    hanging.may_end.set()
 
 
-def test_they_work_whatever_the_broker(broker_url: str, sqlite_url: str, reader: ScriptedReader) -> None:
-    """Calls that come through any broker are reads, soon after they were made."""
+def test_messages_of_any_broker_cause_reads(broker_url: str, sqlite_url: str, reader: ScriptedReader) -> None:
+    """Soon after they are enqueued, each connection is read once."""
     database = Database(sqlite_url)
     store(database, *(body(f"c{number}") for number in range(10)))
     broker = brokers.connect(broker_url)
     refetcher = make_refetcher(database, reader)
-    workers = declared(broker, database, refetcher, threads=3)
+    workers = make_threads(broker, database, refetcher, threads=3)
     workers.start()
     brokers.enqueue(broker, [f"c{number}" for number in range(10)])
 
     eventually(lambda: sum(reader.reads.values()) == 10, seconds=4)
-    lives = workers.is_alive()
+    was_alive = workers.is_alive()
     workers.stop()
     broker.close()
     database.close()
 
-    assert (lives, workers.is_alive()) == (True, False)
+    assert (was_alive, workers.is_alive()) == (True, False)
     assert set(reader.reads.values()) == {1}
 
 
-def test_stopping_waits_for_reads_that_end(
+def test_stopping_waits_for_reads_under_way(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader, hanging: Hanging
 ) -> None:
-    """A read under way is given some time, and what it saw is written."""
+    """They have some seconds to end, and their results are written."""
     refetcher = make_refetcher(database, reader)
-    workers = declared(broker, database, refetcher, threads=1)
+    workers = make_threads(broker, database, refetcher, threads=1)
     store(database, body("c1"))
     reader.answers["c1"] = hanging
     workers.start()
@@ -124,18 +124,18 @@ def test_stopping_waits_for_reads_that_end(
     hanging.began.wait(4)
     stopping = threading.Thread(target=workers.stop)
     stopping.start()
-    hanging.gate.set()
+    hanging.may_end.set()
     stopping.join()
 
-    assert (job_of(database).completed, job_of(database).lease_token) == (1, None)
+    assert (read_request_of(database).completed, read_request_of(database).lease_token) == (1, None)
 
 
-def test_stopping_gives_back_reads_that_do_not(
+def test_stopping_releases_reads_that_do_not_end(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader, hanging: Hanging
 ) -> None:
-    """A read that takes too long is not waited for: its job is free, and what it sees late is thrown away."""
+    """The lease of a read that takes too long is released, and its late result is discarded."""
     refetcher = make_refetcher(database, reader)
-    workers = declared(broker, database, refetcher, threads=1)
+    workers = make_threads(broker, database, refetcher, threads=1)
     store(database, body("c1"))
     reader.answers["c1"] = hanging
     workers.start()
@@ -144,64 +144,64 @@ def test_stopping_gives_back_reads_that_do_not(
     began = time.monotonic()
     workers.stop()
     seconds = time.monotonic() - began
-    given_back = job_of(database)
-    hanging.gate.set()
+    released = read_request_of(database)
+    hanging.may_end.set()
     eventually(lambda: not workers.is_alive())
 
     assert seconds < STOP_MILLISECONDS / 1000 + 1
-    assert (given_back.lease_token, given_back.leased_until, given_back.attempts) == (None, None, 0)
-    assert (job_of(database).completed, job_of(database).requested) == (0, 1)
+    assert (released.lease_token, released.leased_until, released.attempts) == (None, None, 0)
+    assert (read_request_of(database).completed, read_request_of(database).requested) == (0, 1)
 
 
-def test_what_can_be_ended_is_ended_before_it_is_given_back(
+def test_handlers_are_cancelled_before_their_leases_are_released(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader
 ) -> None:
-    """Nobody else may begin with a connection's event while a handler still runs; it has some time before."""
+    """No other worker may start a connection's next event while a handler still runs."""
     subscribe(database)
     emit(database, "c1")
-    gate, said = threading.Event(), list[str]()
+    may_end, steps = threading.Event(), list[str]()
 
     class Running(ScriptedConsumer):
-        """Runs until it is cut."""
+        """Runs until it is cancelled."""
 
         def send(self, *_arguments: object) -> PushResult:
-            """Wait for it."""
-            said.append("runs")
-            gate.wait()
-            said.append("ends")
+            """Wait for the cancellation."""
+            steps.append("runs")
+            may_end.wait()
+            steps.append("ends")
             return PushResult(detail="the worker ends", is_cancelled=True)
 
-    def cut() -> None:
-        said.append(f"cut, the lane is {'held' if delivery_queues(database)[0].lease_token else 'free'}")
-        gate.set()
+    def cancel() -> None:
+        steps.append(f"cancel, the queue is {'held' if delivery_queues(database)[0].lease_token else 'free'}")
+        may_end.set()
 
-    refetcher, deliver = make_refetcher(database, reader), make_dispatcher(database, Running())
-    declare_actors(broker, refetcher, deliver)
-    workers = WorkerThreads(broker, refetcher, deliver, threads=1, end_handlers=cut)
+    refetcher, dispatcher = make_refetcher(database, reader), make_dispatcher(database, Running())
+    declare_actors(broker, refetcher, dispatcher)
+    workers = WorkerThreads(broker, refetcher, dispatcher, threads=1, end_handlers=cancel)
     workers.start()
     brokers.enqueue(broker, ["s1"], DELIVERY_ACTOR)
-    eventually(lambda: said, message="the push under way")
+    eventually(lambda: steps, message="a push under way")
     workers.stop()
-    eventually(lambda: not workers.is_alive() and len(said) == 3)
+    eventually(lambda: not workers.is_alive() and len(steps) == 3)
 
-    assert said == ["runs", "cut, the lane is held", "ends"]
+    assert steps == ["runs", "cancel, the queue is held", "ends"]
     assert delivery_queues(database)[0].lease_token is None
 
 
-class Cut(Refetcher):
-    """A refresher whose database is away when the process ends."""
+class UnreleasedRefetcher(Refetcher):
+    """A refetcher whose database is out of reach when the process ends."""
 
     def release_leases(self) -> None:
-        """Fail as a database that is away does."""
+        """Raise the error of a database that does not answer."""
         raise OutOfReachError("The database does not answer.")
 
 
 def test_stopping_without_a_database_is_no_error(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader
 ) -> None:
-    """Claims that cannot be given back are left to their leases."""
-    refetcher = make_refetcher(database, reader, Cut)
-    workers = declared(broker, database, refetcher, threads=1)
+    """Leases that cannot be released expire."""
+    refetcher = make_refetcher(database, reader, UnreleasedRefetcher)
+    workers = make_threads(broker, database, refetcher, threads=1)
     workers.start()
     workers.stop()
 
@@ -217,12 +217,12 @@ def test_stopping_without_a_database_is_no_error(
         ),
     ],
 )
-def test_a_thread_that_ended_is_noticed(
+def test_a_dead_thread_is_detected(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader, end: Callable[[WorkerThreads], None]
 ) -> None:
-    """Dramatiq replaces no thread that died: the process must end and be started anew."""
+    """Dramatiq does not replace a dead thread: the process must end and be restarted."""
     refetcher = make_refetcher(database, reader)
-    workers = declared(broker, database, refetcher, threads=2)
+    workers = make_threads(broker, database, refetcher, threads=2)
     workers.start()
     before = workers.is_alive()
     end(workers)
@@ -235,13 +235,13 @@ def test_a_thread_that_ended_is_noticed(
 def test_an_error_of_an_actor_ends_no_thread(
     broker: dramatiq.Broker, database: Database, reader: ScriptedReader
 ) -> None:
-    """Whatever a read raises, the next message is worked on."""
+    """After any error of a read, the next message is handled."""
 
     def broken() -> ReadOutcome:
         raise RuntimeError("unforeseen")
 
     refetcher = make_refetcher(database, reader)
-    workers = declared(broker, database, refetcher, threads=1)
+    workers = make_threads(broker, database, refetcher, threads=1)
     store(database, body("bad"), body("good"))
     reader.answers["bad"] = broken
     workers.start()
@@ -252,27 +252,25 @@ def test_an_error_of_an_actor_ends_no_thread(
     workers.stop()
 
 
-def test_middleware_is_told_that_the_process_is_up(
-    broker: dramatiq.Broker, database: Database, reader: ScriptedReader
-) -> None:
-    """Dramatiq's own command would say so; what starts threads of its own waits for it."""
-    told: list[str] = []
+def test_middleware_gets_the_boot_signals(broker: dramatiq.Broker, database: Database, reader: ScriptedReader) -> None:
+    """Dramatiq's own command emits them; middleware with its own threads needs them."""
+    signals: list[str] = []
 
-    class Listener(Middleware):
-        """Notes what it is told."""
+    class RecordingMiddleware(Middleware):
+        """Records the signals of Dramatiq."""
 
         def after_process_boot(self, _broker: dramatiq.Broker) -> None:
-            """Note the start of the process."""
-            told.append("process")
+            """Record the start of the process."""
+            signals.append("process")
 
         def after_worker_boot(self, _broker: dramatiq.Broker, _worker: dramatiq.Worker) -> None:
-            """Note the start of the worker."""
-            told.append("worker")
+            """Record the start of a worker."""
+            signals.append("worker")
 
-    broker.add_middleware(Listener())
+    broker.add_middleware(RecordingMiddleware())
     refetcher = make_refetcher(database, reader)
-    workers = declared(broker, database, refetcher, threads=1)
+    workers = make_threads(broker, database, refetcher, threads=1)
     workers.start()
     workers.stop()
 
-    assert told == ["process", "worker", "worker"]
+    assert signals == ["process", "worker", "worker"]

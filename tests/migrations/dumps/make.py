@@ -35,7 +35,7 @@ from tests.support.scripted_consumer import HttpConsumer
 from workers.retention.observations import remove_old_observations
 
 KEY = "bWVsZHdhdGNoIDAuMS4wJ3Mga2V5LCBmb3IgdGVzdHM="
-"""The key that encrypts the subscriptions' secrets in the dumps; ``tests/end_to_end/test_upgrade.py`` has it, too."""
+"""The key that encrypts the subscriptions' secrets in the dumps; ``tests/end_to_end/test_upgrade.py`` has it too."""
 
 SETTINGS = {"MELDWATCH_PUSH_ALLOWED_NETWORKS": "127.0.0.0/8", "MELDWATCH_ENCRYPTION_KEYS": KEY}
 SECONDS = 600.0
@@ -143,7 +143,7 @@ def let_read_die(deployment: Deployment, url: str, connection_id: str) -> None:
     deployment.script_reads(connection_id, *[{"status": 500}] * 100)
     deployment.send_webhook(connection_id)
     failed = select(WebhookRow).where(col(WebhookRow.failed_at).is_not(None))
-    eventually(lambda: found(url, failed), SECONDS, message="the failure")
+    eventually(lambda: found(url, failed), SECONDS, message="a failed webhook")
 
 
 def let_delivery_die(url: str) -> None:
@@ -170,7 +170,7 @@ def leave_read_pending(deployment: Deployment, url: str, connection_id: str) -> 
     leased = select(ReadRequestRow).where(
         ReadRequestRow.connection_id == connection_id, col(ReadRequestRow.lease_token).is_not(None)
     )
-    eventually(lambda: found(url, leased), SECONDS, message="the lease")
+    eventually(lambda: found(url, leased), SECONDS, message="a lease")
 
 
 @contextmanager

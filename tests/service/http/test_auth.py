@@ -95,19 +95,19 @@ def test_a_token_in_both_lists_has_the_admin_permission() -> None:
         [(b"authorization", b"Bearer r1"), (b"authorization", b"Bearer r1")],
     ],
 )
-def test_no_valid_token_is_no_access(headers: list[tuple[bytes, bytes]]) -> None:
-    """Missing, malformed, repeated, unknown or not valid text: the token is invalid, and nothing else fails."""
+def test_invalid_tokens_are_refused(headers: list[tuple[bytes, bytes]]) -> None:
+    """A missing, malformed, repeated or unknown token raises the same error."""
     with pytest.raises(InvalidTokenError):
         AUTH.authorize(request(*headers), "read")
 
 
 def test_the_scheme_is_case_insensitive() -> None:
-    """As RFC 9110 demands."""
+    """As RFC 9110 requires."""
     AUTH.authorize(request((b"authorization", b"bEARER r1")), "read")
 
 
 @pytest.mark.parametrize("token", [b"", b"r1", b"None"])
-def test_without_tokens_nobody_gets_in(token: bytes) -> None:
+def test_without_token_settings_every_token_is_invalid(token: bytes) -> None:
     """No token in the settings means that no token is valid."""
     with pytest.raises(InvalidTokenError):
         TokenAuth(read_tokens=[], admin_tokens=[]).authorize(request_with_token(token), "read")
@@ -132,7 +132,7 @@ def test_loopback_addresses_need_no_token(host: str) -> None:
     ],
 )
 def test_other_addresses_need_a_token(client: tuple[str, int] | None, headers: list[tuple[bytes, bytes]]) -> None:
-    """Also requests that a proxy on this machine forwards."""
+    """Also if a proxy on this machine forwards the request."""
     with pytest.raises(InvalidTokenError):
         AUTH.authorize(request(*headers, client=client), "loopback")
 
@@ -142,7 +142,7 @@ def test_a_token_replaces_the_loopback_address() -> None:
     AUTH.authorize(request_with_token(b"r1"), "loopback")
 
 
-GUARDED = [
+PROTECTED_ROUTES = [
     ("GET", "/api/connections"),
     ("GET", "/api/connections/c1"),
     ("POST", "/api/connections/c1/refresh"),
@@ -156,8 +156,8 @@ GUARDED = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), GUARDED)
-def test_every_route_of_the_api_is_guarded(api: Api, method: str, path: str) -> None:
+@pytest.mark.parametrize(("method", "path"), PROTECTED_ROUTES)
+def test_every_route_of_the_api_needs_a_token(api: Api, method: str, path: str) -> None:
     """Without a token the response is 401 with its challenge, whether or not the resource exists."""
     response = api.anonymous.request(method, path)
 
@@ -173,8 +173,8 @@ def test_an_admin_operation_with_a_read_token_is_forbidden(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/events/stream", "/metrics"])
-def test_a_service_without_tokens_stays_closed(database: Database, path: str) -> None:
-    """Without tokens in the settings every token is invalid."""
+def test_a_service_without_tokens_refuses_every_token(database: Database, path: str) -> None:
+    """Without tokens in the settings, the API is closed."""
     factory = AppFactory(database=database)
     factory.settings = factory.settings.model_copy(update={"read_tokens": (), "admin_tokens": ()})
     client = TestClient(factory.app(FeedNotifier(database=database)))

@@ -14,22 +14,22 @@ from service.http.problem_details import MEDIA_TYPE
 from tests.service.conftest import Api
 from tests.support import row_factory
 
-MOVED = {"previous": "c1", "current": "c2", "duplicate_ids": ["c2"], "role": "lost_primary"}
+MOVE = {"previous": "c1", "current": "c2", "duplicate_ids": ["c2"], "role": "lost_primary"}
 
 
 @pytest.fixture
 def document(api: Api) -> Any:
-    """The document as anybody gets it."""
+    """The document, requested without a token."""
     return api.anonymous.get("/openapi.json").json()
 
 
 def test_the_document_is_valid(document: Any) -> None:
-    """By the rules of OpenAPI 3.1."""
+    """By the validator of OpenAPI 3.1."""
     OpenAPIV31SpecValidator(document).validate()
 
 
 def test_every_route_is_described(api: Api, document: Any) -> None:
-    """No more and no less than what the application answers, HEAD aside."""
+    """The document has exactly the routes of the application, HEAD aside."""
     routes = {
         (route.path, method.lower())
         for route in api.app.routes
@@ -40,15 +40,15 @@ def test_every_route_is_described(api: Api, document: Any) -> None:
     assert routes == {(path, method) for path, methods in document["paths"].items() for method in methods}
 
 
-def test_operations_have_names_of_their_own(document: Any) -> None:
-    """Generated clients name their functions by them."""
+def test_operation_ids_are_unique(document: Any) -> None:
+    """Generated clients use them as names of functions."""
     names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
 
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(
-    ("path", "shape"),
+    ("path", "model"),
     [
         ("/api/connections", ConnectionQuery),
         ("/api/events", EventQuery),
@@ -56,15 +56,15 @@ def test_operations_have_names_of_their_own(document: Any) -> None:
         ("/api/webhooks", WebhookQuery),
     ],
 )
-def test_every_parameter_is_described(document: Any, path: str, shape: type[Any]) -> None:
-    """By the same shape that is asked."""
+def test_every_parameter_is_described(document: Any, path: str, model: type[Any]) -> None:
+    """From the query model of the route."""
     parameters = document["paths"][path]["get"]["parameters"]
 
-    assert set(shape.model_fields) == {parameter["name"] for parameter in parameters if parameter["in"] == "query"}
+    assert set(model.model_fields) == {parameter["name"] for parameter in parameters if parameter["in"] == "query"}
 
 
 def test_bounds_are_described(document: Any) -> None:
-    """A caller need not try them out."""
+    """Minimum, maximum, default and length."""
     parameters = {item["name"]: item["schema"] for item in document["paths"]["/api/events"]["get"]["parameters"]}
 
     assert parameters["limit"] == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
@@ -73,7 +73,7 @@ def test_bounds_are_described(document: Any) -> None:
 
 
 def test_the_stream_is_described(document: Any) -> None:
-    """With the header that it heeds, and without a shape, which no schema can give an answer that goes on."""
+    """With its header, and without a schema: none can describe an endless response."""
     operation = document["paths"]["/api/events/stream"]["get"]
     headers = {item["name"]: item["required"] for item in operation["parameters"] if item["in"] == "header"}
 
@@ -82,23 +82,23 @@ def test_the_stream_is_described(document: Any) -> None:
     assert operation["responses"].keys() >= {"401", "422", "503"}
 
 
-def test_rights_are_described(document: Any) -> None:
-    """What needs a token says so, with the answers to its absence."""
+def test_access_levels_are_described(document: Any) -> None:
+    """Operations have their security requirement and the responses 401 and 403."""
     paths = document["paths"]
-    said = {
+    described = {
         path: (operation["security"], {"401", "403"} & operation["responses"].keys())
         for path, methods in paths.items()
         for operation in methods.values()
     }
 
     bearer: list[dict[str, list[str]]] = [{"bearer": []}]
-    assert (bearer, {"401"}) == said["/api/connections"]
-    assert (bearer, {"401", "403"}) == said["/api/connections/{id}/refresh"]
-    assert ([{}, *bearer], {"401"}) == said["/metrics"]
-    assert ([], set()) == said["/healthz"]
+    assert (bearer, {"401"}) == described["/api/connections"]
+    assert (bearer, {"401", "403"}) == described["/api/connections/{id}/refresh"]
+    assert ([{}, *bearer], {"401"}) == described["/metrics"]
+    assert ([], set()) == described["/healthz"]
 
 
-ASKED = [
+REQUESTS = [
     ("/api/connections", "/api/connections", 200),
     ("/api/connections", "/api/connections?limit=0", 422),
     ("/api/connections/{id}", "/api/connections/c1", 200),
@@ -115,10 +115,10 @@ ASKED = [
 ]
 
 
-@pytest.mark.parametrize(("path", "asked", "status"), ASKED)
-def test_answers_are_as_described(api: Api, document: Any, path: str, asked: str, status: int) -> None:
-    """Every answer, good or bad, has the status, the media type and the shape that the document says."""
-    moved = {**row_factory.event(2).data, **MOVED}
+@pytest.mark.parametrize(("path", "url", "status"), REQUESTS)
+def test_responses_match_the_document(api: Api, document: Any, path: str, url: str, status: int) -> None:
+    """Every response has the described status, media type and schema."""
+    moved = {**row_factory.event(2).data, **MOVE}
     row_factory.store(
         api.database,
         row_factory.connection("c1", created_at=row_factory.TIME, service_provider_details={"a": [1, None]}),
@@ -129,43 +129,43 @@ def test_answers_are_as_described(api: Api, document: Any, path: str, asked: str
     )
 
     (method,) = document["paths"][path]
-    response = api.admin.request(method.upper(), asked)
+    response = api.admin.request(method.upper(), url)
 
     assert status == response.status_code
-    check(document, path, response)
+    check_response(document, path, response)
 
 
-def test_not_being_ready_is_as_described(api: Api, document: Any) -> None:
-    """So is 503, with its parts."""
+def test_a_failed_readiness_check_matches_the_document(api: Api, document: Any) -> None:
+    """The response 503 with its checks."""
     with api.database.write() as session:
         circuit_breaker.open_circuit(api.database, session, reason="refused", detail="", seconds=30)
 
     response = api.anonymous.get("/readyz")
 
     assert response.status_code == 503
-    check(document, "/readyz", response)
+    check_response(document, "/readyz", response)
 
 
 @pytest.mark.parametrize("path", ["/api/connections", "/api/events", "/api/webhooks"])
-def test_a_missing_token_is_as_described(api: Api, document: Any, path: str) -> None:
-    """So is 401, with its challenge."""
+def test_a_missing_token_matches_the_document(api: Api, document: Any, path: str) -> None:
+    """The response 401 with its challenge."""
     response = api.anonymous.get(path)
 
     assert response.status_code == 401
-    check(document, path, response)
+    check_response(document, path, response)
 
 
-def check(document: Any, path: str, response: Any) -> None:
-    """Compare an answer with what is said of it."""
+def check_response(document: Any, path: str, response: Any) -> None:
+    """Compare a response with its description."""
     (operation,) = document["paths"][path].values()
-    said = operation["responses"][str(response.status_code)]
-    if "$ref" in said:
-        said = document["components"]["responses"][said["$ref"].rsplit("/", 1)[1]]
-    (media_type, content), *others = said["content"].items()
+    described = operation["responses"][str(response.status_code)]
+    if "$ref" in described:
+        described = document["components"]["responses"][described["$ref"].rsplit("/", 1)[1]]
+    (media_type, content), *others = described["content"].items()
     schema = {**content["schema"], "components": document["components"]}
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
 
     assert ([], media_type) == (others, response.headers["content-type"])
     assert response.status_code < 400 or media_type == MEDIA_TYPE
-    assert set(map(str.lower, said.get("headers", {}))) <= set(response.headers)
+    assert set(map(str.lower, described.get("headers", {}))) <= set(response.headers)
     jsonschema.Draft202012Validator(schema, format_checker=checker).validate(json.loads(response.text))

@@ -85,7 +85,7 @@ def test_pages_follow_the_key(entries: Database, limit: int, pages: list[list[in
     ],
 )
 def test_filters_hold_on_every_page(entries: Database, query: dict[str, Any], ids: list[int]) -> None:
-    """All filters must match, on each page; one that is not given does not count."""
+    """All given filters must match, on each page."""
     pages = walk(make_list(), entries, limit=2, **query)
 
     assert [id_ for page in pages for id_ in page] == ids

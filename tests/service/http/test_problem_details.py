@@ -12,14 +12,14 @@ from service.http.error_statuses import http_status_of
 from service.http.operation import Operation, ResponseSpec
 
 
-def kinds(base: type[MeldwatchError] = errors.RequestError) -> Iterator[type[MeldwatchError]]:
+def error_classes(base: type[MeldwatchError] = errors.RequestError) -> Iterator[type[MeldwatchError]]:
     """Return the error classes of the service."""
     for kind in base.__subclasses__():
         yield kind
-        yield from kinds(kind)
+        yield from error_classes(kind)
 
 
-def raising(error: Exception) -> TestClient:
+def client_of_failing_route(error: Exception) -> TestClient:
     """Return a client of an application with one route that raises."""
 
     async def handle(_request: object, _query: object) -> None:
@@ -39,7 +39,7 @@ def raising(error: Exception) -> TestClient:
     )
 
 
-@pytest.mark.parametrize("kind", list(kinds()))
+@pytest.mark.parametrize("kind", list(error_classes()))
 def test_every_error_class_of_the_service_has_a_status(kind: type[MeldwatchError]) -> None:
     """An explicit one, not one of a base class."""
     assert kind in error_statuses.STATUSES
@@ -65,7 +65,7 @@ def test_the_table_of_statuses(error: MeldwatchError, status: int) -> None:
 
 def test_a_problem_has_the_members_of_rfc_9457() -> None:
     """Title, status and detail, with the media type."""
-    response = raising(errors.NotFoundError("No connection 'x' is known.")).get("/raise")
+    response = client_of_failing_route(errors.NotFoundError("No connection 'x' is known.")).get("/raise")
 
     expected = {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "No connection 'x' is known."}
     assert (404, expected) == (response.status_code, response.json())
@@ -73,8 +73,8 @@ def test_a_problem_has_the_members_of_rfc_9457() -> None:
 
 
 def test_an_unreachable_dependency_is_503() -> None:
-    """With Retry-After."""
-    response = raising(OutOfReachError("The database does not answer.")).get("/raise")
+    """With a Retry-After header."""
+    response = client_of_failing_route(OutOfReachError("The database does not answer.")).get("/raise")
 
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     assert response.json()["detail"] == "The database does not answer."
@@ -82,7 +82,7 @@ def test_an_unreachable_dependency_is_503() -> None:
 
 def test_an_unexpected_error_is_500_without_details() -> None:
     """The response reveals nothing of the exception."""
-    response = raising(ZeroDivisionError("the secret is 42")).get("/raise")
+    response = client_of_failing_route(ZeroDivisionError("the secret is 42")).get("/raise")
 
     assert (response.status_code, response.headers["content-type"]) == (500, "application/problem+json")
     assert "42" not in response.text
@@ -90,7 +90,7 @@ def test_an_unexpected_error_is_500_without_details() -> None:
 
 def test_an_unexpected_error_is_raised_to_the_server() -> None:
     """Starlette raises it again after the response, and the server logs its traceback."""
-    client = TestClient(raising(ZeroDivisionError("x")).app)
+    client = TestClient(client_of_failing_route(ZeroDivisionError("x")).app)
 
     with pytest.raises(ZeroDivisionError):
         client.get("/raise")
@@ -98,6 +98,6 @@ def test_an_unexpected_error_is_raised_to_the_server() -> None:
 
 def test_problems_have_the_security_headers() -> None:
     """The headers nosniff and no-store."""
-    headers = raising(errors.InvalidTokenError()).get("/raise").headers
+    headers = client_of_failing_route(errors.InvalidTokenError()).get("/raise").headers
 
     assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")

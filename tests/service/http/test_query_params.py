@@ -21,7 +21,7 @@ def test_bounds_are_inclusive(limit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "name", "value"),
+    ("model", "name", "value"),
     [
         *((ConnectionQuery, "limit", value) for value in ("0", "1001", "-1", "", "ten", "1.5", "9" * 5000, "NaN")),
         *((ConnectionQuery, "after", value) for value in ("", "\x00", "x" * 3001)),
@@ -36,10 +36,10 @@ def test_bounds_are_inclusive(limit: str) -> None:
         (WebhookQuery, "until", "0001-01-01T00:00:00+14:00"),
     ],
 )
-def test_a_value_out_of_range_is_named(shape: type[Query], name: str, value: str) -> None:
+def test_a_value_out_of_range_is_named(model: type[Query], name: str, value: str) -> None:
     """The error names the parameter; no query reaches the database."""
     with pytest.raises(InvalidQueryError, match=f"^'{name}': "):
-        parse_query(QueryParams({name: value}), shape)
+        parse_query(QueryParams({name: value}), model)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_times_are_iso(text: str) -> None:
     assert expected == parse_query(QueryParams({"since": text}), WebhookQuery).since
 
 
-def test_a_day_is_its_first_moment() -> None:
+def test_a_date_is_its_first_moment() -> None:
     """A date without a time is valid."""
     expected = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -104,8 +104,8 @@ def test_an_error_text_is_short() -> None:
         "/api/connections?" + "a=b&" * 5000,
     ],
 )
-def test_a_bad_query_is_422(api: Api, path: str) -> None:
-    """As problem details."""
+def test_an_invalid_query_is_422(api: Api, path: str) -> None:
+    """The response is a problem document."""
     response = api.reader.get(path)
 
     assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")

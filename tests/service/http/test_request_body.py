@@ -10,7 +10,7 @@ from service.errors import BodyTimeoutError, BodyTooLargeError, InvalidBodyError
 from service.http.request_body import MAX_BODY_BYTES, parse_json_body
 
 
-def streamed(*messages: dict[str, Any], hangs: bool = False) -> Request:
+def make_request(*messages: dict[str, Any], hangs: bool = False) -> Request:
     """Return a request whose body arrives in pieces, and perhaps never ends."""
 
     async def pieces() -> AsyncIterator[dict[str, Any]]:
@@ -24,7 +24,7 @@ def streamed(*messages: dict[str, Any], hangs: bool = False) -> Request:
     return Request(scope, lambda: anext(stream))  # type: ignore[arg-type]
 
 
-def piece(body: bytes, *, more: bool = False) -> dict[str, Any]:
+def body_message(body: bytes, *, more: bool = False) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
@@ -34,25 +34,25 @@ def parse(request: Request, timeout_seconds: float = 5) -> SubscriptionChange:
 
 def test_a_body_may_arrive_in_pieces() -> None:
     """It is parsed when it is complete."""
-    assert parse(streamed(piece(b'{"state": ', more=True), piece(b'"paused"}'))).state == "paused"
+    assert parse(make_request(body_message(b'{"state": ', more=True), body_message(b'"paused"}'))).state == "paused"
 
 
 def test_a_slow_body_runs_into_the_timeout() -> None:
     """The error names the time."""
     with pytest.raises(BodyTimeoutError, match=r"within 0\.05 s"):
-        parse(streamed(piece(b"{", more=True), hangs=True), timeout_seconds=0.05)
+        parse(make_request(body_message(b"{", more=True), hangs=True), timeout_seconds=0.05)
 
 
 def test_a_disconnect_is_an_error() -> None:
     """The rest of the body never arrives."""
     with pytest.raises(BodyTimeoutError, match="disconnected before the end"):
-        parse(streamed(piece(b"{", more=True), {"type": "http.disconnect"}))
+        parse(make_request(body_message(b"{", more=True), {"type": "http.disconnect"}))
 
 
-def test_a_too_long_body_is_not_read_to_its_end() -> None:
+def test_a_body_over_the_limit_is_refused_early() -> None:
     """It is refused as soon as it exceeds the limit."""
     with pytest.raises(BodyTooLargeError):
-        parse(streamed(piece(b" " * MAX_BODY_BYTES, more=True), piece(b" ", more=True), hangs=True))
+        parse(make_request(body_message(b" " * MAX_BODY_BYTES, more=True), body_message(b" ", more=True), hangs=True))
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_a_too_long_body_is_not_read_to_its_end() -> None:
         (b'{"types": ["x", "y"]}', "'types.1'"),
     ],
 )
-def test_what_is_wrong_is_named(body: bytes, expected: str) -> None:
-    """Field by field, without the value."""
+def test_each_invalid_field_is_named(body: bytes, expected: str) -> None:
+    """The error has the name of the field and not its value."""
     with pytest.raises(InvalidBodyError) as caught:
-        parse(streamed(piece(body)))
+        parse(make_request(body_message(body)))
 
     assert expected in str(caught.value)

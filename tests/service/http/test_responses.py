@@ -3,7 +3,7 @@ from service.http.responses import make_response
 
 
 def test_a_model_is_serialized() -> None:
-    """With the security headers and its own headers."""
+    """The response has the security headers and the given ones."""
     response = make_response(RefreshReceipt(connection_id="é"), status=202, headers={"X": "1"})
 
     expected = {
@@ -17,7 +17,7 @@ def test_a_model_is_serialized() -> None:
     assert expected == dict(response.headers)
 
 
-def test_bytes_are_sent_as_they_are() -> None:
+def test_bytes_are_sent_unchanged() -> None:
     """With the given media type."""
     response = make_response(b"\x00\xff", media_type="application/octet-stream")
 

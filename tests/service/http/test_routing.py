@@ -24,7 +24,7 @@ def operation(method: str, query: type[PageQuery] | None = None) -> Operation:
         summary="Echoes.",
         access="public",
         query_model=query,
-        responses=(ResponseSpec(description="What was understood.", media_type="text/plain"),),
+        responses=(ResponseSpec(description="The parsed argument.", media_type="text/plain"),),
         handler=echo,
     )
 
@@ -37,10 +37,10 @@ def client() -> TestClient:
 
 def test_methods_of_one_path_share_a_route() -> None:
     """Each has its own handler and query; the Allow header lists both."""
-    asked = client()
+    test_client = client()
 
-    texts = [asked.get("/thing/1?limit=7").text, asked.delete("/thing/1?limit=x").text]
-    refused = asked.post("/thing/1")
+    texts = [test_client.get("/thing/1?limit=7").text, test_client.delete("/thing/1?limit=x").text]
+    refused = test_client.post("/thing/1")
 
     assert texts == ["GET 7", "DELETE none"]
     assert (405, {"GET", "HEAD", "DELETE"}) == (refused.status_code, set(refused.headers["allow"].split(", ")))

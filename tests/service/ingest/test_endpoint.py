@@ -225,9 +225,9 @@ def test_an_endless_body_is_cut_off(fake_server: WebhookServer) -> None:
     """A body far beyond the discarded bytes closes the connection."""
     with Wire(fake_server.url) as wire:
         wire.send(signed(BODY, f"Content-Length: {100 * MAX_DISCARDED_BYTES}"))
-        wire.send_what_is_taken(b"x" * 2 * MAX_DISCARDED_BYTES)
+        wire.send_until_closed(b"x" * 2 * MAX_DISCARDED_BYTES)
 
-        assert eventually(lambda: not wire.is_taking(), seconds=3)
+        assert eventually(lambda: not wire.is_open(), seconds=3)
     assert fake_server.count("too_large") + fake_server.count("slow") == 1
 
 
@@ -373,7 +373,7 @@ def test_a_request_inside_a_refused_body_is_not_processed(
 ) -> None:
     """The body of a refused request is never parsed as the next request."""
     with Wire(fake_server.url) as wire:
-        wire.send_what_is_taken(outer)
+        wire.send_until_closed(outer)
         answer = wire.answer()
         wire.is_silent(0.1)
 
@@ -392,7 +392,7 @@ def test_nothing_is_processed_after_a_closing_response(
 ) -> None:
     """After a response with ``Connection: close`` no pipelined request is processed."""
     with Wire(fake_server.url) as wire:
-        wire.send_what_is_taken(outer + signed(BODY))
+        wire.send_until_closed(outer + signed(BODY))
         answer = wire.answer()
 
         assert (answer.status, answer.headers["connection"], wire.is_closed()) == (status, "close", True)
@@ -416,7 +416,7 @@ def test_refused_requests_are_passed_to_the_rejection_queue(
 ) -> None:
     """With the reason, the beginning of the body, the selected headers and the time of the check."""
     with Wire(fake_server.url) as wire:
-        wire.send_what_is_taken(sent)
+        wire.send_until_closed(sent)
         wire.answer()
 
     (one,) = refused

@@ -1,4 +1,4 @@
-"""The feed on a real server, without the rest of the service."""
+"""An HTTP server with the feed alone: list and stream of events."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.support.sse_reader import SseReader
 
 
 class Service:
-    """A real server with the stream, made for this test, and its readers."""
+    """A running server with list and stream, and the readers of its streams."""
 
     def __init__(self, database: Database, **values: Any) -> None:
         port = values.pop("port", 0)
@@ -37,7 +37,7 @@ class Service:
         self._readers: list[SseReader] = []
 
     def read(self, token: str = READ, **values: Any) -> SseReader:
-        """Open a stream; it is told where it begins by then."""
+        """Open a stream, and wait for the block that has its first position."""
         reader = SseReader(self.server.url, token, **values)
         self._readers.append(reader)
         if reader.status == 200:
@@ -45,17 +45,17 @@ class Service:
         return reader
 
     def events(self, **query: Any) -> list[dict[str, Any]]:
-        """Return what the list says."""
+        """Return the events of the list."""
         headers = {"Authorization": f"Bearer {READ}"}
         answer = CLIENT.get(self.server.url + "/api/events", params={"limit": 1000, **query}, headers=headers)
         return list(answer.json()["events"])
 
     def open(self) -> int:
-        """Return how many streams are open, as the metric shows."""
+        """Return the number of open streams, from the metric."""
         return int(self.metrics.registry.get_sample_value("meldwatch_streams") or 0)
 
     def close(self) -> None:
-        """End it, with its readers."""
+        """Close the readers, and stop the server."""
         for reader in self._readers:
             reader.close()
         if self.server.is_alive():

@@ -13,16 +13,16 @@ from tests.support.scripted_consumer import emit
 URL = "https://consumer.example:8443/events/hush?token=hush"
 
 
-def acts(api: Api, **query: Any) -> list[dict[str, Any]]:
+def get_entries(api: Api, **query: Any) -> list[dict[str, Any]]:
     answer = api.admin.get("/api/audit", params=query)
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()["acts"]
     return found
 
 
-def told(api: Api) -> list[tuple[str, dict[str, Any]]]:
+def actions_of(api: Api) -> list[tuple[str, dict[str, Any]]]:
     """Return every audit entry with its details, oldest first."""
-    return [(act["act"], act["details"]) for act in reversed(acts(api))]
+    return [(act["act"], act["details"]) for act in reversed(get_entries(api))]
 
 
 def test_an_entry_has_operator_time_and_connection(api: Api) -> None:
@@ -30,7 +30,7 @@ def test_an_entry_has_operator_time_and_connection(api: Api) -> None:
     row_factory.store(api.database, row_factory.connection("c1"))
     api.admin.post("/api/connections/c1/refresh").raise_for_status()
 
-    (act,) = acts(api)
+    (act,) = get_entries(api)
 
     assert act.pop("at").endswith("Z")
     assert act == {
@@ -45,8 +45,8 @@ def test_an_entry_has_operator_time_and_connection(api: Api) -> None:
 
 def test_actions_on_subscriptions_are_audited(api: Api) -> None:
     """Entries have the subscription's id and name; of its URL only the host, and no secret."""
-    wish = {"name": "crm", "url": URL, "types": ["connection.status_changed"]}
-    created = api.admin.post("/api/subscriptions", json=wish).raise_for_status().json()
+    request = {"name": "crm", "url": URL, "types": ["connection.status_changed"]}
+    created = api.admin.post("/api/subscriptions", json=request).raise_for_status().json()
     one = f"/api/subscriptions/{created['id']}"
     emit(api.database, "c1")
     with api.database.write() as session:
@@ -63,7 +63,7 @@ def test_actions_on_subscriptions_are_audited(api: Api) -> None:
     api.admin.delete(one).raise_for_status()
 
     named = {"name": "crm"}
-    assert told(api) == [
+    assert actions_of(api) == [
         (
             "subscription.created",
             {
@@ -81,14 +81,14 @@ def test_actions_on_subscriptions_are_audited(api: Api) -> None:
         ("subscription.redriven", {**named, "deliveries": 1}),
         ("subscription.removed", named),
     ]
-    assert {(act["who"], act["subject"]) for act in acts(api)} == {(ADMIN_NAME, created["id"])}
+    assert {(act["who"], act["subject"]) for act in get_entries(api)} == {(ADMIN_NAME, created["id"])}
     assert [word for word in ("hush", *secrets) if word in api.admin.get("/api/audit").text] == []
 
 
-def test_what_was_not_done_is_not_audited(api: Api) -> None:
-    """A request that is refused, unknown or changes nothing has no entry."""
+def test_refused_requests_are_not_audited(api: Api) -> None:
+    """Nor are requests that change nothing."""
     api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL}).raise_for_status()
-    before = acts(api)
+    before = get_entries(api)
 
     statuses = [
         api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL}).status_code,
@@ -103,7 +103,7 @@ def test_what_was_not_done_is_not_audited(api: Api) -> None:
     ]
 
     assert statuses == [409, 422, 422, 200, 200, 404, 404, 404, 404, 403]
-    assert acts(api) == before
+    assert get_entries(api) == before
 
 
 @pytest.mark.parametrize(("name", "value"), [("act", "rebuild.applied"), ("who", "bob"), ("connection_id", "c2")])
@@ -111,7 +111,7 @@ def test_values_are_filtered(api: Api, name: str, value: str) -> None:
     """A filter keeps the items with exactly its value."""
     row_factory.store(api.database, row_factory.audit_entry(), row_factory.audit_entry(**{name: value}))
 
-    assert [act["id"] for act in acts(api, **{name: value})] == [2]
+    assert [act["id"] for act in get_entries(api, **{name: value})] == [2]
 
 
 def test_times_are_filtered(api: Api) -> None:
@@ -119,7 +119,7 @@ def test_times_are_filtered(api: Api) -> None:
     times = [row_factory.TIME + timedelta(seconds=seconds) for seconds in range(4)]
     row_factory.store(api.database, *(row_factory.audit_entry(at=time) for time in times))
 
-    found = acts(api, since=times[1].isoformat(), until=times[3].isoformat())
+    found = get_entries(api, since=times[1].isoformat(), until=times[3].isoformat())
 
     assert [act["id"] for act in found] == [3, 2]
 
@@ -137,6 +137,6 @@ def test_pages_go_back_in_time(api: Api) -> None:
     assert third["next"] is None
 
 
-def test_only_admins_see_them(api: Api) -> None:
+def test_the_audit_log_needs_an_admin_token(api: Api) -> None:
     """A read token gets 403, no token 401."""
     assert [client.get("/api/audit").status_code for client in (api.anonymous, api.reader)] == [401, 403]

@@ -54,7 +54,7 @@ def test_a_connection_has_the_fields_of_the_contract(api: Api) -> None:
 
 
 def test_pages_follow_the_cursor_without_gap_or_repeat(api: Api) -> None:
-    """Ordered by id, byte by byte; each once; the last page has no cursor."""
+    """Ordered by id in bytes, each once; the last page has no cursor."""
     ids = ["B", "a", "Z", "é", "c", "b"]
     row_factory.store(api.database, *(row_factory.connection(id_) for id_ in ids))
 
@@ -81,8 +81,8 @@ def test_filters_match_exactly(api: Api, name: str) -> None:
     assert ([connection["id"] for connection in page["connections"]], page["next"]) == (["c1"], None)
 
 
-def test_filters_go_on_over_pages(api: Api) -> None:
-    """A filter and a cursor work together."""
+def test_filters_and_cursor_combine(api: Api) -> None:
+    """A filter holds on every page."""
     row_factory.store(
         api.database, *(row_factory.connection(f"c{n}", status="ACTIVE" if n % 2 else "OTHER") for n in range(8))
     )
@@ -93,7 +93,7 @@ def test_filters_go_on_over_pages(api: Api) -> None:
 
 
 def test_an_unknown_connection_is_404(api: Api) -> None:
-    """A connection that the mirror lacks is 404, with a hint where to look."""
+    """A connection that the mirror lacks is 404, and the error names its id."""
     response = api.reader.get("/api/connections/nobody")
 
     assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
@@ -107,9 +107,14 @@ def test_refresh_requests_a_read_and_notifies(api: Api) -> None:
     response = api.admin.post("/api/connections/c1/refresh")
 
     with api.database.read() as session:
-        job = session.get_one(ReadRequestRow, "c1")
+        read_request = session.get_one(ReadRequestRow, "c1")
     assert (response.status_code, response.json()) == (202, {"connection_id": "c1", "state": "requested"})
-    assert (job.requested, job.completed, job.trigger, api.notified) == (1, 0, "operator", ["c1"])
+    assert (read_request.requested, read_request.completed, read_request.trigger, api.notified) == (
+        1,
+        0,
+        "operator",
+        ["c1"],
+    )
 
 
 def test_a_connection_that_only_a_webhook_named_can_be_refreshed(api: Api) -> None:
@@ -126,14 +131,14 @@ def test_refresh_of_an_unknown_connection_is_404_and_writes_nothing(api: Api) ->
     response = api.admin.post("/api/connections/nobody/refresh")
 
     with api.database.read() as session:
-        job = session.get(ReadRequestRow, "nobody")
-    assert (response.status_code, job, api.notified) == (404, None, [])
+        read_request = session.get(ReadRequestRow, "nobody")
+    assert (response.status_code, read_request, api.notified) == (404, None, [])
 
 
 @pytest.mark.parametrize("id_", ["%00", "a%00b", "x" * 5000, "%ff%fe", "%F0%9F%A6%86", "'%20or%201=1--", "%E2%80%AE"])
 @pytest.mark.parametrize("path", ["/api/connections/{}", "/api/connections/{}/refresh"])
 def test_any_text_in_the_path_is_an_unknown_connection(api: Api, path: str, id_: str) -> None:
-    """Any text in the path is an unknown connection, on both databases."""
+    """The response is 404 on both databases."""
     method = "POST" if path.endswith("refresh") else "GET"
 
     response = api.admin.request(method, path.format(id_))

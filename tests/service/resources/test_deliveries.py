@@ -8,8 +8,8 @@ from tests.support.scripted_consumer import ScriptedConsumer, emit, make_dispatc
 
 
 @pytest.fixture
-def told(api: Api) -> list[str]:
-    """Three events for two subscriptions: one acknowledged all but one, the other was never tried. Return the ids."""
+def event_ids(api: Api) -> list[str]:
+    """Three events for two subscriptions: one acknowledged two of them, the other got none yet. Return their ids."""
     subscribe(api.database, "s1")
     subscribe(api.database, "s2", types=["connection.status_changed"])
     events = emit(api.database, "c1", "c1", "c2")
@@ -26,9 +26,9 @@ def find(api: Api, **query: Any) -> list[tuple[str, str, str]]:
     return sorted((row["subscription_id"], row["event_id"], row["state"]) for row in rows)
 
 
-def test_every_attempt_is_shown(api: Api, told: list[str]) -> None:
-    """With status, reason, and the beginning of the consumer's answer."""
-    page = api.reader.get("/api/deliveries", params={"event_id": told[1], "subscription_id": "s1"}).json()
+def test_every_attempt_is_shown(api: Api, event_ids: list[str]) -> None:
+    """Time, status, error, and the beginning of the response."""
+    page = api.reader.get("/api/deliveries", params={"event_id": event_ids[1], "subscription_id": "s1"}).json()
     (row,) = page["deliveries"]
     (outcome,) = row["outcomes"]
 
@@ -37,9 +37,9 @@ def test_every_attempt_is_shown(api: Api, told: list[str]) -> None:
     assert outcome["at"].endswith("Z")
 
 
-def test_filters(api: Api, told: list[str]) -> None:
-    """All must match."""
-    first, second, third = told
+def test_filters_combine(api: Api, event_ids: list[str]) -> None:
+    """A delivery must match all given filters."""
+    first, second, third = event_ids
 
     assert find(api, state="delivered") == [("s1", first, "delivered"), ("s1", third, "delivered")]
     assert find(api, subscription_id="s1", state="pending") == [("s1", second, "pending")]
@@ -49,8 +49,8 @@ def test_filters(api: Api, told: list[str]) -> None:
     assert find(api, connection_id="unknown") == []
 
 
-def test_pages(api: Api, told: list[str]) -> None:
-    """Each delivery on one page, and no cursor after the last."""
+def test_pages_follow_the_cursor(api: Api, event_ids: list[str]) -> None:
+    """Each delivery is on one page; the last page has no cursor."""
     found: list[int] = []
     after: dict[str, str] = {}
     while True:
@@ -60,11 +60,11 @@ def test_pages(api: Api, told: list[str]) -> None:
             break
         after = {"after": page["next"]}
 
-    assert len(found) == len(set(found)) == 2 * len(told)
+    assert len(found) == len(set(found)) == 2 * len(event_ids)
     assert found == sorted(found)
 
 
 @pytest.mark.parametrize("query", [{"state": "lost"}, {"limit": 0}, {"limit": 1001}, {"after": "x"}, {"nonsense": 1}])
 def test_invalid_queries_are_refused(api: Api, query: dict[str, Any]) -> None:
-    """422, as everywhere."""
+    """The response is 422."""
     assert api.reader.get("/api/deliveries", params=query).status_code == 422

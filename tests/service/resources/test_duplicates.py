@@ -13,7 +13,7 @@ from tests.support.row_factory import connection
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def put(database: Database, id_: str, primary: str | None, others: list[str], **fields: Any) -> None:
+def store_connection(database: Database, id_: str, primary: str | None, others: list[str], **fields: Any) -> None:
     row = connection(id_, **{"status": "ACTIVE", "grouped_at": NOW, **fields})
     row.primary_duplicate_id = primary
     row.duplicate_ids = others
@@ -27,7 +27,7 @@ def group_of(database: Database, id_: str) -> DuplicateGroup:
 
 def test_a_lone_connection_is_a_group_of_one(database: Database) -> None:
     """A connection without duplicates has converged."""
-    put(database, "a", None, [])
+    store_connection(database, "a", None, [])
 
     group = group_of(database, "a")
 
@@ -36,9 +36,9 @@ def test_a_lone_connection_is_a_group_of_one(database: Database) -> None:
 
 def test_members_that_agree_have_converged(database: Database) -> None:
     """A group that agrees has converged since its last member changed; each member shows its own view."""
-    put(database, "a", "b", ["b", "c"])
-    put(database, "b", "b", ["a", "c"], grouped_at=NOW + timedelta(seconds=5))
-    put(database, "c", "b", ["b", "a"])
+    store_connection(database, "a", "b", ["b", "c"])
+    store_connection(database, "b", "b", ["a", "c"], grouped_at=NOW + timedelta(seconds=5))
+    store_connection(database, "c", "b", ["b", "a"])
 
     groups = [group_of(database, id_) for id_ in "abc"]
 
@@ -50,20 +50,20 @@ def test_members_that_agree_have_converged(database: Database) -> None:
 @pytest.mark.parametrize(
     ("primary", "others"), [("a", ["a", "b"]), ("b", ["b"]), (None, [])], ids=["primary", "list", "alone"]
 )
-def test_a_member_that_is_behind_keeps_a_group_from_converging(
+def test_a_group_with_an_outdated_member_has_not_converged(
     database: Database, primary: str | None, others: list[str]
 ) -> None:
-    """Another primary, a shorter list, or none at all: the group has not converged, whoever is asked that names it."""
-    put(database, "a", "b", ["b", "c"])
-    put(database, "b", "b", ["a", "c"])
-    put(database, "c", primary, others)
+    """An outdated member names another primary, a shorter list or no group; each member that names it shows this."""
+    store_connection(database, "a", "b", ["b", "c"])
+    store_connection(database, "b", "b", ["a", "c"])
+    store_connection(database, "c", primary, others)
 
     assert group_of(database, "a").converged is False
 
 
-def test_a_member_never_seen_keeps_a_group_from_converging(database: Database) -> None:
-    """A member that was never seen is listed without fields."""
-    put(database, "a", "a", ["b"])
+def test_a_group_with_an_unread_member_has_not_converged(database: Database) -> None:
+    """A member that was never read is listed without fields."""
+    store_connection(database, "a", "a", ["b"])
 
     group = group_of(database, "a")
 
@@ -71,19 +71,19 @@ def test_a_member_never_seen_keeps_a_group_from_converging(database: Database) -
 
 
 def test_deleted_members_do_not_count(database: Database) -> None:
-    """A deleted member that is still listed, or that still lists others, does not keep the living apart."""
-    put(database, "a", "a", ["b", "gone"])
-    put(database, "b", "a", ["a"])
-    put(database, "gone", None, [], status="DELETED")
+    """A deleted member that is still listed, or still lists others, is ignored."""
+    store_connection(database, "a", "a", ["b", "gone"])
+    store_connection(database, "b", "a", ["a"])
+    store_connection(database, "gone", None, [], status="DELETED")
 
     assert group_of(database, "a").converged is True
 
 
-def test_a_group_whose_primary_is_gone_has_not_converged(database: Database) -> None:
-    """Its members agree, on somebody who leads no group any more: their own reads are still to come."""
-    put(database, "a", "gone", ["b", "gone"])
-    put(database, "b", "gone", ["a", "gone"])
-    put(database, "gone", None, [], status="DELETED")
+def test_a_group_with_a_deleted_primary_has_not_converged(database: Database) -> None:
+    """Its members agree on a deleted primary: their next reads will show another one."""
+    store_connection(database, "a", "gone", ["b", "gone"])
+    store_connection(database, "b", "gone", ["a", "gone"])
+    store_connection(database, "gone", None, [], status="DELETED")
 
     groups = [group_of(database, id_) for id_ in ("a", "b", "gone")]
 
@@ -91,13 +91,13 @@ def test_a_group_whose_primary_is_gone_has_not_converged(database: Database) -> 
 
 
 @pytest.mark.parametrize("primary", ["a", "b"])
-def test_a_connection_that_is_named_and_names_none_is_in_the_group(database: Database, primary: str) -> None:
-    """A connection that was last read alone has not converged with those of its customer that name it."""
-    put(database, "a", None, [], customer_id="one")
-    put(database, "b", primary, ["a", "c"], customer_id="one")
-    put(database, "c", primary, ["a", "b"], customer_id="one")
-    put(database, "other", "other", ["another"], customer_id="one")
-    put(database, "dead", primary, ["a"], customer_id="one", status="DELETED")
+def test_a_member_without_a_group_of_its_own_is_listed(database: Database, primary: str) -> None:
+    """A connection that was read alone has not converged with connections of its customer that name it."""
+    store_connection(database, "a", None, [], customer_id="one")
+    store_connection(database, "b", primary, ["a", "c"], customer_id="one")
+    store_connection(database, "c", primary, ["a", "b"], customer_id="one")
+    store_connection(database, "other", "other", ["another"], customer_id="one")
+    store_connection(database, "dead", primary, ["a"], customer_id="one", status="DELETED")
 
     group = group_of(database, "a")
 
@@ -110,8 +110,8 @@ def test_an_unknown_connection_has_no_group(database: Database) -> None:
         group_of(database, "nobody")
 
 
-def test_groups_that_do_not_agree_are_counted(database: Database) -> None:
-    """Once each, however many members are behind; a group that agrees, a lone connection and the dead are none."""
+def test_disagreeing_groups_are_counted(database: Database) -> None:
+    """Each counts once, whatever the number of outdated members; single and deleted connections do not count."""
     row_factory.store(
         database,
         row_factory.connection("a", primary_duplicate_id="b"),

@@ -14,31 +14,31 @@ from tests.support import row_factory
 from tests.support.scripted_consumer import ScriptedConsumer, emit, make_dispatcher, subscribe
 
 OFFICIAL = Path(__file__).with_name("asyncapi-3.0.0.json")
-"""AsyncAPI's own schema of its documents, as its initiative publishes it (Apache-2.0), without the white space."""
+"""The official JSON schema of AsyncAPI documents (Apache-2.0), without white space."""
 
-CHANGED = {"previous": {"status": "ACTIVE", "status_reason": None}}
-MOVED = {"previous": "c1", "current": "c2", "duplicate_ids": ["c2"], "role": "lost_primary"}
+CHANGE = {"previous": {"status": "ACTIVE", "status_reason": None}}
+MOVE = {"previous": "c1", "current": "c2", "duplicate_ids": ["c2"], "role": "lost_primary"}
 CHANGES: dict[EventType, dict[str, Any]] = {
     "connection.status_changed": {},
-    "connection.status_reason_changed": CHANGED,
-    "connection.primary_duplicate_moved": MOVED,
+    "connection.status_reason_changed": CHANGE,
+    "connection.primary_duplicate_moved": MOVE,
 }
 
 
-def served(api: Api, type_: str) -> Any:
+def get_schema(api: Api, type_: str) -> Any:
     """Return a schema, requested without a token."""
     return api.anonymous.get(f"/schemas/{type_}/{DATA_VERSION}").json()
 
 
 def validator(schema: Any) -> Any:
-    """Return what checks values, their formats too."""
+    """Return a validator that also checks formats."""
     kind = jsonschema.Draft202012Validator
     kind.check_schema(schema)
     return kind(schema, format_checker=kind.FORMAT_CHECKER)
 
 
-def sent(api: Api, type_: EventType) -> Any:
-    """Return an event of a type as the feed has it."""
+def get_event(api: Api, type_: EventType) -> Any:
+    """Return an event of a type from the feed."""
     row = row_factory.event(1, type=type_, data={**row_factory.event(1).data, **CHANGES[type_]})
     row_factory.store(api.database, row)
     return api.reader.get("/api/events").json()["events"][0]
@@ -46,8 +46,8 @@ def sent(api: Api, type_: EventType) -> Any:
 
 @pytest.mark.parametrize("type_", get_args(EventType))
 def test_an_event_matches_its_schema(api: Api, type_: EventType) -> None:
-    """The schema is served to anybody, under the name and the version that the event itself bears."""
-    event = sent(api, type_)
+    """The schema is public, under the name and version of the event."""
+    event = get_event(api, type_)
     *_urn, name, version = event["dataschema"].split(":")
     answer = api.anonymous.get(f"/schemas/{name}/{version}")
 
@@ -59,14 +59,14 @@ def test_an_event_matches_its_schema(api: Api, type_: EventType) -> None:
 
 @pytest.mark.parametrize("type_", get_args(EventType))
 def test_invalid_events_do_not_match(api: Api, type_: EventType) -> None:
-    """One of another type, one that lacks a field, one with a field too many, one with a value that is none."""
-    event = sent(api, type_)
+    """Another type, a missing field, an unknown field, an invalid value."""
+    event = get_event(api, type_)
     wrong = [{**event, "type": other} for other in get_args(EventType) if other != type_]
     wrong += [{name: value for name, value in event.items() if name != gone} for gone in event]
     wrong += [{**event, "data": {**event["data"], "more": 1}}, {**event, "sequence": "7"}]
     wrong += [{**event, "data": {**event["data"], "current": None}}]
 
-    checker = validator(served(api, type_))
+    checker = validator(get_schema(api, type_))
 
     assert [each for each in wrong if checker.is_valid(each)] == []
 
@@ -81,8 +81,8 @@ def test_an_unknown_schema_is_404(api: Api, path: str) -> None:
 
 
 def test_every_type_has_its_model() -> None:
-    """The shapes name the type and the schema that events of it bear, and have the data of it."""
-    said = {
+    """The models have the literal type and schema of their events, and their data."""
+    declared = {
         type_: (
             get_args(shape.model_fields["type"].annotation),
             get_args(shape.model_fields["dataschema"].annotation),
@@ -91,7 +91,7 @@ def test_every_type_has_its_model() -> None:
         for type_, shape in EVENT_MODELS.items()
     }
 
-    assert said == {
+    assert declared == {
         type_: ((type_,), (f"urn:meldwatch:schema:{type_}:{DATA_VERSION}",), DATA_MODELS[type_])
         for type_ in get_args(EventType)
     }
@@ -107,10 +107,10 @@ def test_the_asyncapi_document_is_valid(api: Api) -> None:
 
 
 def test_the_references_of_asyncapi_resolve() -> None:
-    """Every reference of the document leads to a place in it: the official schema does not follow them."""
+    """The official schema does not follow references."""
     document = event_schemas.asyncapi_document()
 
-    assert [reference for reference in references(document) if not leads_somewhere(document, reference)] == []
+    assert [reference for reference in references(document) if not resolves(document, reference)] == []
 
 
 def references(node: Any) -> list[str]:
@@ -120,25 +120,25 @@ def references(node: Any) -> list[str]:
     return [reference for value in node for reference in references(value)] if isinstance(node, list) else []
 
 
-def leads_somewhere(document: Any, reference: str) -> bool:
+def resolves(document: Any, reference: str) -> bool:
     for name in reference.removeprefix("#/").split("/"):
         document = document.get(name, {})
     return bool(document)
 
 
-def test_asyncapi_knows_every_type_and_the_route(api: Api) -> None:
-    """The messages are the types of events, the address and the parameters those of the API."""
+def test_asyncapi_has_every_type_and_the_stream(api: Api) -> None:
+    """Messages are the event types; address and parameters are those of the API."""
     document, described = event_schemas.asyncapi_document(), api.anonymous.get("/openapi.json").json()
     stream = described["paths"][document["channels"]["stream"]["address"]]["get"]
-    asked = {item["name"] for item in stream["parameters"] if item["in"] == "query"}
+    parameters = {item["name"] for item in stream["parameters"] if item["in"] == "query"}
 
     assert {message["name"] for message in document["components"]["messages"].values()} == set(get_args(EventType))
-    assert set(document["operations"]["streamEvents"]["bindings"]["http"]["query"]["properties"]) == asked
+    assert set(document["operations"]["streamEvents"]["bindings"]["http"]["query"]["properties"]) == parameters
     assert document["channels"]["stream"]["messages"].keys() == document["components"]["messages"].keys()
 
 
 def test_asyncapi_describes_pushes(database: Database) -> None:
-    """Where to, since only a subscription knows, is left open; the headers are those that a push bears."""
+    """The address is open, since it is that of a subscription; the headers are those of a push."""
     subscribe(database)
     emit(database, "c1")
     consumer = ScriptedConsumer()
@@ -160,9 +160,9 @@ def test_asyncapi_describes_pushes(database: Database) -> None:
 
 
 @pytest.mark.parametrize("type_", get_args(EventType))
-def test_a_message_has_the_payload_that_is_sent(api: Api, type_: EventType) -> None:
-    """Its schema in the document says the same as the one that is served."""
-    event, document = sent(api, type_), event_schemas.asyncapi_document()
+def test_an_event_matches_the_payload_of_its_message(api: Api, type_: EventType) -> None:
+    """The schema in the AsyncAPI document equals the public one."""
+    event, document = get_event(api, type_), event_schemas.asyncapi_document()
     (message,) = [each for each in document["components"]["messages"].values() if each["name"] == type_]
 
     validator({**message["payload"], "components": document["components"]}).validate(event)

@@ -49,8 +49,8 @@ def service(serve: Callable[..., Service]) -> Service:
     return serve()
 
 
-def test_an_event_is_the_same_as_in_the_feed(service: Service) -> None:
-    """Byte for byte what a list says of it, with its position as the id."""
+def test_an_event_equals_that_of_the_list(service: Service) -> None:
+    """Field by field; the id of the block is its position."""
     row_factory.store(service.database, row_factory.event(7, "c1", id="uuid", sequence=3))
 
     reader = service.read(after=0)
@@ -75,7 +75,7 @@ def test_without_a_position_it_begins_now(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("position", "expected"),
     [
         ({"after": 0}, [1, 2, 3]),
         ({"after": 2}, [3]),
@@ -84,11 +84,11 @@ def test_without_a_position_it_begins_now(service: Service) -> None:
         ({"last_event_id": "", "after": 1}, [2, 3]),
     ],
 )
-def test_a_stream_resumes_from_a_position(service: Service, asked: dict[str, Any], expected: list[int]) -> None:
+def test_a_stream_resumes_from_a_position(service: Service, position: dict[str, Any], expected: list[int]) -> None:
     """``Last-Event-ID`` overrides ``after``: a browser that reconnects sends both."""
     row_factory.store(service.database, *(row_factory.event(n) for n in range(1, 4)))
 
-    assert service.read(**asked).wait_for(len(expected)) == expected
+    assert service.read(**position).wait_for(len(expected)) == expected
 
 
 @pytest.mark.parametrize("given", ["x", "-1", "1.0", "٣", str(MAX_POSITION + 1), "9" * 5000])
@@ -112,7 +112,7 @@ def test_an_invalid_position_is_refused(service: Service, given: str) -> None:
 def test_filters_are_those_of_the_list(
     serve: Callable[..., Service], filters: dict[str, Any], expected: list[int]
 ) -> None:
-    """What does not match is left out, before and after the reader came; but it is told how far it has come."""
+    """Stored and new events that do not match are skipped; heartbeats carry the position of the last one examined."""
     service = serve(heartbeat_seconds=0.2)
     events = [
         row_factory.event(1),
@@ -125,20 +125,20 @@ def test_filters_are_those_of_the_list(
     row_factory.store(service.database, *events[2:], row_factory.event(5, "c3"))
 
     assert reader.wait_for(len(expected)) == expected
-    eventually(lambda: reader.last_id == "5", message="the position that was looked through")
+    eventually(lambda: reader.last_id == "5", message="the position in the heartbeat")
     assert reader.positions == expected
 
 
-def test_a_long_feed_comes_whole(service: Service) -> None:
-    """Page after page, in order, without a wait in between."""
+def test_a_long_feed_is_sent_completely(service: Service) -> None:
+    """Page after page, in order, without a wait."""
     count = 2 * PAGE_SIZE + 7
     row_factory.store(service.database, *(row_factory.event(n) for n in range(1, count + 1)))
 
     assert service.read(after=0).wait_for(count) == list(range(1, count + 1))
 
 
-def test_nothing_is_missed_or_doubled_while_others_write(service: Service) -> None:
-    """Several readers, with and without a filter, that come and go at any position, while several write."""
+def test_concurrent_writes_cause_no_gap_or_repeat(service: Service) -> None:
+    """Several readers with and without filters, some of which reconnect at any position, and several writers."""
     writers, each = 4, 15
     readers = [service.read(after=0), service.read(after=0), service.read(after=0, connection_id="c2")]
 
@@ -148,7 +148,7 @@ def test_nothing_is_missed_or_doubled_while_others_write(service: Service) -> No
 
     with ThreadPoolExecutor(writers) as pool:
         written = [pool.submit(write, writer) for writer in range(writers)]
-        seen = come_and_go(service, writers * each)
+        seen = read_in_pieces(service, writers * each)
         for done in written:
             done.result()
 
@@ -158,8 +158,8 @@ def test_nothing_is_missed_or_doubled_while_others_write(service: Service) -> No
     assert seen == everything
 
 
-def come_and_go(service: Service, count: int) -> list[int]:
-    """Read so many events, a few at a time, over streams that are cut off; return their positions as they came."""
+def read_in_pieces(service: Service, count: int) -> list[int]:
+    """Read events over a series of short streams; return their positions in the order of arrival."""
     seen: list[int] = []
     last = "0"
     while len(seen) < count:
@@ -172,8 +172,8 @@ def come_and_go(service: Service, count: int) -> list[int]:
     return seen
 
 
-def test_silence_is_broken_by_heartbeats(serve: Callable[..., Service]) -> None:
-    """They are no events, and come for as long as there are none."""
+def test_an_idle_stream_has_heartbeats(serve: Callable[..., Service]) -> None:
+    """They are no events, and are sent while there are none."""
     reader = serve(heartbeat_seconds=0.1).read()
 
     eventually(lambda: reader.heartbeats >= 4)
@@ -181,8 +181,8 @@ def test_silence_is_broken_by_heartbeats(serve: Callable[..., Service]) -> None:
     assert reader.events == []
 
 
-def test_a_reader_is_woken_by_the_commit(serve: Callable[..., Service]) -> None:
-    """Not by a look that comes some time; many readers at once, too."""
+def test_a_commit_wakes_the_readers(serve: Callable[..., Service]) -> None:
+    """Many readers at once, long before the next poll."""
     service = serve(poll_seconds=LONG)
     readers = [service.read() for _ in range(20)]
     row_factory.store(service.database, row_factory.event(1))
@@ -201,7 +201,7 @@ def test_the_number_of_streams_is_bounded(serve: Callable[..., Service]) -> None
     problem = refused.problem()
     open_before = service.open()
     first.close()
-    eventually(lambda: service.open() == 1, message="a place to come free")
+    eventually(lambda: service.open() == 1, message="a free slot")
     third = service.read()
 
     assert (refused.status, refused.headers["retry-after"], problem["status"]) == (503, "5", 503)
@@ -209,18 +209,18 @@ def test_the_number_of_streams_is_bounded(serve: Callable[..., Service]) -> None
     assert (open_before, third.status) == (2, 200)
 
 
-def test_a_reader_that_disconnects_in_silence_frees_its_slot(serve: Callable[..., Service]) -> None:
-    """Long before anything would have been sent to it."""
+def test_a_reader_that_disconnects_frees_its_slot(serve: Callable[..., Service]) -> None:
+    """Long before the next heartbeat would fail."""
     service = serve(heartbeat_seconds=LONG)
     readers = [service.read() for _ in range(5)]
     for reader in readers:
         reader.close()
 
-    eventually(lambda: service.open() == 0, 5, message="all places free")
+    eventually(lambda: service.open() == 0, 5, message="free slots")
 
 
 def test_the_end_of_the_process_ends_streams_at_once(service: Service) -> None:
-    """As answers end, not cut off; and who was reading goes on elsewhere from its position."""
+    """Streams end as complete responses, and readers resume elsewhere at their position."""
     readers = [service.read() for _ in range(5)]
     began = time.monotonic()
     service.server.stop()
@@ -232,7 +232,7 @@ def test_the_end_of_the_process_ends_streams_at_once(service: Service) -> None:
 
 
 def test_a_restart_leaves_no_gap_and_repeats_nothing(serve: Callable[..., Service]) -> None:
-    """What is committed while nobody serves comes from the next process, behind the id that came last."""
+    """The next process sends the events that were committed meanwhile, after the last id."""
     before = serve()
     reader = before.read()
     row_factory.store(before.database, row_factory.event(1))
@@ -247,8 +247,8 @@ def test_a_restart_leaves_no_gap_and_repeats_nothing(serve: Callable[..., Servic
     assert reader.positions + again.wait_for(2) == [1, 2, 3]
 
 
-def test_a_slow_reader_is_waited_for(service: Service) -> None:
-    """While it does not read, no further page is looked for; then everything comes, in order."""
+def test_a_slow_reader_slows_its_stream(service: Service) -> None:
+    """While it does not read, no further page is queried; then it gets every event in order."""
     count = 40 * PAGE_SIZE
     filler = {"text": "x" * 8000}
     row_factory.store(
@@ -256,43 +256,43 @@ def test_a_slow_reader_is_waited_for(service: Service) -> None:
         *(row_factory.event(n, data={**row_factory.event(n).data, "filler": filler}) for n in range(1, count + 1)),
     )
     rest = bytearray()
-    with counting(service.database) as looks, socket.create_connection(address_of(service)) as slow:
-        slow.sendall(asking("after=0"))
-        eventually(lambda: looks)
-        standing = settled(looks)
+    with counting(service.database) as queries, socket.create_connection(address_of(service)) as slow:
+        slow.sendall(make_request("after=0"))
+        eventually(lambda: queries)
+        queries_while_stuck = settled_count(queries)
         while b'"position":%d,' % count not in rest[-10_000:]:
             rest += slow.recv(1 << 20)
 
-    # The rest of what was looked for is on its way, in buffers of the system.
-    assert standing < 25
+    # The pages that were read are in buffers of the operating system.
+    assert queries_while_stuck < 25
     assert [int(line[4:]) for line in rest.splitlines() if line.startswith(b"id: ")][1:] == list(range(1, count + 1))
 
 
-def settled(looks: list[str]) -> int:
-    """Return how many looks there were, once there has been none for a while."""
-    known, since = len(looks), time.monotonic()
+def settled_count(queries: list[str]) -> int:
+    """Return the number of queries, once there has been none for half a second."""
+    known, since = len(queries), time.monotonic()
 
     def is_quiet() -> bool:
         nonlocal known, since
-        if len(looks) > known:
-            known, since = len(looks), time.monotonic()
+        if len(queries) > known:
+            known, since = len(queries), time.monotonic()
         return time.monotonic() - since > 0.5
 
     eventually(is_quiet, message="quiet")
     return known
 
 
-def test_a_reader_that_is_stuck_does_not_keep_the_process(service: Service) -> None:
-    """It ends within its grace, although a page waits to be read."""
+def test_a_stuck_reader_does_not_block_the_shutdown(service: Service) -> None:
+    """The server ends within its grace period, although a page is not sent."""
     filler = {"text": "x" * 20_000}
     row_factory.store(
         service.database,
         *(row_factory.event(n, data={**row_factory.event(n).data, "filler": filler}) for n in range(1, 1001)),
     )
     with socket.create_connection(address_of(service)) as stuck:
-        stuck.sendall(asking("after=0"))
+        stuck.sendall(make_request("after=0"))
         eventually(lambda: service.open() == 1)
-        # It waits for its grace, and no longer.
+        # It waits for the grace period, and no longer.
         service.server.stop()
 
         assert not service.server.is_alive()
@@ -305,17 +305,17 @@ def address_of(service: Service) -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
-def asking(query: str) -> bytes:
+def make_request(query: str) -> bytes:
     return f"GET /api/events/stream?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {READ}\r\n\r\n".encode()
 
 
-def test_it_outlives_a_database_that_is_away(postgres_url: str) -> None:
-    """Heartbeats go on; when the database answers again, so do the events, and nothing is missing."""
+def test_a_stream_survives_a_database_outage(postgres_url: str) -> None:
+    """Heartbeats continue; when the database answers again, the stream sends every event."""
     database = Database(postgres_url)
     service = Service(database, heartbeat_seconds=0.2)
     try:
         reader = service.read()
-        with allowing_no_connections(postgres_url):
+        with refusing_connections(postgres_url):
             beats = reader.heartbeats
             eventually(lambda: reader.heartbeats > beats + 5, message="heartbeats")
         row_factory.store(database, row_factory.event(1))
@@ -327,8 +327,8 @@ def test_it_outlives_a_database_that_is_away(postgres_url: str) -> None:
 
 
 @contextmanager
-def allowing_no_connections(postgres_url: str) -> Iterator[None]:
-    """Let nobody into a database, and cut off who is in it."""
+def refusing_connections(postgres_url: str) -> Iterator[None]:
+    """Refuse new connections to a database, and terminate the present ones."""
     server, _, name = postgres_url.rpartition("/")
     with psycopg.connect(f"{server}/postgres", autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -338,7 +338,7 @@ def allowing_no_connections(postgres_url: str) -> Iterator[None]:
 
 
 def test_a_head_request_ends_at_once(service: Service) -> None:
-    """It has the headers and no body, and takes no place for longer."""
+    """It has the headers and no body, and occupies no slot."""
     answer = httpx2.head(
         service.server.url + "/api/events/stream", headers={"Authorization": f"Bearer {READ}"}, timeout=5
     )
@@ -348,13 +348,13 @@ def test_a_head_request_ends_at_once(service: Service) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "another"])
-def test_it_is_closed_without_a_token(service: Service, token: str) -> None:
-    """As the list is."""
+def test_a_stream_needs_a_token(service: Service, token: str) -> None:
+    """As the list does."""
     assert service.read(token).status == 401
 
 
 def test_unknown_parameters_are_refused(api: Api) -> None:
-    """As everywhere; a list's ``wait`` and ``limit`` are none of a stream's."""
+    """``wait`` and ``limit`` are parameters of the list only."""
     answer = api.reader.get("/api/events/stream", params={"wait": 1})
 
     assert (answer.status_code, "'wait'" in answer.json()["detail"]) == (422, True)
@@ -362,7 +362,7 @@ def test_unknown_parameters_are_refused(api: Api) -> None:
 
 @given(st.text(), st.integers(1, MAX_POSITION))
 def test_any_text_stays_in_its_line(text: str, position: int) -> None:
-    """Also for readers that split lines by more than server-sent events do; and it is read as it was written."""
+    """Also for readers that split lines at more characters than server-sent events do; the text is unchanged."""
     row = row_factory.event(position, data={**row_factory.event(1).data, "text": text})
     lines = encode_event(Event.from_row(row)).splitlines()
 
@@ -371,5 +371,5 @@ def test_any_text_stays_in_its_line(text: str, position: int) -> None:
 
 
 def test_a_heartbeat_is_no_event() -> None:
-    """A comment, so that there is something, and an id without data, which sets the position and is not shown."""
+    """A comment, and an id without data, which sets the position but dispatches no event."""
     assert encode_heartbeat(7).splitlines() == [":", "id: 7", ""]

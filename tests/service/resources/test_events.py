@@ -28,7 +28,7 @@ def positions(page: dict[str, Any]) -> list[int]:
 
 
 def emit(database: Database, connection_id: str, sequence: int) -> int:
-    """Emit an event as the workers do: the position is taken last, under the counter's lock."""
+    """Append an event as workers do: the position is taken last, under the lock of the counter."""
     with database.write() as session:
         feed = update(FeedCounterRow).where(col(FeedCounterRow.name) == "feed").values(value=FeedCounterRow.value + 1)
         position = session.exec(feed.returning(col(FeedCounterRow.value))).scalar_one()
@@ -37,7 +37,7 @@ def emit(database: Database, connection_id: str, sequence: int) -> int:
 
 
 def test_an_event_is_a_cloud_event(api: Api) -> None:
-    """The structured JSON of the contract, member by member."""
+    """The structured JSON of the contract."""
     row_factory.store(api.database, row_factory.event(7, "c1", id="uuid", sequence=3))
 
     event = api.reader.get("/api/events").json()["events"][0]
@@ -58,8 +58,8 @@ def test_an_event_is_a_cloud_event(api: Api) -> None:
     assert expected == event
 
 
-def test_the_feed_is_read_from_a_position_on(api: Api) -> None:
-    """Page by page in order; at the end ``next`` stays where it is."""
+def test_the_feed_is_paged_by_position(api: Api) -> None:
+    """In order; at the end ``next`` keeps its value."""
     row_factory.store(api.database, *(row_factory.event(n) for n in range(1, 6)))
 
     pages, after = [], 0
@@ -72,8 +72,8 @@ def test_the_feed_is_read_from_a_position_on(api: Api) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 7, 2**63 - 1])
-def test_an_empty_feed_stays_where_it_was_asked(api: Api, after: int) -> None:
-    """``next`` equals ``after`` where there are no events, also far behind the end."""
+def test_next_equals_after_on_an_empty_page(api: Api, after: int) -> None:
+    """Also far behind the end."""
     assert {"events": [], "next": after} == api.reader.get("/api/events", params={"after": after}).json()
 
 
@@ -88,7 +88,7 @@ def test_an_empty_feed_stays_where_it_was_asked(api: Api, after: int) -> None:
     ],
 )
 def test_filters_keep_the_order(api: Api, query: dict[str, Any], expected: list[int]) -> None:
-    """A filter leaves out the others; ``next`` is the last that is shown, or stays."""
+    """``next`` is the last position on the page, or ``after`` if the page is empty."""
     row_factory.store(
         api.database,
         row_factory.event(1),
@@ -102,8 +102,8 @@ def test_filters_keep_the_order(api: Api, query: dict[str, Any], expected: list[
     assert (expected, expected[-1] if expected else 0) == (positions(page), page["next"])
 
 
-def test_readers_miss_nothing_while_others_write(api: Api) -> None:
-    """With and without a filter, whatever commits in between: every event once, in order."""
+def test_concurrent_writes_cause_no_gap(api: Api) -> None:
+    """Readers with and without a filter get every event once, in order."""
     writers, each = 4, 15
 
     def write(writer: int) -> None:
@@ -130,8 +130,8 @@ def test_readers_miss_nothing_while_others_write(api: Api) -> None:
         assert sorted(set(some_of_them.result())) == some_of_them.result()
 
 
-def test_a_long_poll_answers_with_the_next_event(api: Api) -> None:
-    """Soon after it is committed, not when the time is up."""
+def test_a_long_poll_returns_the_next_event(api: Api) -> None:
+    """Soon after its commit, long before the time is up."""
     with ThreadPoolExecutor(1) as pool:
         polling = pool.submit(api.reader.get, "/api/events", params={"wait": 30})
         eventually(lambda: api.feed._waiters)
@@ -141,7 +141,7 @@ def test_a_long_poll_answers_with_the_next_event(api: Api) -> None:
     assert (positions(page), page["next"]) == ([1], 1)
 
 
-def test_a_long_poll_waits_for_what_it_asked_for(api: Api) -> None:
+def test_a_long_poll_waits_for_a_matching_event(api: Api) -> None:
     """Events that do not match neither end the wait nor move ``next``."""
     row_factory.store(api.database, row_factory.event(1))
     with ThreadPoolExecutor(1) as pool:
@@ -165,9 +165,9 @@ def test_a_long_poll_ends_when_the_time_is_up(api: Api) -> None:
 
 
 def test_a_hundred_long_polls_hold_no_thread(api: Api) -> None:
-    """Other requests are answered at once meanwhile."""
+    """Other requests are answered at once."""
 
-    async def scene() -> tuple[int, float]:
+    async def scenario() -> tuple[int, float]:
         transport = httpx2.ASGITransport(app=api.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://meldwatch", headers=BEARER) as client:
             polls = [asyncio.create_task(client.get("/api/events", params={"wait": 30})) for _ in range(100)]
@@ -179,7 +179,7 @@ def test_a_hundred_long_polls_hold_no_thread(api: Api) -> None:
             await asyncio.gather(*polls)
             return status, seconds
 
-    status, seconds = asyncio.run(scene())
+    status, seconds = asyncio.run(scenario())
 
     assert (status, seconds < 2) == (200, True)
 

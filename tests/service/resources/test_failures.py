@@ -25,8 +25,8 @@ def test_failed_reads_are_listed(api: Api) -> None:
     row_factory.store(
         api.database,
         row_factory.read_request("dead", trigger="reconcile", requested=1, failed_at=row_factory.TIME, error="404"),
-        row_factory.read_request("tried on", requested=1, failed_at=row_factory.TIME, error="500", due_at=LATER),
-        row_factory.read_request("owed", requested=1, due_at=row_factory.TIME, error="500"),
+        row_factory.read_request("retried", requested=1, failed_at=row_factory.TIME, error="500", due_at=LATER),
+        row_factory.read_request("pending", requested=1, due_at=row_factory.TIME, error="500"),
         row_factory.read_request("read", requested=1, completed=1),
     )
 
@@ -40,7 +40,7 @@ def test_failed_reads_are_listed(api: Api) -> None:
                 "retry_at": None,
             },
             {
-                "connection_id": "tried on",
+                "connection_id": "retried",
                 "trigger": "webhook",
                 "failed_at": "2026-01-02T03:04:05.678901Z",
                 "error": "500",
@@ -51,8 +51,8 @@ def test_failed_reads_are_listed(api: Api) -> None:
     }
 
 
-def test_pages(api: Api) -> None:
-    """Each failure on one page, in the order of the ids, and no cursor after the last."""
+def test_pages_follow_the_cursor(api: Api) -> None:
+    """Each failure is on one page, ordered by connection id; the last page has no cursor."""
     row_factory.store(
         api.database, *(row_factory.read_request(id_, requested=1, failed_at=row_factory.TIME) for id_ in "cabd")
     )
@@ -66,12 +66,12 @@ def test_pages(api: Api) -> None:
 
 @pytest.mark.parametrize("query", [{"limit": 0}, {"after": ""}, {"state": "dead"}])
 def test_invalid_queries_are_refused(api: Api, query: dict[str, Any]) -> None:
-    """A limit out of range, an empty cursor, a filter that there is not."""
+    """A limit out of range, an empty cursor, an unknown filter."""
     assert api.reader.get("/api/failures", params=query).status_code == 422
 
 
 def test_a_failed_read_without_a_webhook_is_listed(api: Api) -> None:
-    """A connection that reconcile found missing and whose read is 404 has no webhook that could show the failure."""
+    """A connection that reconcile found missing and whose read is 404 has no failed webhook."""
     row_factory.store(api.database, row_factory.connection("gone"), row_factory.read_request("gone"))
     reader = ScriptedReader()
     reader.answers["gone"] = Absent()

@@ -13,7 +13,7 @@ from tests.support.webhook_factory import body
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
-def found(api: Api, **query: Any) -> list[dict[str, Any]]:
+def get_rejections(api: Api, **query: Any) -> list[dict[str, Any]]:
     answer = api.reader.get("/api/rejections", params=query)
     assert answer.status_code == 200, answer.text
     rejections: list[dict[str, Any]] = answer.json()["rejections"]
@@ -54,8 +54,8 @@ def test_rejected_webhooks_are_listed(api: Api) -> None:
     assert "marker-of-body" not in answer.text
 
 
-def test_they_are_filtered(api: Api) -> None:
-    """Filters: the reason, the time of the last arrival, and the state."""
+def test_rejections_are_filtered(api: Api) -> None:
+    """By reason, time of the last arrival, and state."""
     store = make_store(api.database)
     for number in range(4):
         store.insert([refused(reason="too_old" if number == 3 else "wrong", at=AT + timedelta(minutes=number))])
@@ -64,7 +64,7 @@ def test_they_are_filtered(api: Api) -> None:
     since, until = (AT + timedelta(minutes=1)).isoformat(), (AT + timedelta(minutes=3)).isoformat()
 
     def ids(**query: Any) -> list[int]:
-        return [each["id"] for each in found(api, **query)]
+        return [each["id"] for each in get_rejections(api, **query)]
 
     assert ids(reason="too_old") == [4]
     assert ids(since=since, until=until) == [2, 3]
@@ -73,7 +73,7 @@ def test_they_are_filtered(api: Api) -> None:
 
 
 def test_pages_follow_the_cursor(api: Api) -> None:
-    """Each once, in the order of their first arrival."""
+    """Each once, in the order of the first arrival."""
     for _ in range(5):
         make_store(api.database).insert([refused()])
 
@@ -90,5 +90,5 @@ def test_pages_follow_the_cursor(api: Api) -> None:
 
 @pytest.mark.parametrize("query", [{"state": "gone"}, {"after": "x"}, {"since": "soon"}, {"body": "1"}, {"limit": 0}])
 def test_invalid_queries_are_refused(api: Api, query: dict[str, Any]) -> None:
-    """With 422."""
+    """The response is 422."""
     assert api.reader.get("/api/rejections", params=query).status_code == 422

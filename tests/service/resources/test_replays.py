@@ -9,12 +9,12 @@ from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
 from tests.support.webhook_factory import body, store
 
 
-def post(api: Api, path: str = "", **wish: Any) -> Any:
-    return api.admin.post(f"/api/replays{path}", json=wish)
+def post(api: Api, path: str = "", **fields: Any) -> Any:
+    return api.admin.post(f"/api/replays{path}", json=fields)
 
 
-def made(api: Api, **wish: Any) -> Any:
-    answer = post(api, **{"kind": "webhooks", "all": True, **wish})
+def create_replay(api: Api, **fields: Any) -> Any:
+    answer = post(api, **{"kind": "webhooks", "all": True, **fields})
     assert answer.status_code == 202, answer.text
     return answer.json()
 
@@ -34,10 +34,10 @@ def test_a_replay_is_started_and_watched(api: Api) -> None:
     refetcher = make_refetcher(api.database, ScriptedReader())
     for id_ in ("c1", "c2"):
         refetcher.refetch(id_)
-    replay = made(api, rate=5, state="processed")
+    replay = create_replay(api, rate=5, state="processed")
     waiting = get(api, replay["id"])
     runner_on(api.database).run(replay["id"])
-    asked = get(api, replay["id"])
+    requested = get(api, replay["id"])
     for id_ in ("c1", "c2"):
         refetcher.refetch(id_)
     read = get(api, replay["id"])
@@ -45,7 +45,7 @@ def test_a_replay_is_started_and_watched(api: Api) -> None:
     assert replay == waiting
     assert (waiting["state"], waiting["total"], waiting["done"]) == ("waiting", None, 0)
     assert (waiting["kind"], waiting["rate"], waiting["filter"]) == ("webhooks", 5, {"state": "processed"})
-    assert (asked["state"], asked["total"], asked["done"], asked["pending"]) == ("finished", 2, 2, 2)
+    assert (requested["state"], requested["total"], requested["done"], requested["pending"]) == ("finished", 2, 2, 2)
     assert (read["pending"], read["finished_at"].endswith("Z")) == (0, True)
 
 
@@ -53,8 +53,8 @@ def test_events_are_sent_again_to_a_subscription(api: Api) -> None:
     """The subscription is given by name or id; deliveries that are not acknowledged are pending."""
     subscribe(api.database, "s1")
     emit(api.database, "c1", "c1", "c2")
-    by_name = made(api, kind="events", subscription="name of s1", after=1)
-    by_id = made(api, kind="events", subscription="s1", connection="c2")
+    by_name = create_replay(api, kind="events", subscription="name of s1", after=1)
+    by_id = create_replay(api, kind="events", subscription="s1", connection="c2")
     for each in (by_name, by_id):
         runner_on(api.database).run(each["id"])
 
@@ -66,9 +66,9 @@ def test_events_are_sent_again_to_a_subscription(api: Api) -> None:
     assert (delivery["connection_id"], delivery["event_id"]) == ("c2", "event-3")
 
 
-def test_it_is_stopped_and_resumed(api: Api) -> None:
+def test_a_replay_is_stopped_and_resumed(api: Api) -> None:
     """Each response is the changed replay; a repeated request changes nothing and has no audit entry."""
-    replay = made(api)
+    replay = create_replay(api)
     path = f"/{replay['id']}"
     stopped = [post(api, f"{path}/stop").json() for _ in range(2)]
     resumed = [post(api, f"{path}/resume").json() for _ in range(2)]
@@ -83,7 +83,7 @@ def test_it_is_stopped_and_resumed(api: Api) -> None:
 
 def test_a_replay_that_has_ended_cannot_change(api: Api) -> None:
     """A replay that has ended is neither stopped nor resumed: 409, without an audit entry."""
-    replay = made(api)
+    replay = create_replay(api)
     runner_on(api.database).run(replay["id"])
 
     answers = [problem(post(api, f"/{replay['id']}/{verb}")) for verb in ("stop", "resume")]
@@ -92,9 +92,9 @@ def test_a_replay_that_has_ended_cannot_change(api: Api) -> None:
     assert len(acts(api.database)) == 1
 
 
-def test_they_are_listed(api: Api) -> None:
+def test_replays_are_listed(api: Api) -> None:
     """Oldest first, each on one page."""
-    ids = [made(api)["id"] for _ in range(3)]
+    ids = [create_replay(api)["id"] for _ in range(3)]
     first = api.reader.get("/api/replays", params={"limit": 2}).json()
     second = api.reader.get("/api/replays", params={"limit": 2, "after": first["next"]}).json()
 
@@ -103,7 +103,7 @@ def test_they_are_listed(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("fields", "message"),
     [
         ({}, "'kind'"),
         ({"kind": "webhooks"}, "without a filter covers everything"),
@@ -124,12 +124,12 @@ def test_they_are_listed(api: Api) -> None:
         ({"kind": "webhooks", "all": True, "nonsense": 1}, "'nonsense' is an unknown field"),
     ],
 )
-def test_invalid_requests_are_refused(api: Api, wish: dict[str, Any], words: str) -> None:
+def test_invalid_requests_are_refused(api: Api, fields: dict[str, Any], message: str) -> None:
     """422 with what to correct; no replay is created, and there is no audit entry."""
-    status, detail = problem(post(api, **wish))
+    status, detail = problem(post(api, **fields))
 
     assert status == 422
-    assert words in detail
+    assert message in detail
     assert api.reader.get("/api/replays").json()["replays"] == []
     assert acts(api.database) == []
 
@@ -144,21 +144,23 @@ def test_unknown_ids_are_404(api: Api) -> None:
 
 def test_only_admins_change_replays(api: Api) -> None:
     """A read token may only read; without a token the response is 401."""
-    replay = made(api)
+    replay = create_replay(api)
 
     acting = [api.reader.post(f"/api/replays{path}", json={}) for path in ("", f"/{replay['id']}/stop")]
     assert [answer.status_code for answer in acting] == [403, 403]
     assert api.anonymous.get("/api/replays").status_code == 401
 
 
-def test_its_audit_entry_names_the_connection(api: Api) -> None:
-    """The audit entry of a replay of one connection names that connection."""
-    made(api, connection="c1")
-    made(api)
+def test_the_audit_entry_names_the_connection(api: Api) -> None:
+    """If the replay is of one connection."""
+    create_replay(api, connection="c1")
+    create_replay(api)
 
     with api.database.read() as session:
-        noted = session.connection().exec_driver_sql("SELECT connection_id FROM audit ORDER BY id").scalars().all()
-    assert list(noted) == ["c1", None]
+        connection_ids = (
+            session.connection().exec_driver_sql("SELECT connection_id FROM audit ORDER BY id").scalars().all()
+        )
+    assert list(connection_ids) == ["c1", None]
 
 
 def test_a_read_names_its_replay(api: Api) -> None:
@@ -166,7 +168,7 @@ def test_a_read_names_its_replay(api: Api) -> None:
     store(api.database, body("c1", newStatus="ACTIVE"))
     reader = ScriptedReader()
     make_refetcher(api.database, reader).refetch("c1")
-    replay = made(api)
+    replay = create_replay(api)
     runner_on(api.database).run(replay["id"])
     reader.answers["c1"] = found("c1", "DEGRADED")
     make_refetcher(api.database, reader).refetch("c1")

@@ -36,7 +36,7 @@ from workers.delivery.backoff import GIVE_UP_SECONDS
 URL = "https://consumer.example/events"
 
 
-def made(api: Api, name: str = "crm", **fields: Any) -> Any:
+def create(api: Api, name: str = "crm", **fields: Any) -> Any:
     answer = api.admin.post("/api/subscriptions", json={"name": name, "url": URL, **fields})
     assert answer.status_code == 201, answer.text
     return answer.json()
@@ -53,9 +53,9 @@ def patch(api: Api, id_: str, **fields: Any) -> Any:
     return answer.json()
 
 
-def test_its_secret_is_shown_once_and_stored_encrypted(api: Api) -> None:
+def test_a_secret_is_shown_once_and_stored_encrypted(api: Api) -> None:
     """Only the response that creates a subscription shows its secret; no other response and no row does."""
-    created = made(api)
+    created = create(api)
     secret = created.pop("secret")
     shown = api.admin.get(f"/api/subscriptions/{created['id']}")
     listed = api.admin.get("/api/subscriptions")
@@ -74,9 +74,9 @@ def test_its_secret_is_shown_once_and_stored_encrypted(api: Api) -> None:
     assert ENCRYPTION.decrypt(row.secret) == secret
 
 
-def test_only_admins_see_them(api: Api) -> None:
+def test_subscriptions_need_an_admin_token(api: Api) -> None:
     """A read token may read deliveries, but no subscriptions."""
-    id_ = made(api)["id"]
+    id_ = create(api)["id"]
     paths = ["/api/subscriptions", f"/api/subscriptions/{id_}"]
 
     assert [api.reader.get(path).status_code for path in paths] == [403, 403]
@@ -86,7 +86,7 @@ def test_only_admins_see_them(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "word"),
+    ("fields", "message"),
     [
         ({"url": "http://consumer.example"}, "Without TLS"),
         ({"url": "https://localhost/x"}, "not public"),
@@ -105,17 +105,17 @@ def test_only_admins_see_them(api: Api) -> None:
         ({"secret": "mine"}, "'secret' is an unknown field"),
     ],
 )
-def test_invalid_requests_are_refused(api: Api, fields: dict[str, Any], word: str) -> None:
+def test_invalid_requests_are_refused(api: Api, fields: dict[str, Any], message: str) -> None:
     """422 with what to correct, and nothing is stored."""
     answer = api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL, **fields})
 
     assert problem(answer)[0] == 422
-    assert word in problem(answer)[1]
+    assert message in problem(answer)[1]
     assert api.admin.get("/api/subscriptions").json()["subscriptions"] == []
 
 
 @pytest.mark.parametrize(
-    ("wish", "status", "word"),
+    ("call", "status", "message"),
     [
         (("PATCH", {"url": URL}), 409, "mine.f is a handler in Python"),
         (("PATCH", {"types": []}), 409, "@on"),
@@ -124,19 +124,19 @@ def test_invalid_requests_are_refused(api: Api, fields: dict[str, Any], word: st
     ],
 )
 def test_url_types_and_secret_of_a_handler_cannot_change(
-    api: Api, wish: tuple[str, dict[str, Any] | None], status: int, word: str
+    api: Api, call: tuple[str, dict[str, Any] | None], status: int, message: str
 ) -> None:
     """Its URL, types and secret cannot change; it can be shown, paused, resumed, redriven and removed."""
     subscribe(api.database, "h1", name="mine.f", url="python:mine.f", secret="")
     before = subscription(api.database, "h1")
-    method, body = wish
+    method, body = call
     refused = api.admin.request(method, f"/api/subscriptions/h1{'' if body else '/rotate'}", json=body)
     after = subscription(api.database, "h1")
     shown = api.admin.get("/api/subscriptions/mine.f").json()
     states = [patch(api, "h1", state=state)["state"] for state in ("paused", "active")]
     redriven = api.admin.post("/api/subscriptions/h1/redrive").json()
 
-    assert (problem(refused)[0], word in problem(refused)[1]) == (status, True)
+    assert (problem(refused)[0], message in problem(refused)[1]) == (status, True)
     assert after == before
     assert (shown["name"], shown["url"]) == ("mine.f", "python:mine.f")
     assert (states, redriven["redriven"]) == (["paused", "active"], 0)
@@ -145,27 +145,27 @@ def test_url_types_and_secret_of_a_handler_cannot_change(
 
 def test_a_consumer_cannot_become_a_handler(api: Api) -> None:
     """A handler's URL is refused for new and changed subscriptions."""
-    answer = api.admin.patch(f"/api/subscriptions/{made(api)['id']}", json={"url": "python:mine.f"})
+    answer = api.admin.patch(f"/api/subscriptions/{create(api)['id']}", json={"url": "python:mine.f"})
 
     assert problem(answer)[0] == 422
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"name": "\xff"}', b"null", b"{" * 5000])
 def test_a_body_that_is_not_an_object_is_refused(api: Api, body: bytes) -> None:
-    """Whatever it is."""
+    """With 422."""
     answer = api.admin.post("/api/subscriptions", content=body)
 
     assert problem(answer)[0] == 422
 
 
 def test_a_large_body_is_refused(api: Api) -> None:
-    """Before it is looked at."""
+    """With 413, before it is parsed."""
     assert problem(api.admin.post("/api/subscriptions", content=b" " * 70_000))[0] == 413
 
 
 def test_names_are_unique(api: Api) -> None:
     """409, and the first subscription is unchanged."""
-    first = made(api)
+    first = create(api)
     answer = api.admin.post("/api/subscriptions", json={"name": "crm", "url": URL})
 
     assert problem(answer) == (409, "There is a subscription 'crm' already. Choose another name.")
@@ -182,47 +182,47 @@ def test_without_a_key_no_subscription_is_created(database: Database) -> None:
         assert session.exec(select(SubscriptionRow)).all() == []
 
 
-def test_it_gets_events_from_its_creation_on(api: Api) -> None:
-    """It gets no earlier events, unless it begins at an earlier position; then those behind it, in order."""
+def test_a_subscription_gets_events_after_its_creation(api: Api) -> None:
+    """With ``from_position``, it gets the events after that position, in order."""
     emit(api.database, "c1", "c2", "c1")
-    now, early = made(api, "now"), made(api, "early", from_position=1)
-    typed = made(api, "typed", from_position=0, types=["connection.primary_duplicate_moved"])
+    now, early = create(api, "now"), create(api, "early", from_position=1)
+    typed = create(api, "typed", from_position=0, types=["connection.primary_duplicate_moved"])
     emit(api.database, "c1")
-    owed = [(row.subscription_id, row.position) for row in deliveries(api.database)]
+    pending = [(row.subscription_id, row.position) for row in deliveries(api.database)]
     consumer = ScriptedConsumer(early["secret"])
     make_dispatcher(api.database, consumer).deliver(early["id"])
 
-    assert sorted(position for id_, position in owed if id_ == now["id"]) == [4]
-    assert sorted(position for id_, position in owed if id_ == early["id"]) == [2, 3, 4]
-    assert [id_ for id_, _position in owed if id_ == typed["id"]] == []
+    assert sorted(position for id_, position in pending if id_ == now["id"]) == [4]
+    assert sorted(position for id_, position in pending if id_ == early["id"]) == [2, 3, 4]
+    assert [id_ for id_, _position in pending if id_ == typed["id"]] == []
     assert sorted(consumer.event_ids) == ["event-2", "event-3", "event-4"]
     assert consumer.event_ids.index("event-3") < consumer.event_ids.index("event-4")
 
 
-def test_the_backfill_has_a_bound(database: Database) -> None:
-    """The backfill is one transaction: more events are refused, and nothing is stored."""
+def test_the_backfill_is_bounded(database: Database) -> None:
+    """It is one transaction: a larger backfill is refused, and nothing is stored."""
     emit(database, "c1", "c2", "c3")
-    subscribe = AppFactory(database=database).subscription_manager(max_backfill_events=2)
+    manager = AppFactory(database=database).subscription_manager(max_backfill_events=2)
     with pytest.raises(InvalidBodyError, match="3 events lie behind it"):
-        subscribe.create(NewSubscription(name="all", url=URL, from_position=0), who="alice")
-    subscribe.create(NewSubscription(name="some", url=URL, from_position=1), who="alice")
+        manager.create(NewSubscription(name="all", url=URL, from_position=0), who="alice")
+    manager.create(NewSubscription(name="some", url=URL, from_position=1), who="alice")
 
-    assert [each.name for each in subscribe.list_page(SubscriptionQuery()).subscriptions] == ["some"]
+    assert [each.name for each in manager.list_page(SubscriptionQuery()).subscriptions] == ["some"]
     assert [row.position for row in deliveries(database)] == [2, 3]
 
 
 def test_an_id_takes_precedence_over_a_name(api: Api) -> None:
-    """An id takes precedence over a name."""
-    first = made(api)
-    made(api, first["id"])
+    """If the name of one subscription is the id of another."""
+    first = create(api)
+    create(api, first["id"])
 
     assert api.admin.get(f"/api/subscriptions/{first['id']}").json()["name"] == "crm"
     assert api.admin.get("/api/subscriptions/crm").json()["id"] == first["id"]
 
 
 def test_no_event_is_missed_during_a_creation(database: Database) -> None:
-    """Events appended while subscriptions are created are delivered to each from its position on, once."""
-    subscribe = AppFactory(database=database).subscription_manager()
+    """Each subscription gets every event after its position once, also those appended during its creation."""
+    manager = AppFactory(database=database).subscription_manager()
     ended = threading.Event()
 
     def write() -> None:
@@ -231,21 +231,21 @@ def test_no_event_is_missed_during_a_creation(database: Database) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    made = [subscribe.create(NewSubscription(name=f"n{number}", url=URL), who="alice") for number in range(10)]
+    created = [manager.create(NewSubscription(name=f"n{number}", url=URL), who="alice") for number in range(10)]
     ended.set()
     writer.join()
     emit(database, "c1")
 
     rows = deliveries(database)
     last = max(row.position for row in rows)
-    for each in made:
+    for each in created:
         got = sorted(row.position for row in rows if row.subscription_id == each.id)
         assert got == list(range(each.after_position + 1, last + 1))
 
 
-def test_a_pause_holds_everything_back(api: Api) -> None:
-    """A paused subscription gets the missed events when it is active again."""
-    created = made(api)
+def test_a_paused_subscription_gets_no_events(api: Api) -> None:
+    """When it is active again, it gets the events that it missed."""
+    created = create(api)
     id_ = created["id"]
     paused = patch(api, id_, state="paused")
     events = emit(api.database, "c1", "c1")
@@ -260,8 +260,8 @@ def test_a_pause_holds_everything_back(api: Api) -> None:
 
 
 def test_activation_retries_at_once(api: Api) -> None:
-    """An activated subscription is retried at once, with all attempts again; a disabled one too."""
-    id_ = made(api)["id"]
+    """A disabled or failing subscription is retried at once, and its attempts begin at 0."""
+    id_ = create(api)["id"]
     emit(api.database, "c1")
     with api.database.write() as session:
         session.exec(update(DeliveryRow).values(attempts=6, tried_at=datetime.now(UTC) - timedelta(days=9)))
@@ -270,7 +270,7 @@ def test_activation_retries_at_once(api: Api) -> None:
         session.exec(update(SubscriptionRow).values(disabled_at=now, failing_since=now - timedelta(days=2), error="x"))
     disabled = api.admin.get(f"/api/subscriptions/{id_}").json()
     active = patch(api, id_, state="active")
-    (row,), (lane,) = deliveries(api.database), delivery_queues(api.database)
+    (row,), (queue,) = deliveries(api.database), delivery_queues(api.database)
 
     assert (disabled["state"], disabled["failing"], disabled["error"]) == ("disabled", True, "x")
     assert (active["state"], active["failing"], active["failing_since"], active["error"]) == (
@@ -280,26 +280,26 @@ def test_activation_retries_at_once(api: Api) -> None:
         None,
     )
     assert (row.attempts, row.tried_at) == (0, None)
-    assert lane.due_at is not None
-    assert lane.due_at <= datetime.now(UTC) + timedelta(seconds=1)
+    assert queue.due_at is not None
+    assert queue.due_at <= datetime.now(UTC) + timedelta(seconds=1)
 
 
-def test_a_change_changes_what_it_names(api: Api) -> None:
-    """Other fields are unchanged; a new URL is checked as for a new subscription."""
-    before = made(api, types=["connection.status_changed"])
+def test_a_change_keeps_other_fields(api: Api) -> None:
+    """A new URL is checked as for a new subscription."""
+    before = create(api, types=["connection.status_changed"])
     after = patch(api, before["id"], url="https://other.example/", types=[])
     refused = api.admin.patch(f"/api/subscriptions/{before['id']}", json={"url": "https://localhost/"})
-    odd = api.admin.patch(f"/api/subscriptions/{before['id']}", json={"state": "disabled"})
+    invalid = api.admin.patch(f"/api/subscriptions/{before['id']}", json={"state": "disabled"})
 
     del before["secret"]
     assert after == {**before, "url": "https://other.example/", "types": []}
-    assert (refused.status_code, odd.status_code) == (422, 422)
+    assert (refused.status_code, invalid.status_code) == (422, 422)
     assert subscription(api.database, before["id"]).url == "https://other.example/"
 
 
-def test_a_rotation_overlaps(api: Api) -> None:
-    """The new secret is shown once, and each previous one signs for a day, also after another rotation."""
-    first = made(api)
+def test_previous_secrets_sign_for_a_day(api: Api) -> None:
+    """The new secret is shown once; each previous secret also signs for a day, also after another rotation."""
+    first = create(api)
     second = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()
     third = api.admin.post(f"/api/subscriptions/{first['id']}/rotate").json()
     row = subscription(api.database, first["id"])
@@ -313,7 +313,7 @@ def test_a_rotation_overlaps(api: Api) -> None:
 
 def test_a_rotation_drops_secrets_that_no_key_decrypts(api: Api) -> None:
     """A previous secret whose key is lost would make every push fail: only the new secret signs."""
-    first = made(api)
+    first = create(api)
     lost = Encryption([OLD]).encrypt("whsec_lost")
     with api.database.write() as session:
         session.exec(update(SubscriptionRow).values(secret=lost))
@@ -329,7 +329,7 @@ def test_a_rotation_drops_secrets_that_no_key_decrypts(api: Api) -> None:
 
 def test_dead_deliveries_are_redriven(api: Api) -> None:
     """Dead deliveries are retried in order, before the pending ones."""
-    created = made(api)
+    created = create(api)
     id_ = created["id"]
     first, second, third = emit(api.database, "c1", "c1", "c1")
     with api.database.write() as session:
@@ -347,9 +347,9 @@ def test_dead_deliveries_are_redriven(api: Api) -> None:
     assert api.admin.post(f"/api/subscriptions/{id_}/redrive").json()["redriven"] == 0
 
 
-def test_a_removal_leaves_nothing(api: Api) -> None:
-    """204, then 404; its queues and deliveries are deleted, those of others are not."""
-    gone, stays = made(api, "gone")["id"], made(api, "stays")["id"]
+def test_a_removal_deletes_queues_and_deliveries(api: Api) -> None:
+    """204, then 404; queues and deliveries of other subscriptions stay."""
+    gone, stays = create(api, "gone")["id"], create(api, "stays")["id"]
     emit(api.database, "c1")
     answer = api.admin.delete(f"/api/subscriptions/{gone}")
 
@@ -359,9 +359,9 @@ def test_a_removal_leaves_nothing(api: Api) -> None:
     assert {row.subscription_id for row in left} == {stays}
 
 
-def test_a_push_under_way_finds_its_subscription_gone(api: Api) -> None:
-    """The result of a push under way is discarded."""
-    created = made(api)
+def test_the_result_of_a_push_to_a_removed_subscription_is_discarded(api: Api) -> None:
+    """The subscription is removed while a push is under way."""
+    created = create(api)
     id_ = created["id"]
     (event,) = emit(api.database, "c1")
     consumer = ScriptedConsumer(created["secret"])
@@ -387,10 +387,10 @@ def test_unknown_ids_are_404(api: Api, method: str, path: str) -> None:
     assert "/api/subscriptions" in problem(answer)[1]
 
 
-def test_they_are_listed_by_name(api: Api) -> None:
+def test_subscriptions_are_listed_by_name(api: Api) -> None:
     """Page by page."""
     for name in ("b", "a", "c"):
-        made(api, name)
+        create(api, name)
     first = api.admin.get("/api/subscriptions", params={"limit": 2}).json()
     second = api.admin.get("/api/subscriptions", params={"limit": 2, "after": first["next"]}).json()
 
@@ -399,55 +399,55 @@ def test_they_are_listed_by_name(api: Api) -> None:
     assert second["next"] is None
 
 
-def rotating(
-    subscribe: SubscriptionManager, consumer: ScriptedConsumer, chance: random.Random, ids: list[str]
+def make_rotation(
+    manager: SubscriptionManager, consumer: ScriptedConsumer, rng: random.Random, ids: list[str]
 ) -> Callable[[], None]:
     """Return a function that rotates the secret of a subscription and adds it to the consumer's."""
 
     def rotate() -> None:
-        new = subscribe.rotate_secret(chance.choice(ids), who="alice").secret
-        # As many as may still sign what is under way.
+        new = manager.rotate_secret(rng.choice(ids), who="alice").secret
+        # The last 30: older secrets no longer sign.
         consumer.secrets = (new, *consumer.secrets)[:30]
 
     return rotate
 
 
 def test_concurrent_changes_do_not_deadlock(database: Database) -> None:
-    """Events, pushes, resumes, redrives, rotations and the scheduler at once: no deadlock."""
-    subscribe = AppFactory(database=database).subscription_manager()
-    created = [subscribe.create(NewSubscription(name=name, url=URL), who="alice") for name in ("a", "b", "c")]
+    """Events, pushes, resumes, redrives, rotations and the scheduler run at once."""
+    manager = AppFactory(database=database).subscription_manager()
+    created = [manager.create(NewSubscription(name=name, url=URL), who="alice") for name in ("a", "b", "c")]
     ids = [each.id for each in created]
     names = [f"c{number}" for number in range(8)]
-    chance = random.Random(4)
-    news = iter(range(1, 16))
+    rng = random.Random(4)
+    emissions = iter(range(1, 16))
     consumer = ScriptedConsumer(*(each.secret for each in created))
-    consumer.default_answer = lambda: chance.choice([PushResult(200), PushResult(500, "no")])
-    rotate = rotating(subscribe, consumer, chance, ids)
+    consumer.default_answer = lambda: rng.choice([PushResult(200), PushResult(500, "no")])
+    rotate = make_rotation(manager, consumer, rng, ids)
     process = make_dispatcher(database, consumer)
     ended = threading.Event()
     errors: list[BaseException] = []
 
-    def clock() -> None:
+    def notify_due() -> None:
         with database.write() as session:
             mark_due_subscriptions(database, session)
 
-    acts: list[Callable[[], object]] = [
-        lambda: next(news, None) and emit(database, *chance.sample(names, 4)),
-        lambda: process.deliver(chance.choice(ids)),
-        lambda: process.deliver(chance.choice(ids)),
-        lambda: subscribe.update(chance.choice(ids), SubscriptionChange(state="active"), who="alice"),
-        lambda: (subscribe.redrive(chance.choice(ids), who="alice"), rotate()),
-        lambda: (clock(), process.release_leases()),
+    actions: list[Callable[[], object]] = [
+        lambda: next(emissions, None) and emit(database, *rng.sample(names, 4)),
+        lambda: process.deliver(rng.choice(ids)),
+        lambda: process.deliver(rng.choice(ids)),
+        lambda: manager.update(rng.choice(ids), SubscriptionChange(state="active"), who="alice"),
+        lambda: (manager.redrive(rng.choice(ids), who="alice"), rotate()),
+        lambda: (notify_due(), process.release_leases()),
     ]
 
-    def repeat(act: Callable[[], object]) -> None:
+    def repeat(action: Callable[[], object]) -> None:
         try:
             while not ended.is_set():
-                act()
-        except BaseException as error:  # noqa: BLE001 - of whatever kind, it is what this looks for
+                action()
+        except BaseException as error:  # noqa: BLE001 - any error fails the test
             errors.append(error)
 
-    threads = [threading.Thread(target=repeat, args=(act,)) for act in acts]
+    threads = [threading.Thread(target=repeat, args=(action,)) for action in actions]
     for thread in threads:
         thread.start()
     eventually(lambda: errors or len(consumer.pushes) > 80, 30)
@@ -456,12 +456,12 @@ def test_concurrent_changes_do_not_deadlock(database: Database) -> None:
         thread.join()
     consumer.default_answer = PushResult(200)
     for id_ in ids:
-        subscribe.update(id_, SubscriptionChange(state="active"), who="alice")
+        manager.update(id_, SubscriptionChange(state="active"), who="alice")
 
     def is_done() -> bool:
         for id_ in ids:
             process.deliver(id_)
-        return not any(lane.due_at for lane in delivery_queues(database))
+        return not any(queue.due_at for queue in delivery_queues(database))
 
     eventually(is_done, 60)
     assert errors == []

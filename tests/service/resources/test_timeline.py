@@ -23,7 +23,7 @@ def page(api: Api, id_: str = "a", **query: Any) -> dict[str, Any]:
     return answer.json()
 
 
-def whole(api: Api, limit: int, id_: str = "a") -> list[dict[str, Any]]:
+def all_pages(api: Api, limit: int, id_: str = "a") -> list[dict[str, Any]]:
     items, query = [], {}
     while True:
         found = page(api, id_, limit=limit, **query)
@@ -34,8 +34,8 @@ def whole(api: Api, limit: int, id_: str = "a") -> list[dict[str, Any]]:
         query = {"after": found["next"]}
 
 
-def eventful(database: Database) -> Past:
-    """Create the history of a connection: seen, failed, changed, deleted; and another one beside it."""
+def create_history(database: Database) -> Past:
+    """Create the history of a connection: read, changed and deleted, beside another connection."""
     past = Past(database)
     details = {"serviceProvider": "PLAID", "itemId": "one"}
     past.make_reads(
@@ -46,11 +46,11 @@ def eventful(database: Database) -> Past:
         Read("a", document("a", "DEGRADED", statusReason="OTHER", serviceProviderDetails=details, more=1)),
         Read("a", None, "webhook"),
     )
-    # Webhooks are stored with the present time; here each came just before its read.
+    # Webhooks are stored with the present time; move each to just before its read.
     with database.write() as session:
         for id_, minute in ((1, 0), (2, 1), (3, 2), (4, 5)):
-            came = update(tables.WebhookRow).where(col(tables.WebhookRow.id) == id_)
-            session.exec(came.values(received_at=BEGAN + timedelta(minutes=minute, seconds=-1)))
+            arrival = update(tables.WebhookRow).where(col(tables.WebhookRow.id) == id_)
+            session.exec(arrival.values(received_at=BEGAN + timedelta(minutes=minute, seconds=-1)))
     return past
 
 
@@ -58,16 +58,16 @@ def changes(item: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {each["field"]: (each["before"], each["after"]) for each in item["read"]["changes"]}
 
 
-def test_a_timeline_lists_all_in_order(api: Api) -> None:
-    """Webhooks, reads and events of the connection are in time order, an event behind its read."""
-    eventful(api.database)
+def test_a_timeline_is_ordered_by_time(api: Api) -> None:
+    """It has the webhooks, reads and events of the connection; an event follows its read."""
+    create_history(api.database)
 
     found = page(api)
 
     items = found["timeline"]
     assert (found["connection_id"], found["next"]) == ("a", None)
-    told = ["webhook", "read", "event"]
-    assert [item["kind"] for item in items] == [*told, *told, "read", "read", *told]
+    reported = ["webhook", "read", "event"]
+    assert [item["kind"] for item in items] == [*reported, *reported, "read", "read", *reported]
     assert [item["at"] for item in items] == sorted(item["at"] for item in items)
     assert {item["webhook"]["connection_id"] for item in items if item["kind"] == "webhook"} == {"a"}
     observations = [item["read"]["observation_id"] for item in items if item["kind"] == "read"]
@@ -76,8 +76,8 @@ def test_a_timeline_lists_all_in_order(api: Api) -> None:
 
 
 def test_reads_list_their_changes(api: Api) -> None:
-    """Field by field, with before and after; of what is not shown the name; a deletion leaves the rest."""
-    eventful(api.database)
+    """Each field with before and after; for fields that are not shown, the name; a deletion keeps other fields."""
+    create_history(api.database)
 
     first, second, third, fourth, last = [item for item in page(api)["timeline"] if item["kind"] == "read"]
 
@@ -94,14 +94,14 @@ def test_reads_list_their_changes(api: Api) -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 10])
 def test_pages_fit_together(api: Api, limit: int) -> None:
     """Pages of any size add up to the same timeline."""
-    eventful(api.database)
+    create_history(api.database)
 
-    assert page(api)["timeline"] == whole(api, limit)
+    assert page(api)["timeline"] == all_pages(api, limit)
 
 
 def test_changes_begin_at_the_baseline(api: Api) -> None:
     """The first kept read shows its changes against the state before it, which retention has removed."""
-    past = eventful(api.database)
+    past = create_history(api.database)
     before = [item for item in page(api)["timeline"] if item["kind"] == "read"]
 
     past.remove_observations("a", before=BEGAN + timedelta(minutes=3))
@@ -109,36 +109,36 @@ def test_changes_begin_at_the_baseline(api: Api) -> None:
     assert [item for item in page(api)["timeline"] if item["kind"] == "read"] == before[2:]
 
 
-def test_a_row_with_an_older_time_is_not_left_out(api: Api) -> None:
-    """A wrong clock changes the order of the items, but no item is lost."""
-    eventful(api.database)
+def test_a_wrong_clock_loses_no_item(api: Api) -> None:
+    """It only changes their order."""
+    create_history(api.database)
     with api.database.write() as session:
         session.exec(update(tables.ObservationRow).where(col(tables.ObservationRow.id) == 4).values(ended_at=BEGAN))
 
-    items = whole(api, 2)
+    items = all_pages(api, 2)
 
     assert sorted(item["read"]["observation_id"] for item in items if item["kind"] == "read") == [1, 3, 4, 5, 6]
     assert len(items) == 11
 
 
-def test_an_event_that_was_appended_later_stands_by_its_read(api: Api) -> None:
-    """It says of itself that it was rebuilt; its place is where it would have been. Who did it stands at the end."""
-    past = eventful(api.database)
+def test_a_rebuilt_event_follows_its_read(api: Api) -> None:
+    """The event says that it was rebuilt; the audit entry of the repair is the last item."""
+    past = create_history(api.database)
     before = page(api)["timeline"]
     with api.database.write() as session:
         session.connection().execute(text("DELETE FROM event WHERE connection_id = 'a' AND sequence = 2"))
 
     past.repair()
 
-    *after, mended = page(api)["timeline"]
-    assert (mended["kind"], mended["act"]["act"]) == ("act", "connection.mended")
+    *after, repair = page(api)["timeline"]
+    assert (repair["kind"], repair["act"]["act"]) == ("act", "connection.mended")
     assert [item["kind"] for item in before] == [item["kind"] for item in after]
     assert after[5]["event"]["id"] == before[5]["event"]["id"]
     assert "rebuilt_at" in after[5]["event"]["data"]["cause"]
 
 
-def test_a_connection_that_only_webhooks_named_has_a_timeline(api: Api) -> None:
-    """A connection that was never read has webhooks; an unknown one is 404."""
+def test_a_connection_that_was_never_read_has_a_timeline(api: Api) -> None:
+    """It has the webhooks; an unknown connection is 404."""
     row_factory.store(
         api.database,
         row_factory.read_request("c9", requested=1, due_at=row_factory.TIME),
@@ -153,8 +153,8 @@ def test_a_connection_that_only_webhooks_named_has_a_timeline(api: Api) -> None:
 
 
 def test_a_timeline_lists_deliveries_and_actions(api: Api) -> None:
-    """Each delivery is behind its event, with its result; actions on this connection are listed, no others."""
-    eventful(api.database)
+    """Each delivery with its result, after its event; only operator actions on this connection."""
+    create_history(api.database)
     at = BEGAN + timedelta(minutes=10)
     outcome = {"at": "2026-01-02T03:14:06Z", "seconds": 0.1, "status": 500, "error": "no", "response": None}
     tried = {"attempts": 1, "tried_at": at, "error": "no", "outcomes": [outcome]}
@@ -177,12 +177,12 @@ def test_a_timeline_lists_deliveries_and_actions(api: Api) -> None:
     ]
     assert first["delivery"]["outcomes"] == [outcome]
     assert first["delivery"] == api.reader.get("/api/deliveries").json()["deliveries"][0]
-    assert page(api)["timeline"] == whole(api, 1)
+    assert page(api)["timeline"] == all_pages(api, 1)
 
 
 def test_a_cursor_of_an_older_version_is_accepted(api: Api) -> None:
     """A cursor of an older version has no place in deliveries and actions: all of them follow."""
-    eventful(api.database)
+    create_history(api.database)
     row_factory.store(api.database, row_factory.delivery(1, "a"), row_factory.audit_entry(connection_id="a"))
     cursor = page(api, limit=4)["next"]
     old = "-".join(cursor.split("-")[:4])
@@ -205,7 +205,7 @@ def test_an_invalid_cursor_is_refused(api: Api, after: str) -> None:
 
 @pytest.mark.parametrize("after", [None, "7-7-7-7-7-7"])
 def test_timelines_are_read_by_index(database: Database, after: str | None) -> None:
-    """No statement of a page scans a table or sorts, on either database: each goes along its index."""
+    """On either database, no statement of a page scans a table or sorts."""
     query_plans.fill_tables(database)
     with database.write() as session:
         session.exec(delete(tables.BaselineRow))

@@ -54,7 +54,7 @@ def test_a_webhook_has_the_fields_of_the_contract(api: Api) -> None:
     ],
 )
 def test_states_are_filtered(api: Api, state: str, expected: list[str]) -> None:
-    """Each webhook is in exactly one state."""
+    """Each webhook has exactly one state."""
     row_factory.store(api.database, *(row_factory.webhook(name, **steps) for name, steps in STEPS.items()))
 
     page = api.reader.get("/api/webhooks", params={"state": state}).json()

@@ -13,61 +13,61 @@ from tests.support.scripted_consumer import emit, make_dispatcher, subscribe, su
 
 
 @pytest.fixture
-def hand() -> HandClock:
-    """The clock of the database, moved by hand."""
+def clock() -> HandClock:
+    """A clock for the database that is moved by hand."""
     return HandClock()
 
 
 @pytest.fixture
-def timed(database_url: str, hand: HandClock) -> Iterator[Database]:
-    """A database whose time is moved by hand."""
-    database = Database(database_url, clock=hand)
+def timed_database(database_url: str, clock: HandClock) -> Iterator[Database]:
+    """A database with that clock."""
+    database = Database(database_url, clock=clock)
     yield database
     database.close()
 
 
-def due(database: Database) -> list[str]:
+def notified(database: Database) -> list[str]:
     with database.write() as session:
         return mark_due_subscriptions(database, session)
 
 
-def queue(hand: HandClock, subscription_id: str, connection_id: str = "c1", **seconds: float) -> DeliveryQueueRow:
-    times = {name: hand.now + timedelta(seconds=value) for name, value in seconds.items()}
+def queue(clock: HandClock, subscription_id: str, connection_id: str = "c1", **seconds: float) -> DeliveryQueueRow:
+    times = {name: clock.now + timedelta(seconds=value) for name, value in seconds.items()}
     return DeliveryQueueRow(subscription_id=subscription_id, connection_id=connection_id, **times)
 
 
-def test_active_subscriptions_with_due_queues_are_notified(timed: Database, hand: HandClock) -> None:
+def test_active_subscriptions_with_due_queues_are_notified(timed_database: Database, clock: HandClock) -> None:
     """One message for each delivery queue that is due and free, of subscriptions that are active."""
-    for id_ in ("due", "later", "at work", "nothing", "lost"):
-        subscribe(timed, id_)
-    subscribe(timed, "paused", paused_at=hand.now)
-    subscribe(timed, "disabled", disabled_at=hand.now)
+    for id_ in ("due", "later", "leased", "empty", "lease expired"):
+        subscribe(timed_database, id_)
+    subscribe(timed_database, "paused", paused_at=clock.now)
+    subscribe(timed_database, "disabled", disabled_at=clock.now)
     store(
-        timed,
-        queue(hand, "due", due_at=-1),
-        queue(hand, "due", "c2", due_at=0),
-        queue(hand, "later", due_at=1),
-        queue(hand, "at work", due_at=-1, leased_until=1),
-        queue(hand, "lost", due_at=-1, leased_until=-1),
-        queue(hand, "paused", due_at=-1),
-        queue(hand, "disabled", due_at=-1),
-        DeliveryQueueRow(subscription_id="nothing", connection_id="c1"),
+        timed_database,
+        queue(clock, "due", due_at=-1),
+        queue(clock, "due", "c2", due_at=0),
+        queue(clock, "later", due_at=1),
+        queue(clock, "leased", due_at=-1, leased_until=1),
+        queue(clock, "lease expired", due_at=-1, leased_until=-1),
+        queue(clock, "paused", due_at=-1),
+        queue(clock, "disabled", due_at=-1),
+        DeliveryQueueRow(subscription_id="empty", connection_id="c1"),
     )
 
-    assert due(timed) == ["due", "due", "lost"]
+    assert notified(timed_database) == ["due", "due", "lease expired"]
 
 
-def test_a_message_is_given_time_to_arrive(timed: Database, hand: HandClock) -> None:
-    """A subscription is not notified again for a while, unless a worker has handled the message; then it is at once."""
-    subscribe(timed)
-    emit(timed, *(f"c{number}" for number in range(MAX_MESSAGES_PER_SUBSCRIPTION + 2)))
+def test_a_subscription_is_notified_again_after_a_while(timed_database: Database, clock: HandClock) -> None:
+    """Not before, unless a worker has handled the message; then the next due delivery causes a message at once."""
+    subscribe(timed_database)
+    emit(timed_database, *(f"c{number}" for number in range(MAX_MESSAGES_PER_SUBSCRIPTION + 2)))
 
-    first, again = due(timed), due(timed)
-    hand.move(RENOTIFY_AFTER_SECONDS + 1)
-    later = due(timed)
-    make_dispatcher(timed, time_slice_seconds=30).deliver("s1")
-    emit(timed, "c1")
+    first, again = notified(timed_database), notified(timed_database)
+    clock.move(RENOTIFY_AFTER_SECONDS + 1)
+    later = notified(timed_database)
+    make_dispatcher(timed_database, time_slice_seconds=30).deliver("s1")
+    emit(timed_database, "c1")
 
     assert (first, again, later) == (["s1"] * MAX_MESSAGES_PER_SUBSCRIPTION, [], ["s1"] * MAX_MESSAGES_PER_SUBSCRIPTION)
-    assert due(timed) == ["s1"]
-    assert subscription(timed).woken_at == hand.now
+    assert notified(timed_database) == ["s1"]
+    assert subscription(timed_database).woken_at == clock.now

@@ -16,7 +16,7 @@ NOW = datetime.now(UTC)
 HOUR_AGO = {"checked_at": NOW - timedelta(hours=1)}
 
 
-def put(database: Database, id_: str, *, requested: int = 0, **fields: Any) -> None:
+def store_connection(database: Database, id_: str, *, requested: int = 0, **fields: Any) -> None:
     row = connection(id_, **{"created_at": NOW, "checked_at": NOW, "status": "ACTIVE", **fields})
     job = ReadRequestRow(
         connection_id=id_, trigger="webhook", requested_at=NOW, requested=requested, completed=0, due_at=None
@@ -32,7 +32,7 @@ def overdue(database: Database, fresh_seconds: float = WEEK) -> Sequence[str]:
 
 
 @pytest.mark.parametrize(
-    ("fields", "is_raised"),
+    ("fields", "is_requested"),
     [
         (
             {"status": "IN_PROGRESS", "created_at": NOW - timedelta(hours=5), "checked_at": NOW - timedelta(hours=1)},
@@ -42,7 +42,7 @@ def overdue(database: Database, fresh_seconds: float = WEEK) -> Sequence[str]:
             {"status": "IN_PROGRESS", "created_at": NOW - timedelta(hours=3), "checked_at": NOW - timedelta(hours=1)},
             False,
         ),
-        # A run of all tests may take long, and this time is of its beginning.
+        # Far enough ahead: NOW is the time of the import, and a run of all tests takes long.
         (
             {"status": "IN_PROGRESS", "created_at": NOW - timedelta(hours=5), "checked_at": NOW + timedelta(hours=1)},
             False,
@@ -70,35 +70,37 @@ def overdue(database: Database, fresh_seconds: float = WEEK) -> Sequence[str]:
         "completed",
         "stale",
         "deleted",
-        "dead",
-        "owed",
+        "terminal",
+        "pending",
     ],
 )
-def test_reads_of_stale_connections_are_requested(database: Database, fields: dict[str, Any], is_raised: bool) -> None:  # noqa: FBT001
+def test_reads_of_stale_connections_are_requested(
+    database: Database, fields: dict[str, Any], *, is_requested: bool
+) -> None:
     """Reads are requested of connections that should have expired, or were last read a week ago; not of others."""
-    put(database, "c1", **fields)
+    store_connection(database, "c1", **fields)
 
-    assert overdue(database) == (["c1"] if is_raised else [])
+    assert overdue(database) == (["c1"] if is_requested else [])
 
 
 def test_the_maximum_age_can_be_turned_off(database: Database) -> None:
-    """With 0 nothing is read again for its age."""
-    put(database, "c1", checked_at=NOW - timedelta(days=800))
+    """With 0 no connection is read again because of its age."""
+    store_connection(database, "c1", checked_at=NOW - timedelta(days=800))
 
     assert overdue(database, 0) == []
 
 
-def test_the_oldest_come_first_and_not_all_at_once(database: Database) -> None:
-    """A thousand that are overdue are read spread out over time, the oldest first."""
+def test_the_oldest_come_first_in_batches(database: Database) -> None:
+    """A thousand overdue connections are read over time, the oldest first."""
     for number in range(60):
-        put(database, f"c{number:02}", checked_at=NOW - timedelta(days=8, minutes=number))
+        store_connection(database, f"c{number:02}", checked_at=NOW - timedelta(days=8, minutes=number))
 
     assert overdue(database) == [f"c{number:02}" for number in range(10, 60)]
 
 
 def test_the_scheduler_requests_stale_reads(database: Database) -> None:
     """A pass of the scheduler requests stale reads with the trigger ``clock``, which events then show."""
-    put(database, "c1", checked_at=NOW - timedelta(days=8))
+    store_connection(database, "c1", checked_at=NOW - timedelta(days=8))
     calls: list[str] = []
 
     Scheduler(
@@ -111,7 +113,7 @@ def test_the_scheduler_requests_stale_reads(database: Database) -> None:
 
 
 def test_connections_without_a_read_request_are_ignored(database: Database) -> None:
-    """A row that no worker ever wrote does not stop the look."""
+    """A connection row without a read request does not fail the pass."""
     with database.write() as session:
         session.add(connection("c1", checked_at=NOW - timedelta(days=8)))
 

@@ -21,13 +21,13 @@ RAW = b'{"eventId":"e1", "eventType":"T",  "payload":{"word":"gr\xfc\xdfe"}}\n\n
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest) -> str:
-    """A fresh database, of each kind."""
+    """A fresh database of each kind."""
     return request.getfixturevalue(f"{request.param}_url")
 
 
 @pytest.fixture
 def offline(url: str, tmp_path: Path) -> Iterator[Deployment]:
-    """A set-up of which nothing runs: one webhook under an older key, one in clear, a subscription, a handler's."""
+    """A deployment without a process: a webhook under an older key, one in clear, a subscription, and a handler."""
     with closing(Database(url)) as database:
         for encryption, raw in ((Encryption([OLD]), RAW), (Encryption([]), b"junk")):
             with closing(make_webhook_table(database, encryption)) as table:
@@ -40,7 +40,7 @@ def offline(url: str, tmp_path: Path) -> Iterator[Deployment]:
 
 @pytest.fixture
 def changed_service(url: str, tmp_path: Path) -> Iterator[Deployment]:
-    """A running service with one connection, which has changed since it was first seen."""
+    """A running service with one connection, which has changed since its first read."""
     with deployed(tmp_path, url, "memory://") as deployment:
         deployment.start("up")
         deployment.wait_until_ready()

@@ -1,16 +1,16 @@
-"""What operators did, as the commands tell it."""
+"""The command ``audit list``."""
 
 import os
 import pwd
 
 from tests.end_to_end.deployment import Deployment
-from tests.meldwatch.cli.command_helpers import lines
+from tests.meldwatch.cli.command_helpers import read_json_lines
 
 ME = f"cli:{pwd.getpwuid(os.geteuid()).pw_name}"
 
 
-def test_what_commands_do_is_noted_with_who_ran_them(served: Deployment) -> None:
-    """Whatever the environment says of the user; the API tells the same acts."""
+def test_commands_are_audited_with_the_system_user(served: Deployment) -> None:
+    """The operator is the user of the process, whatever the environment says; the API has the same entries."""
     (id_,) = served.mirror()
     for command in (
         ("connections", "refresh", id_),
@@ -23,9 +23,9 @@ def test_what_commands_do_is_noted_with_who_ran_them(served: Deployment) -> None
     ):
         served.run(*command, USER="mallory", LOGNAME="mallory")
 
-    found = lines(served.run("audit", "list", "--json"))
-    (about,) = lines(served.run("audit", "list", "--connection", id_, "--json"))
-    people = served.run("audit", "list", "--act", "subscription.paused")
+    found = read_json_lines(served.run("audit", "list", "--json"))
+    (of_connection,) = read_json_lines(served.run("audit", "list", "--connection", id_, "--json"))
+    text = served.run("audit", "list", "--act", "subscription.paused")
 
     assert [act["act"] for act in reversed(found)] == [
         "connection.refreshed",
@@ -36,12 +36,12 @@ def test_what_commands_do_is_noted_with_who_ran_them(served: Deployment) -> None
     ]
     assert {act["who"] for act in found} == {ME}
     assert found == served.get("/api/audit")["acts"]
-    assert about == found[-1]
-    assert [line.split()[1:3] for line in people.stdout.splitlines()[1:]] == [[ME, "subscription.paused"]]
+    assert of_connection == found[-1]
+    assert [line.split()[1:3] for line in text.stdout.splitlines()[1:]] == [[ME, "subscription.paused"]]
 
 
-def test_a_page_says_how_to_go_on(served: Deployment) -> None:
-    """With the cursor, and the next page goes on with what was done before."""
+def test_a_page_prints_its_cursor(served: Deployment) -> None:
+    """The next page begins at the cursor."""
     (id_,) = served.mirror()
     for _ in range(2):
         served.run("connections", "refresh", id_)
@@ -49,5 +49,5 @@ def test_a_page_says_how_to_go_on(served: Deployment) -> None:
     first = served.run("audit", "list", "--limit", "1", "--json")
     second = served.run("audit", "list", "--after", first.stderr.split()[-1], "--json")
 
-    assert [act["id"] for act in lines(first) + lines(second)] == [2, 1]
+    assert [act["id"] for act in read_json_lines(first) + read_json_lines(second)] == [2, 1]
     assert second.stderr == ""

@@ -4,19 +4,19 @@ import json
 
 from runtime.database import Database
 from tests.end_to_end.deployment import Deployment
-from tests.meldwatch.cli.command_helpers import lines, parse_json_lines
+from tests.meldwatch.cli.command_helpers import parse_json_lines, read_json_lines
 from tests.support import row_factory
 from tests.support.polling import eventually
 
 
-def test_what_is_stored_can_be_looked_at(served: Deployment) -> None:
-    """Connections, webhooks and events are listed and shown, as JSON Lines that equal what the API says."""
-    (connection,) = lines(served.run("connections", "list", "--status", "ACTIVE", "--json"))
-    (shown,) = lines(served.run("connections", "show", connection["id"], "--json"))
-    webhooks = lines(served.run("webhooks", "list", "--state", "processed", "--json"))
-    (webhook,) = lines(served.run("webhooks", "show", webhooks[0]["event_id"], "--json"))
-    events = lines(served.run("events", "list", "--connection", connection["id"], "--json"))
-    (event,) = lines(served.run("events", "show", "1", "--json"))
+def test_stored_rows_are_listed_and_shown(served: Deployment) -> None:
+    """``list`` and ``show`` of connections, webhooks and events print JSON Lines that equal the API."""
+    (connection,) = read_json_lines(served.run("connections", "list", "--status", "ACTIVE", "--json"))
+    (shown,) = read_json_lines(served.run("connections", "show", connection["id"], "--json"))
+    webhooks = read_json_lines(served.run("webhooks", "list", "--state", "processed", "--json"))
+    (webhook,) = read_json_lines(served.run("webhooks", "show", webhooks[0]["event_id"], "--json"))
+    events = read_json_lines(served.run("events", "list", "--connection", connection["id"], "--json"))
+    (event,) = read_json_lines(served.run("events", "show", "1", "--json"))
 
     assert [connection, shown] == [served.mirror()[connection["id"]]] * 2
     assert webhooks == served.webhooks()
@@ -25,8 +25,8 @@ def test_what_is_stored_can_be_looked_at(served: Deployment) -> None:
     assert event == events[0]
 
 
-def test_what_was_given_up_is_listed(served: Deployment) -> None:
-    """Connections whose reads failed too often, with why: as JSON Lines that equal what the API says, or a table."""
+def test_failed_reads_are_listed(served: Deployment) -> None:
+    """``connections failed`` prints dead read requests with their error: JSON Lines that equal the API, or a table."""
     database = Database(served.environment["MELDWATCH_DATABASE_URL"])
     row_factory.store(
         database,
@@ -36,7 +36,7 @@ def test_what_was_given_up_is_listed(served: Deployment) -> None:
     )
     database.close()
 
-    failures = lines(served.run("connections", "failed", "--json"))
+    failures = read_json_lines(served.run("connections", "failed", "--json"))
     table = served.run("connections", "failed").stdout.splitlines()
 
     assert failures == served.get("/api/failures")["failures"]
@@ -44,8 +44,8 @@ def test_what_was_given_up_is_listed(served: Deployment) -> None:
     assert (table[0].split()[0], table[1].split()[0]) == ("connection_id", "dead")
 
 
-def test_tables_are_for_people(served: Deployment) -> None:
-    """Without ``--json`` there is a head line and a line for each row, and nothing is folded or cut."""
+def test_the_default_output_is_a_table(served: Deployment) -> None:
+    """Without ``--json``, a list has a header and one line per row; no value is wrapped or cut."""
     (id_,) = served.mirror()
 
     listed = served.run("connections", "list").stdout.splitlines()
@@ -54,8 +54,8 @@ def test_tables_are_for_people(served: Deployment) -> None:
     assert listed[1].split()[:2] == [id_, "ACTIVE"]
 
 
-def test_a_refresh_leads_to_a_read(served: Deployment) -> None:
-    """``connections refresh`` has the running service read the connection again, within seconds."""
+def test_a_refresh_requests_a_read(served: Deployment) -> None:
+    """After ``connections refresh``, the running service reads the connection within seconds."""
     (id_,) = served.mirror()
     reads = served.count_reads(id_)
 
@@ -65,27 +65,27 @@ def test_a_refresh_leads_to_a_read(served: Deployment) -> None:
     eventually(lambda: served.count_reads(id_) == reads + 1, message="the read")
 
 
-def test_what_happened_is_shown_behind_what_is(changed_service: Deployment) -> None:
-    """``connections show`` tells the connection and its timeline to people, ``--json`` either, as the API has it."""
+def test_show_has_the_timeline(changed_service: Deployment) -> None:
+    """``connections show`` prints a connection and its timeline; ``--timeline --json`` equals the API, page by page."""
     (id_,) = changed_service.mirror()
     api = changed_service.get(f"/api/connections/{id_}/timeline")["timeline"]
 
-    people = changed_service.run("connections", "show", id_).stdout
-    machine = changed_service.run("connections", "show", id_, "--timeline", "--json").stdout
+    text = changed_service.run("connections", "show", id_).stdout
+    json_output = changed_service.run("connections", "show", id_, "--timeline", "--json").stdout
     page = changed_service.run("connections", "show", id_, "--timeline", "--json", "--limit", "2")
     cursor = page.stderr.split()[-1]
     rest = changed_service.run("connections", "show", id_, "--timeline", "--json", "--after", cursor).stdout
 
     assert {item["kind"] for item in api} == {"webhook", "read", "event"}
-    assert parse_json_lines(machine) == api
+    assert parse_json_lines(json_output) == api
     assert parse_json_lines(page.stdout) + parse_json_lines(rest) == api
-    assert people.startswith("id ")
-    assert "status: ACTIVE -> " in people
-    assert "connection.status_changed" in people
+    assert text.startswith("id ")
+    assert "status: ACTIVE -> " in text
+    assert "connection.status_changed" in text
 
 
-def test_a_connection_is_shown_as_it_was(changed_service: Deployment) -> None:
-    """``--at`` shows the connection after the last read that was done by then; a time that is none is refused."""
+def test_show_at_a_time(changed_service: Deployment) -> None:
+    """``--at`` shows the connection as of the last read before that time; an invalid time is refused."""
     (id_,) = changed_service.mirror()
     items = changed_service.get(f"/api/connections/{id_}/timeline")["timeline"]
     first = next(item["at"] for item in items if item["kind"] == "read")

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.deployment import KEY, SECRET, TOKEN, Deployment, deployed
-from tests.meldwatch.cli.command_helpers import listed
+from tests.meldwatch.cli.command_helpers import key_setting
 from tests.support import encryption_keys
 
 
-def test_the_doctor_finds_everything_well(served: Deployment) -> None:
-    """``doctor`` asks database, broker and Meld, and ends with success."""
+def test_a_sound_deployment_passes_all_checks(served: Deployment) -> None:
+    """``doctor`` checks database, broker, Meld and settings, prints no secret, and exits with 0."""
     ended = served.run("doctor")
 
     assert ended.returncode == 0, ended.stdout
@@ -19,7 +19,7 @@ def test_the_doctor_finds_everything_well(served: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "code", "said"),
+    ("settings", "code", "message"),
     [
         ({"MELDWATCH_MELD_API_KEY": "another"}, 1, "the key does not fit"),
         ({"MELDWATCH_MELD_API_URL": "http://127.0.0.1:1"}, 3, "http://127.0.0.1:1"),
@@ -33,21 +33,25 @@ def test_the_doctor_finds_everything_well(served: Deployment) -> None:
     ],
     ids=["key", "meld", "redis", "rabbitmq", "database", "path", "scheme", "secret", "encryption"],
 )
-def test_the_doctor_names_what_is_wrong(
-    sqlite_url: str, tmp_path: Path, settings: dict[str, str], code: int, said: str
+def test_each_fault_is_reported(
+    sqlite_url: str, tmp_path: Path, settings: dict[str, str], code: int, message: str
 ) -> None:
-    """Each thing that may be wrong is found, with what to do about it, and no traceback."""
+    """Each fault has its exit code and a line with its fix, without a traceback."""
     with deployed(tmp_path, sqlite_url, "memory://") as deployment:
         ended = deployment.run("doctor", **settings)
 
-    assert (ended.returncode, said in ended.stdout) == (code, True), ended.stdout + ended.stderr
+    assert (ended.returncode, message in ended.stdout) == (code, True), ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_the_doctor_misses_a_key(offline: Deployment) -> None:
-    """A key that is gone too early is found before the first push fails."""
-    well = offline.run("doctor", **listed(encryption_keys.KEY, encryption_keys.OLD))
-    ill = offline.run("doctor", **listed(encryption_keys.KEY))
+def test_a_missing_key_is_reported(offline: Deployment) -> None:
+    """A key that was removed too early is reported before the first push fails."""
+    with_both_keys = offline.run("doctor", **key_setting(encryption_keys.KEY, encryption_keys.OLD))
+    with_new_key = offline.run("doctor", **key_setting(encryption_keys.KEY))
 
-    assert "ok    encryption" in well.stdout
-    assert (ill.returncode, "FAIL  encryption" in ill.stdout, "lacks the key" in ill.stdout) == (1, True, True)
+    assert "ok    encryption" in with_both_keys.stdout
+    assert (
+        with_new_key.returncode,
+        "FAIL  encryption" in with_new_key.stdout,
+        "lacks the key" in with_new_key.stdout,
+    ) == (1, True, True)

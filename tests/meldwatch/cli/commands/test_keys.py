@@ -9,17 +9,17 @@ from runtime.database import Database
 from runtime.security.encryption import Encryption
 from schemas.tables import AuditRow
 from tests.end_to_end.deployment import Deployment
-from tests.meldwatch.cli.command_helpers import body_of, listed
+from tests.meldwatch.cli.command_helpers import key_setting, show_body
 from tests.meldwatch.cli.commands.conftest import RAW
 from tests.support.encryption_keys import KEY, OLD
 
 NEW_NAME, OLD_NAME = Encryption([KEY]).key_name, Encryption([OLD]).key_name
 
 
-def test_a_rotation_says_what_it_came_to(offline: Deployment, url: str) -> None:
-    """A table for people, with the keys in use; after it the new key alone opens everything. The act is noted."""
-    rotated = offline.run("keys", "rotate", **listed(KEY, OLD))
-    again = offline.run("keys", "rotate", "--json", **listed(KEY))
+def test_a_rotation_prints_its_result(offline: Deployment, url: str) -> None:
+    """A table with the keys in use; afterwards the new key alone decrypts everything. The rotation is audited."""
+    rotated = offline.run("keys", "rotate", **key_setting(KEY, OLD))
+    again = offline.run("keys", "rotate", "--json", **key_setting(KEY))
 
     assert (rotated.returncode, "the other keys can be removed" in rotated.stderr) == (0, True)
     lines = [line.split() for line in rotated.stdout.splitlines()]
@@ -34,16 +34,16 @@ def test_a_rotation_says_what_it_came_to(offline: Deployment, url: str) -> None:
     assert json.loads(again.stdout.splitlines()[0]) == {
         "kind": "webhook bodies", "rotated": 0, "unreadable": 0, "newest": NEW_NAME, "keys": {NEW_NAME: 2}
     }  # fmt: skip
-    assert body_of(offline, "e1", KEY) == (0, RAW, "")
+    assert show_body(offline, "e1", KEY) == (0, RAW, "")
     with closing(Database(url)) as database, database.read() as session:
         acts = session.exec(select(AuditRow)).all()
     assert [(act.act, act.subject) for act in acts] == [("keys.rotated", NEW_NAME)] * 2
     assert all(act.who.startswith("cli:") for act in acts)
 
 
-def test_a_rotation_that_lacks_a_key_says_so(offline: Deployment) -> None:
-    """What it cannot open is counted under the key's name, the exit code is 1, and the line says what to do."""
-    ended = offline.run("keys", "rotate", **listed(KEY))
+def test_a_rotation_without_an_old_key_reports_it(offline: Deployment) -> None:
+    """Rows that it cannot decrypt are counted by key; the exit code is 1, and a line names the setting to correct."""
+    ended = offline.run("keys", "rotate", **key_setting(KEY))
     none = offline.run("keys", "rotate", MELDWATCH_ENCRYPTION_KEYS="")
 
     assert ended.returncode == 1

@@ -5,8 +5,8 @@ from pathlib import Path
 from tests.end_to_end.deployment import deployed
 
 
-def test_a_database_without_tables_is_named(tmp_path: Path) -> None:
-    """A command that finds no tables, or no file, says which command makes them."""
+def test_migrate_creates_the_tables(tmp_path: Path) -> None:
+    """Without tables or without a file, other commands name the command that creates them."""
     with deployed(tmp_path, f"sqlite:///{tmp_path / 'new.db'}", "memory://") as deployment:
         missing = deployment.run("connections", "list")
         migrated = deployment.run("migrate")

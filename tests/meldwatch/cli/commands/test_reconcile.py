@@ -6,9 +6,9 @@ from tests.end_to_end.deployment import Deployment
 from tests.support.polling import eventually
 
 
-def test_a_reconcile_fills_the_mirror_and_then_finds_nothing(served: Deployment) -> None:
-    """``reconcile`` takes what was never seen from Meld's list, exits with 1 for the drift, and with 0 without any."""
-    silent = [served.meld.world.add().id for _ in range(25)]
+def test_a_reconcile_fills_the_mirror_and_then_finds_no_drift(served: Deployment) -> None:
+    """The first run imports all unseen connections and exits with 1 for the drift; the second exits with 0."""
+    unseen_ids = [served.meld.world.add().id for _ in range(25)]
 
     first = served.run("reconcile", "--json")
     second = served.run("reconcile", "--json")
@@ -18,12 +18,12 @@ def test_a_reconcile_fills_the_mirror_and_then_finds_nothing(served: Deployment)
     ]
     assert (first.returncode, second.returncode) == (1, 0)
     assert drifts == [{"unseen": 25, "changed": 0, "missing": 0}, {"unseen": 0, "changed": 0, "missing": 0}]
-    assert set(silent) <= served.mirror().keys()
+    assert set(unseen_ids) <= served.mirror().keys()
     assert served.mirror_matches_meld()
 
 
-def test_a_reconcile_mends_what_no_webhook_told(served: Deployment) -> None:
-    """A change and a deletion that Meld never announced reach the mirror and the feed."""
+def test_a_reconcile_repairs_a_missed_change(served: Deployment) -> None:
+    """A change that Meld sent no webhook for reaches the mirror and the feed."""
     id_ = served.meld.world.add().id
     filled = served.run("reconcile")
     served.meld.world.break_connection(id_)

@@ -25,7 +25,7 @@ COUNT = 3
 
 @pytest.fixture
 def quiet(url: str, tmp_path: Path) -> Iterator[Deployment]:
-    """A service that has seen some connections, and was stopped; nothing is owed."""
+    """A service that has seen some connections, and was stopped; no read is pending."""
     with deployed(tmp_path, url, "memory://", MELDWATCH_ENCRYPTION_KEYS=KEY.get_secret_value()) as deployment:
         deployment.environment["MELDWATCH_PUSH_ALLOWED_NETWORKS"] = "127.0.0.0/8"
         up = deployment.start("up")
@@ -50,54 +50,56 @@ def acts(url: str) -> list[tuple[str, str]]:
         return [(row.act, row.who) for row in session.exec(select(AuditRow).order_by(AuditRow.id)).all()]  # type: ignore[arg-type]
 
 
-def test_a_dry_run_says_what_the_real_run_does(quiet: Deployment, url: str) -> None:
-    """It writes nothing at all, and exits with 1 while anything would change; the real run changes that and no more."""
+def test_a_dry_run_predicts_the_real_run(quiet: Deployment, url: str) -> None:
+    """A dry run writes nothing and exits with 1 if a replay would change anything; the real run changes just that."""
     ids = sorted(connection.id for connection in quiet.meld.world.connections())
     quiet.meld.world.break_connection(ids[1])
     with closing(Database(url)) as database, assert_unchanged(database):
         dry = quiet.run("replay", "webhooks", "--all", "--dry-run", "--json")
-        people = quiet.run("replay", "webhooks", "--all", "--dry-run")
+        text = quiet.run("replay", "webhooks", "--all", "--dry-run")
     quiet.start("up")
     quiet.wait_until_ready()
-    told = quiet.events()
+    events_before = quiet.events()
     real = quiet.run("replay", "webhooks", "--all", "--json")
     eventually(quiet.mirror_matches_meld, message="the mirror")
     again = quiet.run("replay", "webhooks", "--all", "--dry-run", "--json")
 
-    foreseen = lines(dry.stdout)
-    assert dry.returncode == people.returncode == 1
-    assert [(each["connection_id"], bool(each["changes"])) for each in foreseen] == [
+    predicted = lines(dry.stdout)
+    assert dry.returncode == text.returncode == 1
+    assert [(each["connection_id"], bool(each["changes"])) for each in predicted] == [
         (id_, id_ == ids[1]) for id_ in ids
     ]
-    assert f"{ids[0]}  nothing would change" in people.stdout
-    assert f"{ids[1]}  status: ACTIVE -> RECONNECT_REQUIRED" in people.stdout
-    assert "3 connections, 1 to change, 1 events, 0 not read; nothing was written" in people.stderr
+    assert f"{ids[0]}  nothing would change" in text.stdout
+    assert f"{ids[1]}  status: ACTIVE -> RECONNECT_REQUIRED" in text.stdout
+    assert "3 connections, 1 to change, 1 events, 0 not read; nothing was written" in text.stderr
     (replay,) = lines(real.stdout)
-    (event,) = quiet.events()[len(told) :]
+    (event,) = quiet.events()[len(events_before) :]
     assert (real.returncode, replay["state"], replay["done"], replay["total"]) == (0, "finished", COUNT, COUNT)
     assert (event["data"]["cause"]["trigger"], event["data"]["cause"]["replay_id"]) == ("replay", replay["id"])
-    assert [event["type"]] == [each["type"] for each in foreseen[1]["events"]]
+    assert [event["type"]] == [each["type"] for each in predicted[1]["events"]]
     assert again.returncode == 0
     assert [act for act, who in acts(url) if who.startswith("cli:")] == ["replay.started"]
 
 
-def test_a_filter_chooses(quiet: Deployment) -> None:
-    """Only what is asked for is looked at."""
+def test_filters_select_webhooks(quiet: Deployment) -> None:
+    """A dry run reads only the connections of the selected webhooks."""
     webhooks = lines(quiet.run("webhooks", "list", "--json").stdout)
     first, second, third = webhooks
 
-    def look(*options: str) -> set[str]:
+    def connection_ids(*options: str) -> set[str]:
         output = quiet.run("replay", "webhooks", "--dry-run", "--json", *options).stdout
         return {each["connection_id"] for each in lines(output)}
 
-    assert look("--event-id", first["event_id"]) == {first["connection_id"]}
-    assert look("--connection", second["connection_id"], "--type", second["type"]) == {second["connection_id"]}
-    since = look("--since", third["received_at"], "--until", "2100-01-01", "--state", "processed")
+    assert connection_ids("--event-id", first["event_id"]) == {first["connection_id"]}
+    assert connection_ids("--connection", second["connection_id"], "--type", second["type"]) == {
+        second["connection_id"]
+    }
+    since = connection_ids("--since", third["received_at"], "--until", "2100-01-01", "--state", "processed")
     assert since == {each["connection_id"] for each in webhooks if each["received_at"] >= third["received_at"]}
 
 
-def test_refused_credentials_are_out_of_reach(quiet: Deployment) -> None:
-    """A dry run that Meld lets in no more exits with 3 and says what to do."""
+def test_refused_credentials_exit_with_3(quiet: Deployment) -> None:
+    """A dry run whose API key Meld refuses names the setting to correct."""
     quiet.environment["MELDWATCH_MELD_API_KEY"] = "wrong"
 
     ended = quiet.run("replay", "webhooks", "--all", "--dry-run")
@@ -107,7 +109,7 @@ def test_refused_credentials_are_out_of_reach(quiet: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         (("webhooks",), "without a filter covers everything"),
         (("webhooks", "--rate", "5"), "without a filter covers everything"),
@@ -125,23 +127,23 @@ def test_refused_credentials_are_out_of_reach(quiet: Deployment) -> None:
         (("stop", "none"), "There is no replay"),
     ],
 )
-def test_what_cannot_be_is_bad_usage(sqlite_url: str, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
-    """Exit code 2 with what to do, and nothing is started."""
+def test_invalid_arguments_are_refused(sqlite_url: str, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    """Exit code 2 with the argument to correct, and no replay is created."""
     with deployed(tmp_path, sqlite_url, "memory://") as deployment:
         ended = deployment.run("replay", *options)
         listed = deployment.run("replay", "list", "--json")
 
     assert ended.returncode == 2
-    assert words in ended.stderr
+    assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert listed.stdout == ""
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_it_is_stopped_and_resumed(quiet: Deployment, url: str, signum: signal.Signals) -> None:
-    """A signal stops it behind its step, with exit code 1 and how to go on; that asks for the rest, with 0."""
-    process = start(quiet, "replay", "webhooks", "--all", "--rate", "0.1", "--json")
-    eventually(lambda: steps(url) == [1], 60, message="the first step")
+def test_a_signal_stops_a_replay_that_can_be_resumed(quiet: Deployment, url: str, signum: signal.Signals) -> None:
+    """A signal stops it after the current step; exit code 1, and the printed command resumes it."""
+    process = start_command(quiet, "replay", "webhooks", "--all", "--rate", "0.1", "--json")
+    eventually(lambda: completed_steps(url) == [1], 60, message="the first step")
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
     (stopped,) = lines(out)
@@ -149,21 +151,21 @@ def test_it_is_stopped_and_resumed(quiet: Deployment, url: str, signum: signal.S
     quiet.wait_until_ready()
     command = err[err.index("meldwatch replay") :].split()[1:]
     resumed = quiet.run(*command, "--rate", "100", "--json")
-    late = quiet.run(*command)
+    finished = quiet.run(*command)
 
     assert process.returncode == 1
     assert (stopped["state"], stopped["done"]) == ("stopped", 1)
     (ended,) = lines(resumed.stdout)
     assert (resumed.returncode, ended["id"], ended["state"], ended["done"]) == (0, stopped["id"], "finished", COUNT)
-    assert (late.returncode, "has ended" in late.stderr) == (2, True)
+    assert (finished.returncode, "has ended" in finished.stderr) == (2, True)
     assert [act for act, _who in acts(url)] == ["replay.started", "replay.stopped", "replay.resumed"]
     assert {who for _act, who in acts(url)} == {acts(url)[0][1]}
 
 
-def test_one_that_is_stopped_elsewhere_ends(quiet: Deployment, url: str) -> None:
-    """`replay stop` ends the command in the other terminal, within seconds."""
-    process = start(quiet, "replay", "webhooks", "--all", "--rate", "0.01")
-    eventually(lambda: steps(url) == [1], 60, message="the first step")
+def test_replay_stop_ends_a_waiting_command(quiet: Deployment, url: str) -> None:
+    """``replay stop`` ends the command in another terminal within seconds."""
+    process = start_command(quiet, "replay", "webhooks", "--all", "--rate", "0.01")
+    eventually(lambda: completed_steps(url) == [1], 60, message="the first step")
 
     (replay,) = lines(quiet.run("replay", "list", "--json").stdout)
     stopped = quiet.run("replay", "stop", replay["id"])
@@ -174,8 +176,8 @@ def test_one_that_is_stopped_elsewhere_ends(quiet: Deployment, url: str) -> None
     assert "stopped" in out
 
 
-def test_events_are_sent_again_from_the_command_line(quiet: Deployment, url: str) -> None:
-    """The dry run counts and writes nothing; the real run has the service push them, with their header."""
+def test_events_are_replayed(quiet: Deployment, url: str) -> None:
+    """A dry run counts and writes nothing; in the real run the service pushes the events with the replay header."""
     with HttpConsumer() as consumer:
         consumer.secrets.append(SECRET)
         with closing(Database(url)) as database:
@@ -202,7 +204,7 @@ def test_events_are_sent_again_from_the_command_line(quiet: Deployment, url: str
     assert lines(shown.stdout)[0]["pending"] == 0
 
 
-def start(deployment: Deployment, *arguments: str) -> subprocess.Popen[str]:
+def start_command(deployment: Deployment, *arguments: str) -> subprocess.Popen[str]:
     """Start a command whose output is read."""
     return subprocess.Popen(
         [*COMMAND, *arguments],
@@ -214,7 +216,7 @@ def start(deployment: Deployment, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def steps(url: str) -> list[int]:
-    """Return how far each replay has come."""
+def completed_steps(url: str) -> list[int]:
+    """Return the number of completed steps of each replay."""
     with closing(Database(url)) as database, database.read() as session:
         return list(session.exec(select(ReplayRow.done)).all())

@@ -13,13 +13,13 @@ from sqlmodel import select
 from runtime.database import Database
 from schemas.tables import WebhookRow
 from tests.end_to_end.deployment import COMMAND, Deployment, deployed, stop_process
-from tests.meldwatch.cli.command_helpers import listed
+from tests.meldwatch.cli.command_helpers import key_setting
 from tests.support.encryption_keys import KEY
 from tests.support.polling import eventually
 
 
-def test_a_port_that_is_taken_is_named(served: Deployment) -> None:
-    """A second service, on a file of its own but on the same port, says so in one line."""
+def test_a_port_in_use_is_reported(served: Deployment) -> None:
+    """A second service on another database but the same port reports it in one line."""
     ended = served.run("up", MELDWATCH_DATABASE_URL="sqlite:///another.db")
 
     assert ended.returncode == 2
@@ -28,7 +28,7 @@ def test_a_port_that_is_taken_is_named(served: Deployment) -> None:
 
 
 def test_a_second_service_on_one_file_is_refused(sqlite_url: str, tmp_path: Path) -> None:
-    """On SQLite ``up`` serves alone: another says so, and a killed one leaves nothing in the way."""
+    """On SQLite only one ``up`` may run: a second one is refused; after a crash, ``up`` starts again."""
     with deployed(tmp_path, sqlite_url, "memory://") as deployment:
         first = deployment.start("up")
         deployment.wait_until_ready()
@@ -42,8 +42,8 @@ def test_a_second_service_on_one_file_is_refused(sqlite_url: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["folder", "garbage"])
-def test_a_path_that_is_no_database_is_named(tmp_path: Path, kind: str) -> None:
-    """A folder that is not there, or a file that is no database: one line, no traceback, no token made."""
+def test_a_path_without_a_database_is_reported(tmp_path: Path, kind: str) -> None:
+    """A missing folder or a file that is not a database: one line, no traceback, and no token is created."""
     path = tmp_path / ("missing/new.db" if kind == "folder" else "garbage.db")
     if kind == "garbage":
         path.write_bytes(b"this is no database" * 100)
@@ -56,8 +56,8 @@ def test_a_path_that_is_no_database_is_named(tmp_path: Path, kind: str) -> None:
     assert not list(tmp_path.glob("**/*.admin-token"))
 
 
-def test_the_demo_shows_events_within_seconds(tmp_path: Path) -> None:
-    """``up --demo`` needs no setting, prints events, and ends with success when it is told to."""
+def test_the_demo_prints_events(tmp_path: Path) -> None:
+    """``up --demo`` needs no setting, prints events, and ends with exit code 0 after SIGTERM."""
     command = [*COMMAND, "up", "--demo", "--port", "0"]
     environment = {"PATH": Path(sys.executable).parent.as_posix(), "MELDWATCH_LOG_FORMAT": "json"}
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as demo:
@@ -70,8 +70,8 @@ def test_the_demo_shows_events_within_seconds(tmp_path: Path) -> None:
     assert code == 0
 
 
-def test_up_seals_what_comes_with_the_key_that_it_keeps(url: str, tmp_path: Path) -> None:
-    """And the commands beside it find that key."""
+def test_up_encrypts_bodies_with_its_generated_key(url: str, tmp_path: Path) -> None:
+    """Commands beside it find that key."""
     with deployed(tmp_path, url, "memory://") as deployment:
         deployment.start("up")
         deployment.wait_until_ready()
@@ -87,13 +87,13 @@ def test_up_seals_what_comes_with_the_key_that_it_keeps(url: str, tmp_path: Path
     assert b"connectionId" not in row.body
 
 
-def test_a_web_without_a_key_says_that_bodies_are_in_clear(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
-    """It warns when it starts; with a key it does not."""
-    with deployed(tmp_path, postgres_url, valkey_url) as many:
+def test_web_without_a_key_warns_of_unencrypted_bodies(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
+    """It logs a warning when it starts; with a key it does not."""
+    with deployed(tmp_path, postgres_url, valkey_url) as deployment:
         for keys in ((), (KEY,)):
-            many.environment.update(listed(*keys))
-            process = many.start("web")
-            eventually(lambda: many.status("/healthz") == 200, 20, message=many.logs())
+            deployment.environment.update(key_setting(*keys))
+            process = deployment.start("web")
+            eventually(lambda: deployment.status("/healthz") == 200, 20, message=deployment.logs())
             stop_process(process, signal.SIGTERM)
 
     warned = ["webhook bodies are stored in clear" in path.read_text() for path in sorted(tmp_path.glob("*.log"))]
