@@ -136,7 +136,7 @@ def make_app() -> Starlette:
     async def webhook_endpoint(_request: Request) -> Response:
         raise NotImplementedError
 
-    database = Database("sqlite:///unused.db")
+    database = Database("postgresql://nobody@127.0.0.1:1/unused")
     try:
         return create_app(
             settings=Settings(),

@@ -60,7 +60,7 @@ EVENT_TYPE = "Only events of this type."
 class Query(BaseModel):
     """A query without any parameter."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class AsOfQuery(Query):

@@ -22,7 +22,7 @@ Url = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 class RequestModel(BaseModel):
     """Base class of request bodies. Unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class NewSubscription(RequestModel):

@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class WireModel(BaseModel):
-    """A frozen model without unknown fields."""
+    """A frozen model without unknown fields.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Its validator is built when it is first used (``defer_build``): a command uses few of all models.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

@@ -97,10 +97,19 @@ def _get_parameter_type(field: FieldInfo) -> click.ParamType[Any]:
         if get_origin(type_) is Literal:
             return click.Choice(get_args(type_))
         if type_ is int:
-            bounds = {key: getattr(each, key) for each in field.metadata for key in ("ge", "le") if hasattr(each, key)}
+            constraints = [*field.metadata, *_get_constraints(field.annotation)]
+            bounds = {key: getattr(each, key) for each in constraints for key in ("ge", "le") if hasattr(each, key)}
             upper = bounds.get("le")
             return click.IntRange(bounds.get("ge"), None if upper == MAX_POSITION else upper)
     return click.STRING
+
+
+def _get_constraints(annotation: Any) -> list[Any]:  # noqa: ANN401 - an annotation may be anything
+    """Return the constraints that ``Annotated`` adds within a union."""
+    if get_origin(annotation) is Annotated:
+        added = get_args(annotation)[1:]
+        return [each for one in added for each in (one.metadata if isinstance(one, FieldInfo) else (one,))]
+    return [each for argument in get_args(annotation) for each in _get_constraints(argument)]
 
 
 def _flatten(annotation: Any) -> list[Any]:  # noqa: ANN401 - an annotation may be anything

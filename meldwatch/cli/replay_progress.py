@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 
 import click
@@ -14,6 +15,7 @@ from runtime.database import Database
 from runtime.settings import Settings
 from schemas.replays import Replay, ReplayKind
 from schemas.tables import ReplayRow
+from service.errors import ConflictError
 from service.replay.manage import ReplayManager
 from service.replay.runner import ReplayRunner
 
@@ -43,7 +45,8 @@ def run_replay(settings: Settings, database: Database, manager: ReplayManager, r
 
         row = runner.run_or_watch(replay.id, progress)
     if is_stopping.is_set() and row.finished_at is None:
-        manager.stop(replay.id, who=get_operator_name())
+        with suppress(ConflictError):  # it has ended meanwhile
+            manager.stop(replay.id, who=get_operator_name())
     ended = manager.get(replay.id)
     output.print_item(ended, as_json=as_json)
     if ended.state == "stopped":

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import update
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from runtime import audit
 from runtime.clock import Clock
@@ -116,7 +117,17 @@ class Reconciler:
         The first one is due so long after the first call of this method.
         """
         with self._database.write() as session:
-            return self._lease.is_due(session, every_seconds)
+            # Version 0.1.0 does not mark the lease of an interrupted run; the run itself shows it.
+            is_interrupted = session.exec(self._unfinished_run()).first() is not None
+            return self._lease.is_due(session, 0 if is_interrupted else every_seconds)
+
+    def _unfinished_run(self) -> SelectOfScalar[ReconcileRunRow]:
+        """Select the newest run that was interrupted and can be resumed."""
+        unfinished = select(ReconcileRunRow).where(
+            col(ReconcileRunRow.finished_at).is_(None),
+            col(ReconcileRunRow.started_at) > self._database.now(-MAX_RESUME_AGE_SECONDS),
+        )
+        return unfinished.order_by(col(ReconcileRunRow.id).desc()).limit(1)
 
     def _begin(self, who: str | None) -> ReconcileRunRow:
         """Acquire the lease, and begin or resume a run. Wait for the lease: a process that was killed may hold it."""
@@ -133,11 +144,7 @@ class Reconciler:
     def _begin_or_resume(self, who: str | None) -> ReconcileRunRow:
         with self._database.write() as session:
             self._renew(session)
-            unfinished = select(ReconcileRunRow).where(
-                col(ReconcileRunRow.finished_at).is_(None),
-                col(ReconcileRunRow.started_at) > self._database.now(-MAX_RESUME_AGE_SECONDS),
-            )
-            run = session.exec(unfinished.order_by(col(ReconcileRunRow.id).desc()).limit(1)).first()
+            run = session.exec(self._unfinished_run()).first()
             if run is None:
                 run = ReconcileRunRow(started_at=self._now(session), examples={})
                 session.add(run)

@@ -2,8 +2,8 @@
 
 Anybody can send requests that are refused, in any number. A request is *likely* Meld's if it has a signature, a
 timestamp and a whole JSON body with an event id: a wrong secret or URL in the settings refuses exactly such requests,
-and an operator admits them later. Everything else is noise, and only the latest is kept as a sample. The two classes
-share no limit, so noise can neither delay likely requests nor take their room.
+and an operator admits them later. Everything else is noise, and only the latest is kept as a sample. Noise
+has a rate limit and rows of its own, so it can neither use up the rate of likely requests nor take their rows.
 """
 
 from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
@@ -29,6 +29,9 @@ MAX_UNLIKELY_ROWS = 100
 
 MAX_QUEUE_LENGTH = 1_500
 """Requests that wait to be stored: both bursts, and some."""
+
+MAX_QUEUE_BYTES = 16 * 1024 * 1024
+"""Bytes of the bodies that wait or are being stored: a database that is slow must not cost memory."""
 
 
 def may_be_likely(refused: RefusedWebhook) -> bool:

@@ -16,6 +16,7 @@ from service.ingest.batch_bisection import write_bisecting
 from service.rejected.limits import (
     LIKELY_BURST,
     LIKELY_PER_SECOND,
+    MAX_QUEUE_BYTES,
     MAX_QUEUE_LENGTH,
     UNLIKELY_BURST,
     UNLIKELY_PER_SECOND,
@@ -75,6 +76,7 @@ class RejectionQueue:
         self._likely_bucket = TokenBucket(per_second=LIKELY_PER_SECOND, burst=LIKELY_BURST)
         self._unlikely_bucket = TokenBucket(per_second=UNLIKELY_PER_SECOND, burst=UNLIKELY_BURST)
         self._queue: queue.SimpleQueue[RefusedWebhook | None] = queue.SimpleQueue()
+        self._bytes = 0
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rejections", daemon=True)
@@ -85,9 +87,10 @@ class RejectionQueue:
         with self._lock:
             if not bucket.take(self._clock()):
                 self._count("over_rate", 1)
-            elif self._queue.qsize() >= MAX_QUEUE_LENGTH:
+            elif self._queue.qsize() >= MAX_QUEUE_LENGTH or self._bytes + len(refused.body) > MAX_QUEUE_BYTES:
                 self._count("lost", 1)
             else:
+                self._bytes += len(refused.body)
                 self._queue.put(refused)
 
     def start(self) -> None:
@@ -110,6 +113,8 @@ class RejectionQueue:
             for _refused, error in write_bisecting(batch, self._store):
                 log.error("rejection cannot be stored", error=type(error).__name__)
                 self._count("lost", 1)
+            with self._lock:
+                self._bytes -= sum(len(refused.body) for refused in batch)
             self._is_stopping.wait(self._pause_seconds)
 
     def _take_waiting(self) -> Iterator[RefusedWebhook]:

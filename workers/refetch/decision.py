@@ -69,8 +69,9 @@ class Decision:
     Attributes:
         changes: The changes to emit as events, in order.
         siblings: Old and new members of its group whose stored view disagrees with what was read.
-        strangers: Those of them whose stored view does not name the connection: their reads need not lead back to it.
-        is_regrouped: Whether its group is another than was stored: then the siblings are behind; otherwise either
+        one_way_siblings: Those of them whose stored view does not name the connection: their reads need not lead back
+            to it.
+        is_group_changed: Whether its group is another than was stored: then the siblings are behind; otherwise either
             side may be.
         is_contradicted: Whether the newest hint names another status than the read, or the read names a member that has
             just ended, or only members that have ended: one of the two is too early.

@@ -36,7 +36,7 @@ def test_bad_usage_is_one_clear_line(
     assert "Traceback" not in ended.stderr
 
 
-# What the root command imports
+# Imports of the root command
 
 SHOW_IMPORTS = """
 import sys
@@ -55,7 +55,7 @@ LIST_IMPORTS = {
     *("annotated_types", "anyio", "dotenv", "pydantic", "pydantic_core", "sqlalchemy", "sqlmodel", "starlette"),
     *("structlog", "typing_extensions", "typing_inspection"),
 }
-# What structlog and SQLAlchemy import only if it happens to be installed, and what compiled modules add.
+# Imported by structlog and SQLAlchemy only if installed, or by compiled modules.
 OPTIONAL_IMPORTS = {"attr", "attrs", "better_exceptions", "colorama", "greenlet", "pygments", "rich"}
 
 

@@ -20,6 +20,7 @@ from schemas.tables import ConnectionRow, ReadRequestRow, ReconcileRunRow
 from service.reconcile.list_reader import FAILED_SECONDS
 from service.reconcile.report import ReconcileReport
 from service.reconcile.run import ReconcileLeasedError, Reconciler
+from tests.support import row_factory
 from tests.support.scripted_meld import ScriptedReader, document, found, make_refetcher
 from tests.support.webhook_factory import body, store
 from workers.refetch.bulk_import import BulkImport
@@ -322,6 +323,18 @@ def test_a_run_is_due_after_its_interval_or_an_interruption(
         session.exec(update(tables.TaskLeaseRow).values(ran_at=None))
 
     assert (first, later, after, reconcile.is_due(3600)) == (False, True, False, True)
+
+
+def test_a_run_that_version_0_1_0_left_unfinished_is_due_at_once(
+    database: Database, make: Callable[..., Reconciler]
+) -> None:
+    """That version renews the lease as if the run had ended; the unfinished run itself shows the interruption."""
+    reconcile = make(Listing())
+    reconcile.is_due(3600)
+    now = datetime.now(UTC)
+    row_factory.store(database, tables.ReconcileRunRow(started_at=now - timedelta(minutes=5), after="c2", examples={}))
+
+    assert reconcile.is_due(3600)
 
 
 def test_webhooks_during_a_reconcile_are_not_overtaken(database: Database, make: Callable[..., Reconciler]) -> None:

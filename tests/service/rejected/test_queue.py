@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.meld.webhook import RefusedWebhook
-from service.rejected.limits import LIKELY_BURST, MAX_QUEUE_LENGTH, UNLIKELY_BURST, UNLIKELY_PER_SECOND
+from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
+from service.rejected.limits import LIKELY_BURST, MAX_QUEUE_BYTES, MAX_QUEUE_LENGTH, UNLIKELY_BURST, UNLIKELY_PER_SECOND
 from service.rejected.queue import RejectionQueue, TokenBucket
 from service.rejected.store import InsertResult
 from tests.service.rejected.refused_requests import noise, refused
@@ -150,6 +150,22 @@ def test_a_slow_database_delays_no_request(setup: QueueSetup) -> None:
 
     assert lost == 5
     eventually(lambda: setup.count("kept") == 1 + MAX_QUEUE_LENGTH)
+
+
+def test_the_bytes_of_waiting_requests_are_bounded(setup: QueueSetup) -> None:
+    """Large bodies fill the queue before many requests do, until they are stored."""
+    large = refused(b'{"eventId":"e1"}' + b" " * (MAX_REJECTED_BODY_BYTES - 16))
+    capacity = MAX_QUEUE_BYTES // MAX_REJECTED_BODY_BYTES
+    setup.store.gate.clear()
+    for _ in range(capacity + 5):
+        setup.queue(large)
+    lost = setup.count("lost")
+    setup.store.gate.set()
+    eventually(lambda: setup.count("kept") == capacity)
+    setup.queue(large)
+
+    assert lost == 5
+    eventually(lambda: setup.count("kept") == capacity + 1)
 
 
 def test_an_unreachable_database_costs_only_the_waiting_requests(setup: QueueSetup) -> None:

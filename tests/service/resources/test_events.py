@@ -115,7 +115,7 @@ def test_concurrent_writes_cause_no_gap(api: Api) -> None:
         after = 0
         while len(seen) < total:
             page = api.reader.get("/api/events", params={"after": after, "limit": 3, "wait": 5, **filters}).json()
-            assert page["events"], "nothing came for 5 s"
+            assert page["events"], "no event for 5 s"
             seen += positions(page)
             after = page["next"]
         return seen
