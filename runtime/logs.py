@@ -1,13 +1,13 @@
-"""Structured logging: JSON lines or console output for our code and all libraries, with redaction of credentials."""
+"""Structured logging: JSON lines or console output for our code and all libraries.
+
+An event and its fields go through the standard library's logging. The line is made by ``runtime.log_format``, which is
+imported with the first line: most commands log none.
+"""
 
 import logging
 import sys
-from typing import TextIO
-
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
-
-from runtime.security.redaction import is_secret_name, redact
+from functools import cached_property
+from typing import Any, TextIO
 
 _LIBRARY_LEVELS = {
     "alembic": logging.WARNING,
@@ -22,6 +22,55 @@ _LIBRARY_LEVELS = {
 }
 
 
+class EventLogger:
+    """Logs events with fields."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - a field may be anything
+        """Log a detail."""
+        self._log(logging.DEBUG, event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - a field may be anything
+        """Log what happens as expected."""
+        self._log(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - a field may be anything
+        """Log what an operator may have to look at."""
+        self._log(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - a field may be anything
+        """Log a failure."""
+        self._log(logging.ERROR, event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - a field may be anything
+        """Log a failure with the traceback of the present exception."""
+        self._log(logging.ERROR, event, fields, exc_info=True)
+
+    def _log(self, level: int, event: str, fields: dict[str, Any], *, exc_info: bool = False) -> None:
+        self._logger.log(level, event, extra={"fields": fields}, exc_info=exc_info)
+
+
+class _LazyFormatter(logging.Formatter):
+    """Makes a line of a record."""
+
+    def __init__(self, *, is_console: bool, use_colors: bool) -> None:
+        super().__init__()
+        self._is_console = is_console
+        self._use_colors = use_colors
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return self._formatter.format(record)
+
+    @cached_property
+    def _formatter(self) -> logging.Formatter:
+        from runtime.log_format import make_formatter  # noqa: PLC0415 - structlog is slow to import
+
+        return make_formatter(is_console=self._is_console, use_colors=self._use_colors)
+
+
 def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
     """Send all logs through one formatter. A process calls this once, when it starts.
 
@@ -30,33 +79,8 @@ def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
         stream: The stream that lines are written to.
     """
     is_console = log_format == "console" or (log_format == "auto" and stream.isatty())
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _redact,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    # Local variables contain headers and bodies: tracebacks never show them.
-    traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    renderer: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
-        if is_console
-        else [structlog.processors.ExceptionRenderer(traceback), structlog.processors.JSONRenderer()]
-    )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _drop_colour, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-        )
-    )
+    handler.setFormatter(_LazyFormatter(is_console=is_console, use_colors=stream.isatty()))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
@@ -64,21 +88,6 @@ def configure(log_format: str, *, stream: TextIO = sys.stderr) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+def get_logger(name: str) -> EventLogger:
     """Return the logger of a module."""
-    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
-    return logger
-
-
-def _redact(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
-    for key, value in entry.items():
-        if is_secret_name(key):
-            entry[key] = "***"
-        elif isinstance(value, dict | list):
-            entry[key] = redact(value)
-    return entry
-
-
-def _drop_colour(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
-    entry.pop("color_message", None)
-    return entry
+    return EventLogger(name)

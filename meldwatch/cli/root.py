@@ -1,5 +1,6 @@
 """The root command ``meldwatch``: imports a command only when it is called (lazy loading), and sets the exit code."""
 
+import gc
 from importlib import import_module
 from typing import NamedTuple
 
@@ -54,7 +55,13 @@ class LazyGroup(click.Group):
         """Import a command; None where there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"meldwatch.cli.commands.{COMMANDS[cmd_name].module}"), cmd_name)
+        # Imports allocate a lot and free nothing: the garbage collector would only search it again and again.
+        gc.disable()
+        try:
+            module = import_module(f"meldwatch.cli.commands.{COMMANDS[cmd_name].module}")
+        finally:
+            gc.enable()
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - Click's signature

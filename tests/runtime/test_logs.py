@@ -29,7 +29,6 @@ def _as_before() -> Iterator[None]:
     root.setLevel(level)
     for name, before in levels.items():
         logging.getLogger(name).setLevel(before)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -53,10 +53,10 @@ LIST_IMPORTS = {
     *HELP_IMPORTS,
     *("migrations", "schemas", "service"),
     *("annotated_types", "anyio", "dotenv", "pydantic", "pydantic_core", "sqlalchemy", "sqlmodel", "starlette"),
-    *("structlog", "typing_extensions", "typing_inspection"),
+    *("typing_extensions", "typing_inspection"),
 }
-# Imported by structlog and SQLAlchemy only if installed, or by compiled modules.
-OPTIONAL_IMPORTS = {"attr", "attrs", "better_exceptions", "colorama", "greenlet", "pygments", "rich"}
+OPTIONAL_IMPORTS = {"greenlet"}
+"""Imported by SQLAlchemy if it is installed."""
 
 
 def make_environment(folder: Path) -> dict[str, str]:
