@@ -50,10 +50,6 @@ class ReceivedWebhook:
     hint: Hint = field(default_factory=Hint)
 
 
-MAX_REJECTED_BODY_BYTES = 64 * 1024
-"""How much of the body of a refused webhook is kept. A longer one cannot be verified again."""
-
-
 @dataclass(frozen=True, slots=True)
 class RefusedWebhook:
     """A refused request to the webhook route, as far as it is kept. Its sender is unknown.

@@ -14,7 +14,7 @@ from runtime import logs
 from runtime.clock import Clock
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, ReceivedWebhook, RefusedWebhook
+from schemas.meld.webhook import ReceivedWebhook, RefusedWebhook
 from service.http import problem_details
 from service.http.responses import make_response
 from service.ingest.payload import parse_hint
@@ -121,7 +121,7 @@ class WebhookEndpoint:
         return "stored", STORED_RESPONSE
 
     def _enqueue_rejection(self, reason: str, request: Request, body: bytes, size: int, now: datetime) -> None:
-        self._reject(RefusedWebhook(reason, now, _stored_headers(request), body[:MAX_REJECTED_BODY_BYTES], size))
+        self._reject(RefusedWebhook(reason, now, _stored_headers(request), body, size))
 
 
 def _stored_headers(request: Request) -> dict[str, str]:

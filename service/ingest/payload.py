@@ -3,11 +3,12 @@
 A payload never becomes state, and a verified webhook is never refused for its form.
 """
 
+import hashlib
 from typing import Any
 
 from runtime.security.lenient_json import ParseError, clean_text, parse_json
 from schemas.meld.connection import MAX_ID_LENGTH, is_connection_id, parse_time_or_none
-from schemas.meld.webhook import CONNECTION_DELETED, DELETED, STATUS_CHANGE, Hint
+from schemas.meld.webhook import CONNECTION_DELETED, DELETED, STATUS_CHANGE, Hint, ReceivedWebhook
 
 
 def parse_hint(body: bytes) -> Hint:
@@ -31,6 +32,11 @@ def parse_hint(body: bytes) -> Hint:
         status_reason=_reason(fields) if status is not None and type_ == STATUS_CHANGE else None,
         occurred_at=parse_time_or_none(envelope.get("timestamp")),
     )
+
+
+def webhook_event_id(webhook: ReceivedWebhook) -> str:
+    """Return a webhook's unique id: Meld's ``eventId``, or ``sha256:`` and the body's digest if it has none."""
+    return webhook.hint.event_id or "sha256:" + hashlib.sha256(webhook.body).hexdigest()
 
 
 def _status(type_: str | None, payload: dict[str, Any]) -> str | None:

@@ -4,7 +4,6 @@ PostgreSQL executes one statement for a batch, SQLite one short transaction; the
 encrypted. A webhook without an event id is identified by the SHA-256 of its clear body.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from runtime.security.encryption import Encryption
 from schemas import tables
 from schemas.meld.webhook import ReceivedWebhook
 from service.ingest.inbox import WebhookTable
+from service.ingest.payload import webhook_event_id
 
 
 def make_webhook_table(database: Database, encryption: Encryption) -> WebhookTable:
@@ -31,11 +31,6 @@ def make_webhook_table(database: Database, encryption: Encryption) -> WebhookTab
     return (
         PostgresWebhookTable(database, encryption) if database.is_postgres else SqliteWebhookTable(database, encryption)
     )
-
-
-def webhook_event_id(webhook: ReceivedWebhook) -> str:
-    """Return a webhook's unique id: Meld's ``eventId``, or ``sha256:`` and the body's digest if it has none."""
-    return webhook.hint.event_id or "sha256:" + hashlib.sha256(webhook.body).hexdigest()
 
 
 class SqliteWebhookTable:

@@ -6,7 +6,10 @@ and an operator admits them later. Everything else is noise, and only the latest
 has a rate limit and rows of its own, so it can neither use up the rate of likely requests nor take their rows.
 """
 
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
+from schemas.meld.webhook import RefusedWebhook
+
+MAX_REJECTED_BODY_BYTES = 64 * 1024
+"""How much of the body of a refused request is kept; a longer one cannot be verified again."""
 
 SIGNED_REASONS = frozenset({"unreadable_time", "wrong", "too_old", "in_the_future"})
 """Reasons of requests that had one signature and one timestamp."""

@@ -6,6 +6,7 @@ A background thread stores them in batches. What exceeds a limit is dropped and 
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 
 from runtime import logs
@@ -18,6 +19,7 @@ from service.rejected.limits import (
     LIKELY_PER_SECOND,
     MAX_QUEUE_BYTES,
     MAX_QUEUE_LENGTH,
+    MAX_REJECTED_BODY_BYTES,
     UNLIKELY_BURST,
     UNLIKELY_PER_SECOND,
     may_be_likely,
@@ -83,6 +85,7 @@ class RejectionQueue:
 
     def __call__(self, refused: RefusedWebhook) -> None:
         """Enqueue a refused request, or drop and count it. Returns at once."""
+        refused = replace(refused, body=refused.body[:MAX_REJECTED_BODY_BYTES])
         bucket = self._likely_bucket if may_be_likely(refused) else self._unlikely_bucket
         with self._lock:
             if not bucket.take(self._clock()):

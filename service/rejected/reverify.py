@@ -16,13 +16,13 @@ from runtime import audit
 from runtime.database import Database
 from runtime.errors import EncryptionError
 from runtime.security.encryption import Encryption
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, ReceivedWebhook
+from schemas.meld.webhook import ReceivedWebhook
 from schemas.tables import RejectionRow, WebhookRow
 from service.ingest.batch_bisection import write_bisecting
 from service.ingest.inbox import WebhookTable
-from service.ingest.payload import parse_hint
+from service.ingest.payload import parse_hint, webhook_event_id
 from service.ingest.signature import SignatureRefusal, SignatureVerifier
-from service.ingest.webhook_insert import webhook_event_id
+from service.rejected.limits import MAX_REJECTED_BODY_BYTES
 
 CHUNK_SIZE = 100
 """Rows in memory at once, and webhooks in one commit."""

@@ -24,7 +24,8 @@ from schemas.meld.read_outcome import ReadOutcome, Unavailable
 from schemas.meld.webhook import Hint
 from schemas.tables import CircuitBreakerRow, ReadRequestRow, WebhookRow
 from service.ingest.inbox import MAX_BATCH_SIZE
-from service.ingest.webhook_insert import PostgresWebhookTable, SqliteWebhookTable, make_webhook_table, webhook_event_id
+from service.ingest.payload import webhook_event_id
+from service.ingest.webhook_insert import PostgresWebhookTable, SqliteWebhookTable, make_webhook_table
 from tests.support.encryption_keys import ENCRYPTION, OLD
 from tests.support.polling import eventually
 from tests.support.scripted_meld import found

@@ -9,8 +9,9 @@ from sqlmodel import col, select
 
 from runtime.clock import utcnow
 from runtime.database import Database
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
+from schemas.meld.webhook import RefusedWebhook
 from schemas.tables import RejectionRow
+from service.rejected.limits import MAX_REJECTED_BODY_BYTES
 from service.rejected.store import RejectionStore
 from tests.support.meld_signature import sign
 from tests.support.scripted_consumer import ENCRYPTION

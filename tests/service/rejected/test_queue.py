@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,8 +9,15 @@ from hypothesis import strategies as st
 
 from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
-from service.rejected.limits import LIKELY_BURST, MAX_QUEUE_BYTES, MAX_QUEUE_LENGTH, UNLIKELY_BURST, UNLIKELY_PER_SECOND
+from schemas.meld.webhook import RefusedWebhook
+from service.rejected.limits import (
+    LIKELY_BURST,
+    MAX_QUEUE_BYTES,
+    MAX_QUEUE_LENGTH,
+    MAX_REJECTED_BODY_BYTES,
+    UNLIKELY_BURST,
+    UNLIKELY_PER_SECOND,
+)
 from service.rejected.queue import RejectionQueue, TokenBucket
 from service.rejected.store import InsertResult
 from tests.service.rejected.refused_requests import noise, refused
@@ -166,6 +174,14 @@ def test_the_bytes_of_waiting_requests_are_bounded(setup: QueueSetup) -> None:
 
     assert lost == 5
     eventually(lambda: setup.count("kept") == capacity + 1)
+
+
+def test_only_the_beginning_of_a_body_is_kept(setup: QueueSetup) -> None:
+    """What is cut off never waits in memory; the size says how long the body was."""
+    setup.queue(replace(refused(), body=b"x" * (MAX_REJECTED_BODY_BYTES + 7)))
+
+    eventually(lambda: setup.count("kept") == 1)
+    assert setup.store.kept[0].body == b"x" * MAX_REJECTED_BODY_BYTES
 
 
 def test_an_unreachable_database_costs_only_the_waiting_requests(setup: QueueSetup) -> None:

@@ -15,10 +15,11 @@ from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.errors import OutOfReachError
 from runtime.security.encryption import Encryption
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, ReceivedWebhook
+from schemas.meld.webhook import ReceivedWebhook
 from schemas.tables import AuditRow, ReadRequestRow, RejectionRow, WebhookRow
 from service.ingest.signature import SignatureVerifier, TimestampWindow
 from service.ingest.webhook_insert import make_webhook_table
+from service.rejected.limits import MAX_REJECTED_BODY_BYTES
 from service.rejected.reverify import RejectionReverifier, ReverifyResult
 from tests.service.rejected.refused_requests import WRONG, make_store, noise, refused, rejections
 from tests.support.meld_signature import SECRET, URL

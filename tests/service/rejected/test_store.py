@@ -10,9 +10,9 @@ from sqlalchemy import insert, text, update
 from runtime.clock import utcnow
 from runtime.database import Database
 from runtime.security.encryption import Encryption
-from schemas.meld.webhook import MAX_REJECTED_BODY_BYTES, RefusedWebhook
+from schemas.meld.webhook import RefusedWebhook
 from schemas.tables import RejectionRow
-from service.rejected.limits import MAX_UNLIKELY_ROWS
+from service.rejected.limits import MAX_REJECTED_BODY_BYTES, MAX_UNLIKELY_ROWS
 from service.rejected.store import RejectionStore
 from tests.service.rejected.refused_requests import make_store, noise, refused, rejections
 from tests.support import query_plans
