@@ -21,7 +21,7 @@ from bench.figures import (
 )
 from bench.harness.stack import BenchError, Stack
 from bench.report import describe_machine
-from tests.support.servers import Run
+from tests.support.processes.servers import Run
 
 FIGURES = {
     "burst": burst.measure,

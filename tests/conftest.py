@@ -14,9 +14,9 @@ import pytest
 from hypothesis import settings
 
 from runtime.database import Database
-from tests.support import servers
-from tests.support.reused_databases import ReusedDatabases
-from tests.support.soak import rounds
+from tests.support.processes import servers
+from tests.support.processes.reused_databases import ReusedDatabases
+from tests.support.random_rounds import rounds
 
 RUN = pytest.StashKey[servers.Run]()
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -78,7 +78,7 @@ def _miss(part: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def test_run(pytestconfig: pytest.Config) -> servers.Run:
-    """The test run: what ``tests.support.servers`` needs to start a server of one's own."""
+    """The test run: what ``tests.support.processes.servers`` needs to start a server of one's own."""
     return pytestconfig.stash[RUN]
 
 

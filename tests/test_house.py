@@ -9,7 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("meldwatch", "service", "workers", "simulator", "runtime", "schemas", "migrations")
 SHIPPED = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-FOLDERS = sorted({path.parent for path in SHIPPED + sorted((ROOT / "bench").rglob("*.py"))})
+FOLDERS = sorted(
+    {path.parent for path in [*SHIPPED, *(ROOT / "bench").rglob("*.py"), *(ROOT / "tests/support").rglob("*.py")]}
+)
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 MAX_MODULES = 15

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from bench.harness.service import Service
 from bench.harness.stack import BenchProcess, Stack, wait_until
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 CONNECTIONS = 100_000
 MAX_CALLS_PER_100 = 1.01

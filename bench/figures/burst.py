@@ -11,7 +11,7 @@ from bench.harness.signed_webhooks import SignedWebhook, make_webhook
 from bench.harness.simulated_meld import MeldControl
 from bench.harness.stack import Stack
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 LATENCIES_MS = (0, 50, 500)
 ROUNDS = 10

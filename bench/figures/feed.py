@@ -16,7 +16,7 @@ from bench.harness.signed_webhooks import make_webhook
 from bench.harness.simulated_meld import MeldControl
 from bench.harness.stack import ADMIN_TOKEN, Stack, wait_until
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 from tests.support.sse_reader import SseReader
 
 SAMPLES = 100

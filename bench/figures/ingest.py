@@ -17,7 +17,7 @@ from bench.harness.postgres import describe_settings
 from bench.harness.service import Service, distributed, embedded, web
 from bench.harness.stack import BenchProcess, Stack
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 CONCURRENCIES = (32, 128)
 TARGETS = {("PostgreSQL", 32): 1.3, ("PostgreSQL", 128): 1.8}

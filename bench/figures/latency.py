@@ -12,7 +12,7 @@ from bench.harness.signed_webhooks import make_webhook
 from bench.harness.simulated_meld import MeldControl
 from bench.harness.stack import Stack
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 MELD_MS = 50
 CONNECTIONS = 10

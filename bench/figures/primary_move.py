@@ -8,7 +8,7 @@ from sqlalchemy import text
 from bench.harness.service import DEPLOYMENTS, DESCRIPTIONS, DeploymentFactory, Service
 from bench.harness.stack import Stack, wait_until
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 MEMBERS = 5
 MELD_MS = 50

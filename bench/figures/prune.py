@@ -9,7 +9,7 @@ import psycopg
 from bench.harness.service import Service, web
 from bench.harness.stack import START_TIMEOUT_SECONDS, Stack, wait_until
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 ROWS = 1_000_000
 RATE = 500

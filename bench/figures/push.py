@@ -12,8 +12,8 @@ from bench.harness.consumer_control import ConsumerControl, ReceivedPush, run_co
 from bench.harness.service import DEPLOYMENTS, DESCRIPTIONS, DeploymentFactory, Service
 from bench.harness.stack import Stack, wait_until
 from bench.report import Figure
+from tests.support.processes.servers import free_ports
 from tests.support.scripted_consumer import emit
-from tests.support.servers import free_ports
 
 EVENTS = 10_000
 CONNECTIONS = 1_000

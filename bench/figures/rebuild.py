@@ -7,7 +7,7 @@ from bench.harness.service import Service
 from bench.harness.stack import BenchError, Stack
 from bench.harness.stored_history import OBSERVATIONS_PER_CONNECTION, store_history
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 OBSERVATIONS = 1_000_000
 MAX_MB = 200.0

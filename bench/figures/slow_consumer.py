@@ -11,7 +11,7 @@ from bench.harness.signed_webhooks import make_webhook
 from bench.harness.simulated_meld import MeldControl
 from bench.harness.stack import Stack, wait_until
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 CONNECTIONS = 20
 EVENTS_PER_ROUND = 100

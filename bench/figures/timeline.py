@@ -12,7 +12,7 @@ from bench.harness.api_client import ApiClient
 from bench.harness.service import Service, web
 from bench.harness.stack import Stack
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 ROWS = 5_000_000
 """Rows of each table."""

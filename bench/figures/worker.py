@@ -9,7 +9,7 @@ from bench.harness.service import DEPLOYMENTS, DESCRIPTIONS, DeploymentFactory, 
 from bench.harness.simulated_meld import MeldControl
 from bench.harness.stack import Stack
 from bench.report import Figure
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 MELD_SECONDS = 0.2
 THREADS = (8, 32)

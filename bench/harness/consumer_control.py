@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.harness.simulated_meld import send_request
 from bench.harness.stack import Stack
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 
 class ReceivedPush(NamedTuple):

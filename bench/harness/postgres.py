@@ -4,7 +4,7 @@ import signal
 
 import psycopg
 
-from tests.support.servers import Run, Server, _directory, _initdb, _postgres_binaries, free_ports
+from tests.support.processes.servers import Run, Server, _directory, _initdb, _postgres_binaries, free_ports
 
 NAME = "durable"
 

@@ -20,7 +20,7 @@ from bench.harness.simulated_meld import MeldControl
 from migrations import run as migrations
 from runtime.database import Database
 from tests.support.polling import poll
-from tests.support.servers import Run, free_ports, start_valkey
+from tests.support.processes.servers import Run, free_ports, start_valkey
 
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the repository."""

@@ -14,10 +14,10 @@ from typing import Any
 import httpx2
 
 from simulator.server import Simulator
-from tests.support import preloaded_program
 from tests.support.http import CLIENT
 from tests.support.polling import eventually
-from tests.support.preloaded_program import PreloadedProcess
+from tests.support.processes import preloaded_program
+from tests.support.processes.preloaded_program import PreloadedProcess
 
 SECRET = "profile-secret"
 TOKEN = "admin-token"

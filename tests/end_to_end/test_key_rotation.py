@@ -18,7 +18,7 @@ from tests.end_to_end.deployment import Deployment, deployed, stop_process
 from tests.end_to_end.test_pushes import allow_local_pushes, list_received_events, subscribe
 from tests.support.encryption_keys import KEY, OLD
 from tests.support.polling import eventually
-from tests.support.preloaded_program import PreloadedProcess
+from tests.support.processes.preloaded_program import PreloadedProcess
 from tests.support.push_acceptance import assert_acceptable
 from tests.support.scripted_consumer import HttpConsumer
 from tests.support.webhook_factory import body, received_webhook

@@ -9,7 +9,7 @@ from runtime.database import Database
 from schemas.tables import AuditRow
 from tests.end_to_end.manual_time import Clock, timeless
 from tests.end_to_end.random_history import History
-from tests.support.soak import rounds
+from tests.support.random_rounds import rounds
 from workers.history.rebuild import Rebuild
 
 SEEDS = {"sqlite": rounds(4), "postgres": rounds(1)}

@@ -18,8 +18,8 @@ from service.ingest.webhook_insert import make_webhook_table
 from service.scheduler.loop import Scheduler
 from tests.end_to_end.manual_time import Clock
 from tests.support.encryption_keys import ENCRYPTION
+from tests.support.random_rounds import rounds
 from tests.support.scripted_meld import found
-from tests.support.soak import rounds
 from tests.support.webhook_factory import DELETED, STATUS_CHANGE, body, received_webhook
 from workers.refetch.follow_up_reads import MAX_DEPTH
 from workers.refetch.recheck_delays import RECHECK_SECONDS

@@ -23,7 +23,7 @@ from tests.end_to_end.manual_time import Clock, timeless
 from tests.end_to_end.random_history import History, KilledError
 from tests.support.http import CLIENT
 from tests.support.polling import eventually
-from tests.support.soak import rounds
+from tests.support.random_rounds import rounds
 from tests.support.table_snapshot import assert_unchanged
 from workers.history.rebuild import Rebuild
 from workers.refetch.preview import RefetchPreview

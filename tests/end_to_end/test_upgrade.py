@@ -21,7 +21,7 @@ from runtime.security.encryption import Encryption
 from runtime.settings import Settings
 from schemas.push import PushResult
 from schemas.tables import METADATA, DeliveryQueueRow, DeliveryRow, ReadRequestRow, SubscriptionRow, WebhookRow
-from tests.support import servers
+from tests.support.processes import servers
 from tests.support.scripted_consumer import ACKNOWLEDGED, make_dispatcher
 from tests.support.webhook_factory import body, store
 from workers.history.rebuild import Rebuild

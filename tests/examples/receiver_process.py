@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.polling import eventually
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

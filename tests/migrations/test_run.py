@@ -16,7 +16,7 @@ from migrations import revisions, run
 from runtime.database import Database
 from runtime.errors import OutOfReachError, UsageError
 from schemas.tables import METADATA, CircuitBreakerRow, FeedCounterRow
-from tests.support import servers
+from tests.support.processes import servers
 
 ROOT = Path(__file__).parent.parent.parent
 # The complete catalogs, which are equal only if the tables are. SQLite stores the text of the statements, in which an

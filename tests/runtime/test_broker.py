@@ -10,8 +10,8 @@ import pytest
 from runtime import broker
 from runtime.errors import OutOfReachError
 from schemas.message_names import REFETCH_ACTOR
-from tests.support import servers
 from tests.support.polling import eventually
+from tests.support.processes import servers
 
 GENEROUS_SECONDS = 25
 

@@ -14,7 +14,7 @@ from sqlmodel import Session, select, update
 from runtime.database import STATEMENT_TIMEOUT_SECONDS, Database
 from runtime.errors import OutOfReachError
 from schemas.tables import FeedCounterRow
-from tests.support import servers
+from tests.support.processes import servers
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 

@@ -27,6 +27,7 @@ from tests.service.conftest import AppFactory
 from tests.service.rejected.refused_requests import refused, rejections
 from tests.support import row_factory
 from tests.support.encryption_keys import ENCRYPTION, KEY, OLD
+from tests.support.random_rounds import rounds
 from tests.support.scripted_consumer import (
     SECRET,
     ScriptedConsumer,
@@ -36,7 +37,6 @@ from tests.support.scripted_consumer import (
     subscribe,
     subscription,
 )
-from tests.support.soak import rounds
 from tests.support.webhook_factory import body, received_webhook
 
 LOST = SecretStr(Fernet.generate_key().decode())

@@ -18,7 +18,7 @@ from simulator.world.webhook_payloads import WebhookEvent
 from simulator.world.world import World
 from tests.simulator.assertions import DELETION, STATUS
 from tests.simulator.fakes import Clock
-from tests.support.soak import rounds
+from tests.support.random_rounds import rounds
 
 STATES = [*BROKEN_STATES, MeldState("DELETED"), MeldState("ACTIVE"), MeldState("HIBERNATING", "WINTER")]
 #: Few customers, so that their connections form groups.

@@ -19,7 +19,7 @@ from tests.service.conftest import READ
 from tests.service.resources.feed_server import Service
 from tests.support import row_factory
 from tests.support.polling import eventually
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 
 class EndError(Exception):

@@ -16,8 +16,8 @@ from runtime.errors import SettingsError
 from runtime.handlers.process_pool import HandlerPool
 from schemas.handler_protocol import Handler
 from schemas.push import PushResult
-from tests.support.handler_processes import command_in, event, handler_pool_in
 from tests.support.polling import eventually
+from tests.support.processes.handler_processes import command_in, event, handler_pool_in
 
 HANDLERS = """
 import asyncio, contextlib, json, os, pathlib, subprocess, sys, threading, time, types
@@ -191,7 +191,7 @@ def test_handler_processes_ignore_signals(folder: Path, signum: signal.Signals) 
 
 PARENT = """
 import sys, pathlib, threading
-from tests.support.handler_processes import event, handler_pool_in
+from tests.support.processes.handler_processes import event, handler_pool_in
 with handler_pool_in(pathlib.Path(sys.argv[1]), "mine") as pool:
     pool.start()
     threading.Thread(target=pool.run, args=("mine.waits", event()), daemon=True).start()

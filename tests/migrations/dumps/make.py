@@ -29,8 +29,8 @@ from schemas.tables import DeliveryQueueRow, DeliveryRow, ReadRequestRow, Subscr
 from simulator.webhooks import signature
 from simulator.world.new_connection import NewConnection
 from tests.end_to_end.deployment import SECRET, Deployment, deployed
-from tests.support import servers
 from tests.support.polling import eventually
+from tests.support.processes import servers
 from tests.support.scripted_consumer import HttpConsumer
 from workers.retention.observations import remove_old_observations
 

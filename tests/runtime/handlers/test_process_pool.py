@@ -9,8 +9,8 @@ import pytest
 from runtime.errors import SettingsError
 from runtime.handlers.process_pool import HandlerPool
 from schemas.push import PushResult
-from tests.support.handler_processes import event, handler_pool_in
 from tests.support.polling import eventually
+from tests.support.processes.handler_processes import event, handler_pool_in
 
 MINE = """
 import os, pathlib, time

@@ -8,7 +8,7 @@ import pytest
 from runtime.net.deadline_client import DeadlineClient, HttpExchangeError, HttpResponse
 from tests.runtime.net.raw_socket_server import Handler, Peer, answer, repeating, serving
 from tests.support.polling import eventually
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 SECONDS = 0.4
 GENEROUS_SECONDS = 5

@@ -24,8 +24,8 @@ from schemas.meld.read_outcome import (
     Unreadable,
 )
 from tests.runtime.net.raw_socket_server import Handler, Loopback, Peer, answer, repeating, serving
-from tests.support.servers import free_ports
-from tests.support.soak import rounds
+from tests.support.processes.servers import free_ports
+from tests.support.random_rounds import rounds
 
 KEY = "sk-live+Zm9v/YmFy==hidden"
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)

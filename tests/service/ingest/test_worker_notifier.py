@@ -10,7 +10,7 @@ from runtime.errors import OutOfReachError
 from runtime.metrics import Metrics
 from service.ingest.worker_notifier import MAX_QUEUE_LENGTH, WorkerNotifier
 from tests.support.polling import eventually
-from tests.support.servers import free_ports
+from tests.support.processes.servers import free_ports
 
 
 class FakeBroker:

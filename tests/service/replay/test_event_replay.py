@@ -18,6 +18,7 @@ from service.replay.event_replay import append_next_deliveries
 from service.replay.step import ReplayStep
 from tests.service.conftest import Api
 from tests.service.replay.replay_helpers import row_of, runner_on, started
+from tests.support.random_rounds import rounds
 from tests.support.scripted_consumer import (
     ScriptedConsumer,
     deliveries,
@@ -26,7 +27,6 @@ from tests.support.scripted_consumer import (
     make_dispatcher,
     subscribe,
 )
-from tests.support.soak import rounds
 
 EXAMPLES = settings(max_examples=rounds(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 IDS = ("a", "b", "c")

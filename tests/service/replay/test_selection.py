@@ -15,7 +15,7 @@ from schemas.replays import EventFilter, WebhookFilter
 from schemas.tables import EventRow, WebhookRow
 from service.replay.selection import ReplaySelection, get_newest, preview_resend, select_events, select_webhooks
 from tests.support import row_factory
-from tests.support.soak import rounds
+from tests.support.random_rounds import rounds
 
 EXAMPLES = settings(max_examples=rounds(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 IDS = ("", "A", "a", "a ", "b", "é", "日本")

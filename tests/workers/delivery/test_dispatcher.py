@@ -15,8 +15,8 @@ from runtime.metrics import Metrics
 from runtime.security.encryption import Encryption
 from schemas.push import PushResult
 from schemas.tables import DeliveryQueueRow, DeliveryRow, SubscriptionRow
-from tests.support.handler_processes import ScriptedHandlers
 from tests.support.polling import eventually
+from tests.support.processes.handler_processes import ScriptedHandlers
 from tests.support.scripted_consumer import (
     ENCRYPTION,
     SECRET,

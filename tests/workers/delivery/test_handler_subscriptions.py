@@ -9,7 +9,7 @@ from runtime.database import Database
 from runtime.errors import SettingsError
 from schemas.handler_protocol import Handler
 from schemas.tables import AuditRow, SubscriptionRow
-from tests.support.handler_processes import ScriptedHandlers
+from tests.support.processes.handler_processes import ScriptedHandlers
 from tests.support.scripted_consumer import (
     ScriptedConsumer,
     deliveries,

@@ -8,7 +8,7 @@ from sqlmodel import col
 from runtime.database import Database
 from schemas.push import PushResult
 from schemas.tables import DeliveryQueueRow, DeliveryRow
-from tests.support.handler_processes import ScriptedHandlers
+from tests.support.processes.handler_processes import ScriptedHandlers
 from tests.support.scripted_consumer import ScriptedConsumer, deliveries, emit, make_dispatcher, subscribe
 from workers.delivery.backoff import GIVE_UP_SECONDS
 from workers.delivery.transport import DeliveryTransport

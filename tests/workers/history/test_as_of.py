@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from runtime.database import Database
 from runtime.errors import UsageError
 from schemas.tables import ConnectionRow
+from tests.support.random_rounds import rounds
 from tests.support.scripted_meld import document
-from tests.support.soak import rounds
 from tests.workers.history.random_past import BEGAN, IDS, Past, Read, random_reads
 from workers.history.as_of import mirror_as_of
 from workers.history.projection import UNPROJECTED_COLUMNS

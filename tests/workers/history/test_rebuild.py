@@ -11,8 +11,8 @@ from sqlmodel import col, select
 from runtime.database import Database
 from schemas.meld.connection import Snapshot
 from schemas.tables import AuditRow, ConnectionRow, EventRow, ObservationRow, ReadRequestRow
+from tests.support.random_rounds import rounds
 from tests.support.scripted_meld import document
-from tests.support.soak import rounds
 from tests.workers.history.random_past import BEGAN, Past, Read, random_reads
 from workers.refetch.commit import LeaseLostError, commit_read
 from workers.refetch.mirror_row import Reading

@@ -19,8 +19,8 @@ from schemas.meld.connection import Snapshot
 from schemas.meld.read_outcome import Absent, Found, ReadOutcome, Refused, Throttled, Unavailable, Unreadable
 from schemas.replays import ReadPreview
 from schemas.tables import CircuitBreakerRow, ConnectionRow
+from tests.support.random_rounds import rounds
 from tests.support.scripted_meld import ScriptedReader, found, make_refetcher
-from tests.support.soak import rounds
 from tests.support.table_snapshot import assert_unchanged
 from tests.support.webhook_factory import DELETED, body, store
 from tests.workers.history.random_past import Past, Read, random_reads, reads

@@ -11,8 +11,8 @@ from runtime.database import Database
 from runtime.settings import Settings
 from schemas.tables import ConnectionRow, DeliveryRow, EventBaselineRow, EventRow, ObservationRow
 from tests.support import row_factory
+from tests.support.random_rounds import rounds
 from tests.support.scripted_meld import document
-from tests.support.soak import rounds
 from tests.workers.history.random_past import BEGAN, IDS, Past, Read, random_reads
 from workers.retention.cutoffs import compute_cutoffs
 from workers.retention.events import MAX_EVENTS, count_removable_events

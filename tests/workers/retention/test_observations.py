@@ -8,8 +8,8 @@ from sqlmodel import col
 
 from runtime.database import Database
 from schemas.tables import BaselineRow, ConnectionRow, EventRow, ObservationRow
+from tests.support.random_rounds import rounds
 from tests.support.scripted_meld import document
-from tests.support.soak import rounds
 from tests.workers.history.random_past import BEGAN, IDS, Past, Read, random_reads
 
 EXAMPLES = settings(max_examples=rounds(5), suppress_health_check=[HealthCheck.function_scoped_fixture])

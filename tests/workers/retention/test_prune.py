@@ -19,10 +19,10 @@ from runtime.settings import Settings
 from schemas import tables
 from tests.end_to_end.manual_time import empty
 from tests.support import row_factory
+from tests.support.random_rounds import rounds
 from tests.support.scripted_consumer import subscribe
 from tests.support.scripted_meld import ScriptedReader, make_refetcher
 from tests.support.scripted_meld import found as seen
-from tests.support.soak import rounds
 from tests.support.webhook_factory import body, store
 from tests.workers.history.random_past import Past, random_reads
 from tests.workers.retention.retention_oracle import StoredRows, make_prune, retentions, stored_rows

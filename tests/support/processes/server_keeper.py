@@ -1,7 +1,7 @@
 """Run a server as long as a process holds a lock; then end it and remove its directory.
 
 However a test run ends, by an exception, Ctrl-C or SIGKILL, the kernel releases its lock, and no server outlives it.
-Used by ``tests.support.servers``:
+Used by ``tests.support.processes.servers``:
 
     python server_keeper.py LOCK SIGNAL USER DIRECTORY COMMAND...
 

@@ -113,8 +113,8 @@ def run(
 def _server() -> socket.socket:
     """Start the process that forks, once for this test process; it ends when this process does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.support.preloaded_program", str(theirs.fileno())]
-    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[2])
+    command = [sys.executable, "-m", "tests.support.processes.preloaded_program", str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[3])
     theirs.close()
 
     def end() -> None:

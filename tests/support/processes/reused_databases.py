@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from runtime.database import Database
-from tests.support import servers
+from tests.support.processes import servers
 
 SCHEMA = """
     SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace),
