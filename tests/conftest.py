@@ -19,6 +19,10 @@ from tests.support.processes.reused_databases import ReusedDatabases
 from tests.support.random_rounds import rounds
 
 RUN = pytest.StashKey[servers.Run]()
+WAITING_TESTS = ("tests/end_to_end/", "tests/examples/", "tests/meldwatch/", "tests/runtime/test_broker.py")
+"""Tests of whole processes. They wait more than they compute: spread, they leave the processor to the others."""
+
+MIN_SPREAD_TESTS = 100
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # Where pytest puts the folders of tests: SQLite waits for the disk at each commit, which no test is about.
@@ -37,10 +41,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that ``make soak`` runs with many more random rounds."""
+    """Mark the tests that ``make soak`` runs with many more random rounds, and spread those that wait among the others."""
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item.module, "rounds"):
             item.add_marker(pytest.mark.random)
+    waiting = [item for item in items if item.nodeid.startswith(WAITING_TESTS)]
+    others = [item for item in items if not item.nodeid.startswith(WAITING_TESTS)]
+    if len(waiting) > MIN_SPREAD_TESTS and len(others) > MIN_SPREAD_TESTS:
+        places = [(number / len(group), item) for group in (waiting, others) for number, item in enumerate(group)]
+        items[:] = [item for _place, item in sorted(places, key=lambda each: each[0])]
 
 
 @pytest.hookimpl(optionalhook=True)
