@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that ``make soak`` runs with many more random rounds, and spread those that wait among the others."""
+    """Mark the tests that ``make soak`` repeats with many more rounds, and spread those that wait among the others."""
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item.module, "rounds"):
             item.add_marker(pytest.mark.random)
