@@ -70,6 +70,7 @@ def upgrade() -> None:
         op.execute("ALTER SEQUENCE sweep_id_seq RENAME TO reconcile_run_id_seq")
         for name, query in ALIASES.items():
             op.execute(f"CREATE VIEW {name} AS {query}")
+            _copy_grants(RENAMED_TABLES[name], name)
 
 
 def downgrade() -> None:
@@ -91,6 +92,19 @@ def downgrade() -> None:
         if not is_sqlite:
             _rename_constraints(new, new, old)
         op.rename_table(new, old)
+
+
+def _copy_grants(table: str, view: str) -> None:
+    """Grant on a view what roles may do with its table: processes may have another role than migrations."""
+    grants = sa.text("""
+        SELECT format('GRANT %s ON %I TO %s', privilege_type, CAST(:view AS text),
+            CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
+        FROM pg_class, aclexplode(relacl)
+        WHERE pg_class.oid = CAST(:table AS regclass) AND grantee <> relowner
+            AND privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+    """)
+    for statement in op.get_bind().scalars(grants, {"view": view, "table": table}).all():
+        op.execute(statement)
 
 
 def _rename_constraints(table: str, old: str, new: str) -> None:

@@ -183,3 +183,23 @@ def test_processes_of_the_previous_version_work_until_they_are_replaced(postgres
             ).one()
 
     assert (request.requested, request.completed, request.lease_token) == (2, 1, None)
+
+
+def test_processes_with_a_role_of_their_own_work_on_too(postgres_url: str) -> None:
+    """A role may do with the view that has a table's old name what it may do with the table."""
+    role = f"app {os.getpid()}"
+    with closing(Database(postgres_url)) as database:
+        run.downgrade(database.engine, "0002")
+        with database.engine.begin() as connection:
+            connection.execute(text(f'CREATE ROLE "{role}"'))
+            connection.execute(text(f'GRANT SELECT, UPDATE ON counter TO "{role}"'))
+
+        run.upgrade(database.engine)
+
+        with database.engine.begin() as connection:
+            connection.execute(text(f'SET LOCAL ROLE "{role}"'))
+            value = connection.execute(text("UPDATE counter SET value = counter.value + 1 RETURNING value"))
+            assert value.scalar_one() == 1
+        with database.engine.begin() as connection:
+            connection.execute(text(f'DROP OWNED BY "{role}"'))
+            connection.execute(text(f'DROP ROLE "{role}"'))
